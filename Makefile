@@ -1,0 +1,61 @@
+# make check   install into .venv and run the main job on real data
+# make test    the tests and every docstring example
+# make lint    ruff and mypy
+# make clean   remove .venv and caches
+#
+# PYTHON     which interpreter makes the environment (3.11 or newer)
+# PIP_FLAGS  more options for pip, e.g. an index that has CPU builds of torch
+# WORKERS    test processes
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PIP_FLAGS ?=
+TESTFLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INPUTS := setup.cfg pyproject.toml constraints.txt
+
+# Small matrices: one thread per process, or threads wait for one another.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export NUMBA_NUM_THREADS ?= 1
+
+.PHONY: check test lint clean
+.DELETE_ON_ERROR:
+
+check: $(VENV)/.installed
+	$(BIN)/python -m experiments.full_gd_on_digits
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTFLAGS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "gdconv needs Python 3.11 or newer and '$(PYTHON)' is not that: name one, as in 'make check PYTHON=python3.12'." >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed: install your system's venv package (python3-venv on Debian)." >&2; \
+	  exit 1; }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(INPUTS)
+	@echo "Installing gdconv into $(VENV) (torch is large: this can take some minutes) ..."
+	@$(PIP) install -c constraints.txt $(PIP_FLAGS) -e .
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	@echo "Installing what 'make $*' needs into $(VENV) ..."
+	@$(PIP) install -c constraints.txt $(PIP_FLAGS) -e '.[$*]'
+	@touch $@

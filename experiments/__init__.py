@@ -1,0 +1,1 @@
+"""Experiments, one figure or table a file; each writes results/<name>/."""

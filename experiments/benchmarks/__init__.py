@@ -1,0 +1,1 @@
+"""Benchmarks: timings written as JSON together with the environment."""

@@ -1,0 +1,264 @@
+"""The command `gdconv`: list, check, table, replay.
+
+Exit codes: 0 confirmed, 1 refuted, 2 bad input, 3 vacuous, outside or undecided, 130 interrupted. Results go
+to standard output, everything else to standard error. torch, numpy and pandas are imported when a command
+runs, not for its help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gdconv.errors import GdconvError
+from gdconv.options import Parser, add_config_options, config_options, dashed
+
+CODES = {"confirmed": 0, "refuted": 1, "vacuous": 3, "outside": 3, "undecided": 3}
+BAD_INPUT, INTERRUPTED = 2, 130
+FORMATS = ("text", "csv", "markdown", "latex")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Words after the program's name; None for the process's.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> main(["check", "full-gd", "--steps", "none"])
+        2
+    """
+    try:
+        words = dashed(sys.argv[1:] if argv is None else argv)
+        options = _parser().parse_args(words)
+        return int(options.command(options))
+    except GdconvError as error:
+        print(f"gdconv: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt as stop:
+        print(f"gdconv: {stop or 'interrupted; nothing was saved'}", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+
+
+def run_theorem(theorem: str, argv: Sequence[str] | None = None) -> int:
+    """`gdconv check THEOREM`, for `python -m theorems.<file>`.
+
+    Args:
+        theorem: Theorem id.
+        argv: Options; None for the process's.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> run_theorem("full-gd", ["--seeds", "x"])
+        2
+    """
+    return main(["check", theorem, *(sys.argv[1:] if argv is None else argv)])
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="gdconv", description="Check convergence theorems of gradient descent on attention.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], text: str) -> Parser:
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.set_defaults(command=run, parser=sub)
+        return sub
+
+    sub = command("list", _list, "list the theorems and their statements")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub = command("check", _check, "run gradient descent and judge a theorem on it")
+    add_config_options(sub)
+    sub = command("table", _table, "print the tables of saved runs")
+    sub.add_argument("folders", nargs="+", metavar="DIR", help="a saved run, or a folder of saved runs")
+    sub.add_argument("--format", choices=FORMATS, default="text", help="text, csv, markdown or latex")
+    sub.add_argument("--statement", help="statement whose hypotheses are shown, or all")
+    sub = command("replay", _replay, "run a saved run again from its stored start and compare")
+    sub.add_argument("folder", metavar="DIR", help="a saved run")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub.add_argument("--quiet", action="store_true", help="no progress and no notes")
+    return parser
+
+
+class _Version(argparse.Action):
+    """Print the version; it is looked up only when asked for."""
+
+    def __call__(self, *_: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        with contextlib.suppress(PackageNotFoundError):
+            print(f"gdconv {version('gdconv')}")
+            raise SystemExit(0)
+        print("gdconv, not installed")
+        raise SystemExit(0)
+
+
+def _list(options: Any) -> int:
+    from gdconv.report.jsonable import jsonable
+    from gdconv.theorem import registry
+
+    rows = [
+        {
+            "id": theorem.id,
+            "title": theorem.title,
+            "source": theorem.source,
+            "statements": [
+                {"name": s.name, "default": s.default, "summary": s.summary} for s in theorem.statements()
+            ],
+        }
+        for theorem in registry().values()
+    ]
+    if options.json:
+        _show(json.dumps({"theorems": jsonable(rows)}, indent=1))
+        return 0
+    lines = []
+    for row in rows:
+        lines += [f"{row['id']}: {row['title']}", f"  source: {row['source']}"]
+        for s in row["statements"]:
+            lines.append(f"  {s['name']:<12} {s['summary']}{' (default)' if s['default'] else ''}")
+    _show("\n".join(lines))
+    return 0
+
+
+def _check(options: Any) -> int:
+    given = config_options(vars(options))
+    quiet, out = bool(given.get("quiet")), given.get("out")
+    if out is not None:
+        from gdconv.store import require_writable
+
+        require_writable(out)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _progress(quiet) as progress:
+            check, folder = _run(options.theorem, given, out, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_left(out)) from None
+    return _report(check, folder, bool(given.get("json")), not quiet)
+
+
+def _run(theorem: str, given: dict[str, Any], out: str | None, progress: Any) -> tuple[Any, Any]:
+    """The check and its folder; one that is saved complete is read and not run again."""
+    from gdconv.check import prepare
+    from gdconv.config import Config
+    from gdconv.replay import run_setting
+    from gdconv.store import is_run, load, run_name
+    from gdconv.theorem import theorem_named
+
+    setting = prepare(theorem_named(theorem), Config(theorem, **given).validate())
+    if out is None:
+        return run_setting(setting, progress), None
+    place = Path(out) / run_name(setting.config.canonical())
+    if is_run(place):
+        print(f"gdconv: {place} is complete already; read, not run again", file=sys.stderr)
+        return load(place), place
+    made = run_setting(setting, progress)
+    return made, made.save(out)
+
+
+def _left(out: str | None) -> str:
+    """What an interrupted command says: nothing half-written, finished runs are kept."""
+    from gdconv.store import is_run
+
+    text = "interrupted; the runs of this check were not finished and nothing of them was saved"
+    if out is None or not Path(out).is_dir():
+        return text
+    finished = sum(is_run(place) for place in Path(out).iterdir())
+    return f"{text}; {finished} finished run{'s' if finished != 1 else ''} in {out} kept"
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on standard error when that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="step", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
+
+        def show(phase: str, step: int, last: int) -> None:
+            bar.set_description(phase, refresh=False)
+            bar.total, bar.n = last, step
+            bar.refresh()
+
+        yield show
+
+
+def _report(check: Any, folder: Path | None, as_json: bool, notes: bool) -> int:
+    from gdconv.report.summary import summary
+
+    if as_json:
+        _show(json.dumps(check.to_json(), indent=1, allow_nan=False))
+    else:
+        _show(summary(check, folder, notes))
+    return CODES[check.verdict]
+
+
+def _table(options: Any) -> int:
+    from gdconv.report.tables import hypotheses_table, render, verdict_table
+    from gdconv.store import find_runs, load
+
+    folders = [run for folder in options.folders for run in find_runs(folder)]
+    checks = {folder: load(folder) for folder in folders}
+    if options.statement not in (None, "all"):
+        for check in checks.values():
+            hypotheses_table(check, options.statement)  # an unknown name is refused before any output
+    if options.format == "csv":
+        import pandas as pd
+
+        tables = []
+        for folder, check in checks.items():
+            table = verdict_table(check)
+            if options.statement not in (None, "all"):
+                table = table[table["statement"] == options.statement]
+            table.insert(0, "theorem", check.theorem)
+            table.insert(0, "folder", folder.name)
+            tables.append(table)
+        _show(pd.concat(tables).to_csv(index=False, lineterminator="\n"))
+        return 0
+    mark = {"text": "", "markdown": "### ", "latex": "% "}[options.format]
+    parts = []
+    for folder, check in checks.items():
+        line = f"{mark}{folder.name}: {check.theorem}, {check.statement}: {check.verdict}\n\n"
+        parts.append(line + render(check, options.format, options.statement))
+    _show("\n".join(parts))
+    return 0
+
+
+def _replay(options: Any) -> int:
+    from gdconv.replay import differences, replay
+    from gdconv.store import load
+
+    saved = load(options.folder)
+    with contextlib.redirect_stdout(sys.stderr), _progress(options.quiet) as progress:
+        again = replay(saved, progress)
+    lines = differences(saved, again)
+    code = _report(again, None, options.json, not options.quiet)
+    text = "; ".join(lines) or "same verdicts and first violations as saved"
+    print(f"replay of {options.folder}: {text}.", file=sys.stderr, flush=True)
+    return 3 if lines else code
+
+
+def _show(text: str) -> None:
+    """Print to standard output; a reader that has gone (`| head`) is no error."""
+    try:
+        print(text.rstrip("\n"), flush=True)
+    except BrokenPipeError:
+        # the interpreter flushes once more at exit: give it a place to write to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

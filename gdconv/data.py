@@ -1,0 +1,243 @@
+"""Where problems come from: Gaussian noise, the UCI digits, a user's .npz file."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gdconv.errors import InputError
+from gdconv.npz import LARGEST_BYTES, read_arrays
+from gdconv.problem import Problem
+
+TOKEN_NORM_SQUARED = 4.0
+"""Mean squared token norm of a digits problem."""
+
+STREAMS = {"gaussian": 1, "digits": 2}
+"""Separate random streams, so that a seed used elsewhere does not repeat the data's numbers."""
+
+CHOICES = "give gaussian, digits or the path of an .npz file"
+
+
+def load(
+    data: str | Path,
+    samples: int | None = None,
+    tokens: int | None = None,
+    embedding: int | None = None,
+    outputs: int = 1,
+    target: str = "digit",
+    seed: int = 0,
+) -> Problem:
+    """The problem that `--data` names.
+
+    Args:
+        data: "gaussian", "digits" or a path that ends in .npz.
+        samples: N; None means 8, or every sample of a file. A file with more gives its first N.
+        tokens: n; None means 2, or what the file has.
+        embedding: D; None means 16 for gaussian, 64/n for digits, or what the file has.
+        outputs: D_y, gaussian only.
+        target: "digit" or "ink", digits only.
+        seed: Seed of what is drawn; a file draws nothing.
+
+    Returns:
+        A problem with R = 1.
+
+    Raises:
+        InputError: Unknown name, or a size that the data cannot have.
+
+    Example:
+        >>> problem = load("digits", samples=4, tokens=2)
+        >>> tuple(problem.X.shape), tuple(problem.y.shape)
+        ((1, 4, 2, 32), (1, 4, 2, 1))
+        >>> load("imagenet")
+        Traceback (most recent call last):
+        gdconv.errors.InputError: data = imagenet: give gaussian, digits or the path of an .npz
+        file.
+    """
+    if data == "gaussian":
+        sizes = (8 if samples is None else samples, 2 if tokens is None else tokens)
+        return gaussian(*sizes, 16 if embedding is None else embedding, outputs, seed)
+    if data == "digits":
+        problem = digits(
+            8 if samples is None else samples, 2 if tokens is None else tokens, target, seed
+        )
+        return _of_size(problem, "digits", None, embedding)
+    if str(data).lower().endswith(".npz"):
+        problem = load_npz(data)
+        problem = problem if samples is None else _first_samples(problem, samples)
+        return _of_size(problem, Path(data).name, tokens, embedding)
+    raise InputError("data", data, CHOICES)
+
+
+def gaussian(samples: int, tokens: int, embedding: int, outputs: int = 1, seed: int = 0) -> Problem:
+    """Independent standard normal tokens and targets: X_ijk, y_ija ~ N(0, 1).
+
+    Args:
+        samples: N.
+        tokens: n.
+        embedding: D.
+        outputs: D_y.
+        seed: Seed; the same seed gives the same numbers on every machine.
+
+    Returns:
+        A problem with R = 1, X (1, N, n, D), y (1, N, n, D_y).
+
+    Raises:
+        InputError: A size below 1, a negative seed, or more than `LARGEST_BYTES`.
+
+    Example:
+        >>> problem = gaussian(samples=3, tokens=2, embedding=4, seed=1)
+        >>> problem.N, problem.n, problem.D, problem.D_y
+        (3, 2, 4, 1)
+    """
+    sizes = {"samples": samples, "tokens": tokens, "embedding": embedding, "outputs": outputs}
+    N, n, D, D_y = (_whole(field, value) for field, value in sizes.items())
+    if 8 * N * n * (D + D_y) > LARGEST_BYTES:
+        raise InputError("samples", samples, "make the problem smaller: it exceeds 4 GiB")
+    rng = _rng("gaussian", seed)
+    return Problem.from_arrays(
+        rng.standard_normal((N, n, D)), rng.standard_normal((N, n, D_y)), name="gaussian"
+    )
+
+
+def digits(samples: int, tokens: int, target: str = "digit", seed: int = 0) -> Problem:
+    """UCI handwritten digits (8 x 8 pixels, as scikit-learn carries them), strips as tokens.
+
+    A token is a strip of 8/n pixel rows, D = 64/n: pixels over 16, minus that pixel's mean over all
+    1797 images, times one factor so that the mean squared token norm over the chosen images is 4.
+    Targets, one per token:
+
+    - "digit": (digit - 4.5)/sqrt(8.25) at every token, a digit's standard score if all ten are
+      equally frequent: which digit is this a strip of?
+    - "ink": the mean ink of the next strip (the first follows the last), standardised over all
+      images strip by strip: how dark does the image go on? It needs n >= 2.
+
+    Images with two equal strips or a constant strip are left out, and a note says how many: equal
+    tokens make rows of B equal. The draw is without replacement.
+
+    Args:
+        samples: N, how many images.
+        tokens: n, one of 1, 2, 4, 8.
+        target: "digit" or "ink".
+        seed: Seed of the draw.
+
+    Returns:
+        A problem with R = 1 and D_y = 1.
+
+    Raises:
+        InputError: More samples than images, another number of strips, or an unknown target.
+
+    Example:
+        >>> problem = digits(samples=8, tokens=2)
+        >>> round(float(problem.X.square().sum(-1).mean()), 12)
+        4.0
+    """
+    N = _whole("samples", samples)
+    if _whole("tokens", tokens) not in (1, 2, 4, 8):
+        raise InputError("tokens", tokens, "give 1, 2, 4 or 8 strips of the 8 pixel rows")
+    if target not in ("digit", "ink"):
+        raise InputError("target", target, "give digit or ink")
+    if target == "ink" and tokens == 1:
+        raise InputError(
+            "tokens", tokens, "give 2, 4 or 8 for ink, which is that of the next strip"
+        )
+    images, labels = _digit_images()
+    strips = images.reshape(len(images), tokens, -1)
+    usable = np.flatnonzero(_distinct_and_varied(strips))
+    if len(usable) < N:
+        raise InputError("samples", samples, f"give at most {len(usable)}, the images there are")
+    chosen = _rng("digits", seed).choice(usable, size=N, replace=False)
+    X = (strips - strips.mean(axis=0))[chosen]
+    X *= np.sqrt(TOKEN_NORM_SQUARED / np.square(X).sum(axis=-1).mean())
+    if target == "digit":
+        y = np.repeat((labels[chosen, None] - 4.5) / np.sqrt(8.25), tokens, axis=1)
+        meaning = "(digit - 4.5)/sqrt(8.25) at every token"
+    else:
+        ink = np.roll(strips.mean(axis=-1), -1, axis=1)
+        y = ((ink - ink.mean(axis=0)) / ink.std(axis=0))[chosen]
+        meaning = "the standardised mean ink of the next strip"
+    notes = [f"Targets: {meaning}."]
+    if len(usable) < len(images):
+        notes.append(
+            f"{len(images) - len(usable)} of {len(images)} images left out: "
+            "they have equal or constant strips."
+        )
+    return Problem.from_arrays(X, y, name="digits", notes=notes)
+
+
+def load_npz(path: str | Path) -> Problem:
+    """A user's data: an .npz with X (N, n, D) and y (N, n) or (N, n, D_y), read without pickle.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A problem with R = 1 (or R, if both arrays carry a leading replica axis).
+
+    Raises:
+        InputError: The file is missing, no file, no complete .npz, lacks X or y, holds pickled
+            objects, declares more than `LARGEST_BYTES`, or its arrays make no problem.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/mine.npz", X=np.eye(4).reshape(2, 2, 4), y=np.ones((2, 2)))
+        ...     load_npz(f"{folder}/mine.npz").D
+        4
+    """
+    path = Path(path)
+    arrays = read_arrays(path)
+    try:
+        return Problem.from_arrays(arrays["X"], arrays["y"], name=path.name)
+    except InputError as error:
+        raise InputError(f"{error.field} of {path.name}", error.value, error.remedy) from None
+
+
+def _whole(field: str, value: Any, least: int = 1) -> int:
+    """`value` as an int, or an InputError."""
+    if type(value) is bool or not isinstance(value, Integral) or value < least:
+        raise InputError(field, value, f"give a whole number of at least {least}")
+    return int(value)
+
+
+def _rng(stream: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([STREAMS[stream], _whole("seed", seed, least=0)])
+
+
+@lru_cache(maxsize=1)
+def _digit_images() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels in [0, 1], shape (1797, 8, 8), and the digits 0..9."""
+    from sklearn.datasets import load_digits  # only when asked for: it takes a second to import
+
+    bunch: Any = load_digits()
+    return bunch.images / 16.0, bunch.target
+
+
+def _distinct_and_varied(strips: np.ndarray) -> np.ndarray:
+    """Per image (M, n, D): no strip is constant and no two are equal."""
+    varied = (strips.max(axis=-1) > strips.min(axis=-1)).all(axis=-1)
+    same = (strips[:, :, None] == strips[:, None]).all(axis=-1).sum(axis=(1, 2))
+    return varied & (same == strips.shape[1])
+
+
+def _of_size(problem: Problem, name: str, tokens: int | None, embedding: int | None) -> Problem:
+    """`problem`, unless another number of tokens or another embedding was asked for."""
+    asked = {"tokens": (tokens, problem.n), "embedding": (embedding, problem.D)}
+    for field, (value, has) in asked.items():
+        if value is not None and value != has:
+            raise InputError(field, value, f"leave it out, or give {has}, which {name} has")
+    return problem
+
+
+def _first_samples(problem: Problem, samples: int) -> Problem:
+    """The first `samples` samples, with a note if that leaves some out."""
+    N = _whole("samples", samples)
+    if problem.N < N:
+        raise InputError("samples", samples, f"give at most {problem.N}, what {problem.name} has")
+    if problem.N == N:
+        return problem
+    note = f"The first {N} of {problem.N} samples of {problem.name} are used."
+    return Problem.from_arrays(problem.X[:, :N], problem.y[:, :N], problem.name, [note])

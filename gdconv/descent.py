@@ -1,0 +1,227 @@
+"""Full-batch gradient descent: the only training loop.
+
+`descend` walks every replica from record to record. Between records an engine does nothing but step
+and `gdconv.ledger.observe`: the compiled CPU loop (`gdconv.fused`) or batched torch on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdconv.engines import Engine, make_engine
+from gdconv.errors import DivergenceError
+from gdconv.fused import DIVERGED, DONE, ROSE, TARGET
+from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
+from gdconv.problem import Problem
+from gdconv.probes import Probe, distances, gap, probe, record_steps
+from gdconv.start import Start
+
+STOPPED = {
+    DONE: "all steps done",
+    TARGET: "loss target reached",
+    ROSE: "the loss rose",
+    DIVERGED: "diverged",
+}
+
+
+@dataclass
+class Outcome:
+    """One finished run.
+
+    Attributes:
+        eta: Step size.
+        ledger: Its `LEDGER` record.
+        tests: `TEST` records by statement name.
+        rows: Recorded steps, one dictionary each.
+        end: The run at its last iterate.
+        status: Why it ended, a code of `gdconv.fused`.
+        defect_ratio: Greatest defect of a recorded step over what rounding allows.
+    """
+
+    eta: float
+    ledger: np.ndarray
+    tests: dict[str, np.ndarray]
+    rows: list[dict[str, float]]
+    end: Start
+    status: int
+    defect_ratio: float
+
+    @property
+    def steps(self) -> int:
+        """Last step T."""
+        return int(self.ledger["step"])
+
+    @property
+    def log_posterior(self) -> float:
+        """log of the product of AP."""
+        return float(self.ledger["log_posterior"])
+
+    @property
+    def c_least(self) -> float:
+        """Least c_t of AP; 0 when no step was taken."""
+        least = float(self.ledger["c_least"])
+        return least if np.isfinite(least) else 0.0
+
+    def compared_steps(self, name: str) -> int:
+        """Last step at which that statement was compared."""
+        floor = int(self.tests[name]["floor_step"])
+        return self.steps if floor < 0 else max(floor - 1, 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How R runs are to be made.
+
+    Attributes:
+        eta: Step sizes, shape (R,).
+        limits: Greatest number of steps, shape (R,).
+        kinds: Kind of test per statement name (codes of `gdconv.ledger`), one dictionary per run.
+        rates: Rate per statement name, one dictionary per run.
+        prefactors: Bound at step 0 over f_0 per statement name, one dictionary per run.
+        o_squared: Lower bound of min_h sigma(W_O,h)^2, shape (R,).
+        target: Stop at this share of f_0; 0 for never.
+        stop_on_rise: End a run at its first rise (for the local step).
+        trained: Blocks that move.
+        engine: auto, fused or torch.
+    """
+
+    eta: np.ndarray
+    limits: np.ndarray
+    kinds: list[dict[str, int]]
+    rates: list[dict[str, float]]
+    prefactors: list[dict[str, float]]
+    o_squared: np.ndarray
+    target: float = 0.0
+    stop_on_rise: bool = False
+    trained: tuple[str, ...] = BLOCKS
+    engine: str = "auto"
+
+
+def descend(
+    model: MultiHeadRegression,
+    problem: Problem,
+    params: Parameters,
+    plan: Plan,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Run gradient descent on every replica and test every bound at every step.
+
+    Args:
+        model: The model.
+        problem: Data, R replicas.
+        params: Start weights, R replicas.
+        plan: Steps, limits, bounds.
+        progress: Called with (step, last step) at every record.
+
+    Returns:
+        One outcome per replica.
+
+    Raises:
+        DivergenceError: A loss is not finite or 1e12 times its start.
+
+    Example:
+        >>> # see gdconv.check.check, which prepares the plan
+    """
+    engine = make_engine(model, problem, params, plan)
+    unit = torch.finfo(problem.X.dtype).eps / 2
+    runs = range(len(plan.eta))
+    rows: list[list[dict[str, float]]] = [[] for _ in runs]
+    worst = np.zeros(len(plan.eta))
+    last = int(plan.limits.max())
+    _refresh(engine, probe(model, problem, params, plan.eta, plan.trained))
+    for t in record_steps(last):
+        active = engine.live()
+        _advance(engine, t)
+        here = engine.parameters()
+        probed = probe(model, problem, here, plan.eta, plan.trained)
+        _refresh(engine, probed)
+        _record(engine, rows, active, distances(here, params))
+        if progress:
+            progress(t, last)
+        if not (steppers := engine.live()):
+            break
+        _advance(engine, t + 1)
+        here = engine.parameters()
+        after = gap(here, probed.descended)
+        for r in steppers:
+            allowed = probed.allowed_defect(r, float(plan.eta[r]), unit)
+            rows[r][-1]["defect"] = float(after[r])
+            worst[r] = max(worst[r], after[r] / allowed if allowed > 0 else after[r] > 0)
+        _record(engine, rows, [r for r in steppers if engine.finished[r]], distances(here, params))
+    return [_outcome(engine, model, problem, plan, r, rows[r], float(worst[r])) for r in runs]
+
+
+def _advance(engine: Engine, until: int) -> None:
+    engine.advance(until)
+    for r, status in enumerate(engine.status):
+        if status == DIVERGED:
+            led = engine.ledgers[r][0]
+            raise DivergenceError(r, float(led["eta"]), int(led["step"]), float(led["loss"]))
+
+
+def _refresh(engine: Engine, probed: Probe) -> None:
+    for r, led in enumerate(engine.ledgers):
+        led["noise_scale"], led["jacobian_norm"] = probed.noise_scale[r], probed.jacobian_norm[r]
+
+
+def _record(
+    engine: Engine,
+    rows: list[list[dict[str, float]]],
+    active: list[int],
+    moved: dict[str, np.ndarray],
+) -> None:
+    for r in active:
+        if not rows[r] or rows[r][-1]["step"] != engine.ledgers[r]["step"][0]:
+            rows[r].append(_row(engine, r, {name: float(v[r]) for name, v in moved.items()}))
+
+
+def _row(engine: Engine, r: int, moved: dict[str, float]) -> dict[str, float]:
+    led = engine.ledgers[r][0]
+    loss, grad_sq = float(led["loss"]), float(led["grad_sq"])
+    row = {
+        "step": int(led["step"]),
+        "loss": loss,
+        "loss_ratio": loss / float(led["loss_0"]) if led["loss_0"] > 0 else np.nan,
+        "sigma_min_lo": float(led["sigma_lo"]),
+        "sigma_min_hi": float(led["sigma_hi"]),
+        "grad_norm": grad_sq**0.5,
+        "pl_ratio": grad_sq / (2 * loss) if loss > 0 else np.nan,
+        **moved,
+        "defect": np.nan,
+        "noise": float(led["two_nu"]),
+    }
+    for name, test in zip(engine.names, engine.tests[r], strict=True):
+        row[f"bound[{name}]"] = _bound(test, led)
+    return row
+
+
+def _bound(test: Any, led: Any) -> float:
+    """The bound at the ledger's step as a share of f_0; nan where it is not compared."""
+    if test["kind"] < 0 or test["floor_step"] >= 0:
+        return float("nan")
+    return float(np.exp(test["log_bound"]))
+
+
+def _outcome(
+    engine: Engine,
+    model: MultiHeadRegression,
+    problem: Problem,
+    plan: Plan,
+    r: int,
+    rows: list[dict[str, float]],
+    defect_ratio: float,
+) -> Outcome:
+    return Outcome(
+        eta=float(plan.eta[r]),
+        ledger=engine.ledgers[r][0],
+        tests=dict(zip(engine.names, engine.tests[r], strict=True)),
+        rows=rows,
+        end=Start(model, problem[r if problem.R > 1 else 0], engine.parameters()[r]),
+        status=int(engine.status[r]),
+        defect_ratio=defect_ratio,
+    )

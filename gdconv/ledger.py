@@ -1,0 +1,216 @@
+"""The per-step bookkeeping of one run: every bound is tested at every step, nothing is stored.
+
+A run has one `LEDGER` record (loss, noise, sigma_min, a-posteriori product) and one `TEST` record per
+statement. Both engines call `observe` once per step, at the iterate theta_t and before the update, so
+there is one copy of the comparison. Memory does not grow with the number of steps.
+
+Rounding, per step (docs/theory/enclosures.md): the computed residual norm r_t = sqrt(2 f_t) is wrong by
+at most nu_t r_t with nu_t = noise_scale / r_t, so log f_t is wrong by about 2 nu_t; the defects of the
+stored steps add the same again, so the comparison at step t carries the error bar
+E_t = 2 nu_0 + 2 nu_t + sum_{s<=t} 2 nu_s.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+FIXED, POSTERIOR, UNTESTED = 0, 1, -1
+"""Kinds of test: (1 - eta rate)^t, the a-posteriori product, no testable bound."""
+
+INFORMATIVE = float(np.log(0.9))
+"""A bound that never falls below 0.9 of its start has tested nothing."""
+
+NOISE_SHARE = 0.1
+"""Comparison stops once 2 nu_t exceeds this share of the decrease per step (of the bound, or of the
+loss for the a-posteriori product)."""
+
+LEDGER = np.dtype(
+    [
+        ("step", "i8"),  # t of the last observed iterate, -1 before the first
+        ("eta", "f8"),
+        ("o_squared", "f8"),  # lower bound of min_h sigma_{D_y}(W_O,h)^2
+        ("noise_scale", "f8"),  # 8u (|F| + |y| + sum_W |J_W| |W|), refreshed by the probes
+        ("jacobian_norm", "f8"),  # |J|_F, refreshed by the probes
+        ("mu_extra", "f8"),  # a sharper PL constant known at this step only, else 0
+        ("loss_0", "f8"),
+        ("loss", "f8"),
+        ("grad_sq", "f8"),
+        ("two_nu", "f8"),
+        ("noise_sum", "f8"),
+        ("sigma_lo", "f8"),
+        ("sigma_hi", "f8"),
+        ("sigma_least", "f8"),  # least lower end over the run
+        ("sigma_least_step", "i8"),
+        ("mu", "f8"),
+        ("log_posterior", "f8"),  # sum_{s<t} log(1 - 2 c_s eta mu_s)
+        ("posterior_closed", "i8"),  # step at which rounding ended the product, else -1
+        ("c_least", "f8"),
+        ("c_least_step", "i8"),
+        ("rises", "i8"),
+        ("first_rise", "i8"),
+    ]
+)
+
+TEST = np.dtype(
+    [
+        ("kind", "i8"),
+        ("log_start", "f8"),  # log of the bound at step 0 as a share of f_0, 0 without a prefactor
+        ("log_rate", "f8"),  # log(1 - eta rate) for FIXED
+        ("log_bound", "f8"),  # at the last observed step
+        ("worst_margin", "f8"),  # least log bound - log(f_t / f_0) over compared steps
+        ("worst_step", "i8"),
+        ("violations", "i8"),
+        ("first_violation", "i8"),
+        ("undecided", "i8"),
+        ("first_undecided", "i8"),
+        ("informative_step", "i8"),  # first compared step with bound < 0.9
+        ("floor_step", "i8"),  # comparison stopped here, -1 if never
+        ("noise_ratio", "f8"),  # FIXED: greatest 2 nu_t / |log(1 - eta rate)| seen
+    ]
+)
+
+
+def new_ledger(eta: float, o_squared: float) -> np.ndarray:
+    """A fresh `LEDGER` array of length one (numba passes element 0 as a record).
+
+    Args:
+        eta: Step size.
+        o_squared: Lower bound of min_h sigma_{D_y}(W_O,h)^2; 0 when it is not positive.
+
+    Returns:
+        Array of shape (1,) with every counter at its start.
+
+    Example:
+        >>> int(new_ledger(0.1, 1.0)[0]["step"])
+        -1
+    """
+    led = np.zeros(1, LEDGER)
+    led["eta"], led["o_squared"] = eta, o_squared
+    led["sigma_least"] = led["c_least"] = np.inf
+    for name in ("step", "sigma_least_step", "posterior_closed", "c_least_step", "first_rise"):
+        led[name] = -1
+    return led
+
+
+def new_tests(
+    kinds: list[int], log_rates: list[float], log_starts: list[float] | None = None
+) -> np.ndarray:
+    """Fresh `TEST` records, one per statement.
+
+    Args:
+        kinds: FIXED, POSTERIOR or UNTESTED, one per statement.
+        log_rates: log(1 - eta rate) per statement; ignored unless the kind is FIXED.
+        log_starts: Log of the bound at step 0 over f_0, per statement; 0 when left out.
+
+    Returns:
+        Array of shape (len(kinds),).
+
+    Example:
+        >>> new_tests([FIXED], [-0.1])["worst_margin"].tolist()
+        [inf]
+    """
+    tests = np.zeros(len(kinds), TEST)
+    tests["kind"], tests["log_rate"] = kinds, log_rates
+    tests["worst_margin"] = np.inf
+    if log_starts is not None:
+        tests["log_start"] = log_starts
+    for name in ("worst_step", "first_violation", "first_undecided", "informative_step", "floor_step"):
+        tests[name] = -1
+    return tests
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
+    """Close the step t-1 -> t: rises, sufficient-decrease constant c, a-posteriori factor.
+
+    A step without a positive PL constant contributes the factor 1. Once the loss moves by less than
+    its rounding error the product is closed: later steps say nothing.
+    """
+    error = led.two_nu * led.loss + two_nu * loss
+    if led.posterior_closed >= 0:
+        return
+    if not abs(led.loss - loss) > error / NOISE_SHARE:
+        led.posterior_closed = led.step + 1
+        return
+    if loss > led.loss:
+        led.rises += 1
+        if led.first_rise < 0:
+            led.first_rise = led.step + 1
+    # |g| from above: its error is at most |J|_F times the error of the residual, plus its own products
+    r = np.sqrt(2.0 * led.loss)
+    grad = np.sqrt(led.grad_sq) + led.jacobian_norm * (led.noise_scale + 64 * 2.3e-16 * r)
+    c = (led.loss - loss - error) / (led.eta * grad * grad)
+    if c < led.c_least:
+        led.c_least, led.c_least_step = c, led.step
+    if c > 0.0:
+        led.log_posterior += np.log1p(-min(2.0 * c * led.eta * led.mu, 1.0 - 1e-15))
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _compare(test, t, log_ratio, error):  # type: ignore[no-untyped-def]
+    """Test one bound at step t, three-valued."""
+    margin = test.log_bound - log_ratio
+    if t == 0:  # both sides are f_0 up to the prefactor: no rounding
+        if margin < 0.0:
+            test.worst_margin, test.worst_step = margin, 0
+            test.violations, test.first_violation = 1, 0
+        return
+    if margin < test.worst_margin:
+        test.worst_margin, test.worst_step = margin, t
+    if margin < -error:
+        test.violations += 1
+        if test.first_violation < 0:
+            test.first_violation = t
+    elif margin < error:
+        test.undecided += 1
+        if test.first_undecided < 0:
+            test.first_undecided = t
+    if test.log_bound < INFORMATIVE and test.informative_step < 0:
+        test.informative_step = t
+
+
+@numba.njit(cache=True, error_model="numpy")
+def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-untyped-def]
+    """Enter the iterate theta_t into the ledger and test every bound on it.
+
+    Args:
+        led: `LEDGER` record of the run.
+        tests: `TEST` array, shape (statements,).
+        loss: f(theta_t).
+        grad_sq: |grad f(theta_t)|^2 over the trained blocks.
+        sigma_lo: Lower end of the enclosure of sigma_min(B_t).
+        sigma_hi: Upper end.
+    """
+    t = led.step + 1
+    r = np.sqrt(2.0 * loss)
+    two_nu = 2.0 * led.noise_scale / r if r > 0.0 else np.inf
+    if t == 0:
+        led.loss_0 = loss
+    else:
+        _descend(led, loss, two_nu)
+    led.noise_sum += two_nu
+    error = led.noise_sum + two_nu
+    log_ratio = np.log(loss / led.loss_0) if loss > 0.0 and led.loss_0 > 0.0 else -np.inf
+    if sigma_lo < led.sigma_least:
+        led.sigma_least, led.sigma_least_step = sigma_lo, t
+    for i in range(tests.shape[0]):
+        test = tests[i]
+        if test.kind == UNTESTED or test.floor_step >= 0:
+            continue
+        if test.kind == FIXED:
+            test.noise_ratio = max(test.noise_ratio, two_nu / -test.log_rate)
+            if two_nu > -NOISE_SHARE * test.log_rate:
+                test.floor_step = t
+                continue
+            test.log_bound = test.log_start + t * test.log_rate
+        else:
+            if led.posterior_closed >= 0:
+                test.floor_step = t
+                continue
+            test.log_bound = led.log_posterior
+        _compare(test, t, log_ratio, error)
+    led.step, led.loss, led.grad_sq, led.two_nu = t, loss, grad_sq, two_nu
+    led.sigma_lo, led.sigma_hi = sigma_lo, sigma_hi
+    led.mu = max(led.o_squared * sigma_lo * sigma_lo, led.mu_extra)
+    led.mu_extra = 0.0

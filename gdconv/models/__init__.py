@@ -1,0 +1,1 @@
+"""Models in closed form, one a file."""

@@ -1,0 +1,141 @@
+"""What is recorded on the way, and the independent check of the step.
+
+At a recorded step the Jacobian is built head by head. It gives, apart from the gradient formulas,
+
+* the gradient J^T (F - y), hence the defect |theta_{t+1} - (theta_t - eta J^T (F - y))| of the step
+  that the engine took,
+* |J_W|_F per block, hence the loss noise 8u (|F| + |y| + sum_W |J_W|_F |W|_F).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
+from gdconv.problem import Problem
+
+RATIO = 1.06
+"""Recorded steps grow by this factor once they are more than one apart."""
+
+
+def record_steps(limit: int) -> list[int]:
+    """Steps that are recorded: all the early ones, then geometric, then the last.
+
+    Args:
+        limit: Last step of the run.
+
+    Returns:
+        Increasing steps from 0 to limit; about 17 + log(limit) / log(1.06) of them.
+
+    Example:
+        >>> record_steps(5), len(record_steps(1_000_000)) < 250
+        ([0, 1, 2, 3, 4, 5], True)
+    """
+    steps, t = [], 0
+    while t < limit:
+        steps.append(t)
+        t = max(t + 1, int(t * RATIO))
+    return [*steps, limit]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Replica-wise numbers at one iterate, numpy arrays of shape (R,).
+
+    Attributes:
+        noise_scale: 8u (|F| + |y| + sum_W |J_W|_F |W|_F), absolute error bar of the residual.
+        jacobian_norm: |J|_F over the trained blocks.
+        weight_norm: |theta|_F over the trained blocks.
+        residual_norm: |F - y|_F.
+        descended: The weights after one exact-formula step from here.
+    """
+
+    noise_scale: np.ndarray
+    jacobian_norm: np.ndarray
+    weight_norm: np.ndarray
+    residual_norm: np.ndarray
+    descended: Parameters
+
+    def allowed_defect(self, r: int, eta: float, unit: float) -> float:
+        """Rounding that a correct step of replica r may show.
+
+        Args:
+            r: Replica.
+            eta: Its step size.
+            unit: Unit roundoff of the run's dtype.
+
+        Returns:
+            8u |theta| + eta |J|_F (noise_scale + 64 u |F - y|).
+        """
+        slope = self.jacobian_norm[r] * (self.noise_scale[r] + 64 * unit * self.residual_norm[r])
+        return float(8 * unit * self.weight_norm[r] + eta * slope)
+
+
+def probe(
+    model: MultiHeadRegression,
+    problem: Problem,
+    params: Parameters,
+    eta: np.ndarray,
+    trained: tuple[str, ...] = BLOCKS,
+) -> Probe:
+    """Evaluate the probes through the Jacobian formulas.
+
+    Args:
+        model: The model.
+        problem: Data, R replicas.
+        params: Weights, R replicas.
+        eta: Step sizes, shape (R,).
+        trained: Blocks that move.
+
+    Returns:
+        The numbers, and the weights one step on.
+    """
+    at = model.forward(problem, params)
+    residual = at.residual.flatten(1)
+    norm_sq = {b: torch.zeros_like(at.loss) for b in BLOCKS}
+    pulled: dict[str, list[torch.Tensor]] = {b: [] for b in BLOCKS}
+    for head in model.jacobian_heads(problem, params, at):
+        for b, J in head.items():
+            norm_sq[b] += J.square().sum((1, 2, 3))
+            pulled[b].append(torch.einsum("rm,rmDd->rDd", residual, J))
+    steps = torch.as_tensor(eta, dtype=at.loss.dtype, device=at.loss.device)[:, None, None, None]
+    moved = {b: getattr(params, b) for b in BLOCKS}
+    moved |= {b: moved[b] - steps * torch.stack(pulled[b], 1) for b in trained}
+    unit = torch.finfo(at.loss.dtype).eps / 2
+    frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in (*BLOCKS, "W_O")}
+    scale = at.F.flatten(1).norm(dim=1) + problem.y.flatten(1).norm(dim=1)
+    scale = scale + sum(norm_sq[b].sqrt() * frob[b] for b in BLOCKS)
+    return Probe(
+        noise_scale=_numpy(8 * unit * scale),
+        jacobian_norm=_numpy(sum(norm_sq[b] for b in trained).sqrt()),  # type: ignore[union-attr]
+        weight_norm=_numpy(sum(frob[b] ** 2 for b in trained).sqrt()),  # type: ignore[union-attr]
+        residual_norm=_numpy(residual.norm(dim=1)),
+        descended=Parameters(**moved, W_O=params.W_O),
+    )
+
+
+def distances(params: Parameters, start: Parameters) -> dict[str, np.ndarray]:
+    """Frobenius distance from the start, per block and together.
+
+    Args:
+        params: Weights now.
+        start: Weights at step 0.
+
+    Returns:
+        Arrays of shape (R,) by name: distance, distance_Q, distance_K, distance_V.
+    """
+    moved = {b: (getattr(params, b) - getattr(start, b)).flatten(1).norm(dim=1) for b in BLOCKS}
+    total = sum(m.square() for m in moved.values()).sqrt()  # type: ignore[union-attr]
+    return {"distance": _numpy(total)} | {f"distance_{b[-1]}": _numpy(m) for b, m in moved.items()}
+
+
+def gap(a: Parameters, b: Parameters) -> np.ndarray:
+    """|a - b|_F over all blocks, shape (R,)."""
+    return distances(a, b)["distance"]
+
+
+def _numpy(x: torch.Tensor) -> np.ndarray:
+    return x.detach().cpu().double().numpy()

@@ -1,0 +1,139 @@
+"""Run a saved check again from its stored start: a witness that replays is a witness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gdconv.config import Config
+from gdconv.errors import InputError
+
+BLOCKS = ("W_Q", "W_K", "W_V", "W_O")
+
+
+def replay(saved: Any, progress: Any = None) -> Any:
+    """The same theorem, options, data and weights, from the stored arrays and not from the seeds.
+
+    Args:
+        saved: A check, as `gdconv.load` returns it.
+        progress: As for `gdconv.check`.
+
+    Returns:
+        A new check.
+
+    Raises:
+        InputError: The saved check has no stored start.
+
+    Example:
+        >>> import gdconv
+        >>> saved = gdconv.check("full-gd", problem="stacked-witness")
+        >>> replay(saved).verdict
+        'refuted'
+    """
+    from gdconv.models.multihead import Parameters
+    from gdconv.problem import Problem
+
+    missing = [name for name in ("X", "y", *BLOCKS) if name not in saved.starts]
+    if missing:
+        raise InputError("folder", ", ".join(missing), "give a run whose iterates.npz has its start")
+    name = str(saved.config.get("problem") or saved.config.get("data") or "saved")
+    problem = Problem.from_arrays(saved.starts["X"], saved.starts["y"], name, saved.messages)
+    params = Parameters.from_arrays({block: saved.starts[block] for block in BLOCKS})
+    return run_setting(stored_setting(Config(**saved.config), problem, params), progress)
+
+
+def stored_setting(config: Config, problem: Any, params: Any) -> Any:
+    """A `gdconv.check.Setting` around given data and weights.
+
+    Args:
+        config: Resolved options of the saved run.
+        problem: Data, R replicas.
+        params: Start weights, R replicas.
+
+    Returns:
+        The setting.
+
+    Example:
+        >>> stored_setting.__name__
+        'stored_setting'
+    """
+    import torch
+
+    from gdconv.check import Setting
+    from gdconv.kernels import kernel_named
+    from gdconv.models.multihead import MultiHeadRegression
+    from gdconv.start import Start
+    from gdconv.theorem import theorem_named
+
+    theorem = theorem_named(config.theorem)
+    judged = theorem.statement_named(config.statement)
+    model = MultiHeadRegression(kernel_named(str(config.kernel)))
+    starts = [Start(model, problem[r], params[r]) for r in range(problem.R)]
+    before = [s for s in theorem.statements() if not s.posterior]
+    predictions = [{s.name: theorem.predict(s, start) for s in before} for start in starts]
+    device, dtype = torch.device(config.device), getattr(torch, config.dtype)
+    return Setting(
+        theorem=theorem,
+        statement=judged,
+        config=config,
+        model=model,
+        problem=problem.to(device, dtype),
+        params=params.to(device, dtype),
+        starts=starts,
+        predictions=predictions,
+        seeds=list(range(config.seed, config.seed + problem.R)),
+        messages=list(problem.notes),
+    )
+
+
+def run_setting(setting: Any, progress: Any = None) -> Any:
+    """Descend from a prepared setting and judge, as `gdconv.check.run_config` does.
+
+    Args:
+        setting: A `gdconv.check.Setting`.
+        progress: As for `gdconv.check`.
+
+    Returns:
+        The check.
+
+    Example:
+        >>> run_setting.__name__
+        'run_setting'
+    """
+    from threadpoolctl import threadpool_limits
+
+    from gdconv.check import _descend_all, _finish, _one_torch_thread
+
+    with threadpool_limits(1), _one_torch_thread():
+        return _finish(setting, _descend_all(setting, progress))
+
+
+def differences(saved: Any, again: Any) -> list[str]:
+    """Where a replay differs from the saved run in verdict or first violation.
+
+    Args:
+        saved: The saved check.
+        again: The new one.
+
+    Returns:
+        One line per difference; empty when there is none.
+
+    Example:
+        >>> from gdconv.report.example import example_check
+        >>> differences(example_check(), example_check())
+        []
+        >>> differences(example_check(1), example_check(1, last=2000))
+        ['run 0, stacked: first_violation was 122, is 63']
+    """
+    keys, columns = ["run", "statement"], ["verdict", "first_violation"]
+    old, new = (check.verdicts.set_index(keys)[columns] for check in (saved, again))
+    lines = []
+    for run, statement in dict.fromkeys([*old.index, *new.index]):
+        place = f"run {run}, {statement}"
+        if (run, statement) not in old.index or (run, statement) not in new.index:
+            lines.append(f"{place}: only in one of the two")
+            continue
+        for name in columns:
+            before, after = (table.loc[(run, statement), name] for table in (old, new))
+            if before != after:
+                lines.append(f"{place}: {name} was {before}, is {after}")
+    return lines

@@ -1,0 +1,272 @@
+"""The figure of a check: loss ratio with its bounds above, sigma_min(B_t) / sigma_min(B_0) below.
+
+Drawn with matplotlib's objects, without pyplot, so that it works in any process and leaves no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from gdconv.report.labels import place_labels
+from gdconv.report.source import CheckLike
+from gdconv.report.tables import worst
+
+
+MEASURED = "#222222"
+SIGMA = "#555555"
+
+MANY = 4
+"""Above this many runs the bounds of a statement are drawn as a band."""
+
+TINY = 1e-320
+
+
+def figure(check: CheckLike) -> Figure:
+    """One check as a figure.
+
+    Top: f_t / f_0 of every replica (dark) and every statement's bound (dashed, one colour a statement,
+    named at its end with its verdict), first violations crossed. Bottom: sigma_min(B_t) / sigma_min(B_0) with
+    its enclosure, and 3/4, which the proof of the per-head statement needs.
+
+    Args:
+        check: A check.
+
+    Returns:
+        A matplotlib figure, not attached to pyplot.
+
+    Example:
+        >>> from gdconv.report.example import example_check
+        >>> check = example_check(runs=2)
+        >>> len(figure(check).axes)
+        2
+    """
+    return side_by_side([check])
+
+
+def side_by_side(checks: Sequence[CheckLike]) -> Figure:
+    """Several checks in columns that share both scales, for instance softmax | Gaussian.
+
+    Args:
+        checks: At least one check.
+
+    Returns:
+        A matplotlib figure with 2 rows and one column a check.
+
+    Raises:
+        ValueError: No check was given.
+
+    Example:
+        >>> side_by_side([])
+        Traceback (most recent call last):
+            ...
+        ValueError: side_by_side needs at least one check
+    """
+    if not checks:
+        raise ValueError("side_by_side needs at least one check")
+    columns = len(checks)
+    fig = Figure(figsize=(2.2 + 6.2 * columns, 6.4), layout="constrained")
+    axes = fig.subplots(
+        2, columns, sharex="col", sharey="row", squeeze=False, height_ratios=(2.2, 1)
+    )
+    colours = _colours(checks)
+    bottom = min(_bottom(check) for check in checks)
+    for column, check in enumerate(checks):
+        top, low = axes[:, column]
+        top.set_title(_title(check), fontsize=10, loc="left")
+        top.set_yscale("log")
+        top.set_ylim(bottom, bottom ** (-0.06))
+        if bottom > 0.03:  # less than a decade and a half: decimals read better than powers
+            top.yaxis.set(major_locator=MaxNLocator(6), minor_locator=NullLocator())
+            top.yaxis.set_major_formatter("{x:.3g}")
+        _scale_steps(top, check)
+        _draw_bounds(top, check, colours)
+        _draw_losses(top, check)
+        _draw_sigma(low, check)
+        low.set_xlabel("gradient descent step t")
+        _tidy(top)
+        _tidy(low)
+    _scale_sigma([axes[1, c] for c in range(columns)])
+    axes[0, 0].set_ylabel(r"loss ratio $f_t/f_0$")
+    axes[1, 0].set_ylabel(r"$\sigma_{\min}(B_t)/\sigma_{\min}(B_0)$")
+    return fig
+
+
+def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
+    """Write PDF and PNG, byte for byte the same for the same figure.
+
+    Args:
+        fig: The figure.
+        stem: Path without suffix.
+
+    Returns:
+        The two paths.
+
+    Example:
+        >>> import tempfile
+        >>> from matplotlib.figure import Figure
+        >>> [p.name for p in save_figure(Figure(), Path(tempfile.mkdtemp()) / "figure")]
+        ['figure.pdf', 'figure.png']
+    """
+    pdf, png = Path(f"{stem}.pdf"), Path(f"{stem}.png")
+    fig.savefig(pdf, metadata={"Creator": "gdconv", "Producer": None, "CreationDate": None})
+    fig.savefig(png, dpi=160, metadata={"Software": "gdconv"})
+    return [pdf, png]
+
+
+def _colours(checks: Sequence[CheckLike]) -> dict[str, Any]:
+    """One colour a statement, the same in every column; the judged statement gets the first."""
+    import seaborn
+
+    names = list(dict.fromkeys(s for check in checks for s in check.verdicts["statement"]))
+    names.sort(key=lambda name: name != checks[0].statement)
+    palette = seaborn.color_palette("colorblind", max(10, len(names)))
+    palette = [c for i, c in enumerate(palette) if i != 7]  # grey is for measurements
+    return {name: palette[i % len(palette)] for i, name in enumerate(names)}
+
+
+def _title(check: CheckLike) -> str:
+    config, shapes = check.config, {k: np.shape(v) for k, v in check.starts.items()}
+    parts = [str(config.get("problem") or config.get("data") or "")]
+    parts.append(f"{config.get('kernel', '')} kernel")
+    if "X" in shapes:
+        _, samples, tokens, width = shapes["X"]
+        sizes = f"N={samples} n={tokens} D={width}"
+        if "W_Q" in shapes:
+            sizes += f" d={shapes['W_Q'][-1]} H={shapes['W_Q'][1]}"
+        parts.append(sizes)
+    runs = check.runs["run"].nunique()
+    parts.append(f"{runs} run{'s' if runs > 1 else ''}")
+    verdict = f"{check.theorem}, {check.statement}: {check.verdict} ({check.level})"
+    return f"{verdict}\n" + ", ".join(part for part in parts if part)
+
+
+def _loss_range(check: CheckLike) -> tuple[float, float]:
+    ratio = check.trace["loss_ratio"].to_numpy(dtype=float)
+    ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+    return (float(ratio.min()), float(ratio.max())) if ratio.size else (0.5, 1.0)
+
+
+def _bottom(check: CheckLike) -> float:
+    """Lower end of the loss axis: the measured range and, where a bound falls lower, half as much again."""
+    least, _ = _loss_range(check)
+    names = [c for c in check.trace.columns if c.startswith("bound[")]
+    bounds = check.trace[names].to_numpy(dtype=float)
+    bounds = bounds[np.isfinite(bounds) & (bounds > 0)]
+    lowest_bound = float(bounds.min()) if bounds.size else 1.0
+    # a refuted bound may go to 1e-300: show where it parts from the loss, not all of it
+    room = min(least**1.25, 0.5)
+    return max(min(least, max(lowest_bound, room)) ** 1.05, 1e-300)
+
+
+def _scale_steps(axes: Axes, check: CheckLike) -> None:
+    """Linear steps unless most of the fall happens in the first tenth; then linear to 1, log after."""
+    last = int(check.trace["step"].max())
+    axes.set_xlim(0, max(last, 1))
+    early = []
+    for _, rows in check.trace.groupby("run"):
+        log = np.log(rows["loss_ratio"].clip(lower=1e-300).to_numpy(dtype=float))
+        at_tenth = log[rows["step"].to_numpy() <= last / 10]
+        if log.size and at_tenth.size and np.isfinite(log[-1]) and log[-1] < 0:
+            early.append(at_tenth[-1] / log[-1])
+    if early and np.median(early) > 0.6 and last > 20:
+        axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+
+
+def _draw_losses(axes: Axes, check: CheckLike) -> None:
+    groups = list(check.trace.groupby("run"))
+    width = 1.5 if len(groups) <= MANY else 0.8
+    for run, rows in groups:
+        axes.plot(rows["step"], rows["loss_ratio"], color=MEASURED, lw=width, zorder=3)
+        for bad in check.verdicts.query("run == @run and verdict == 'refuted'").itertuples():
+            if not bad.first_violation >= 0:
+                continue
+            y = np.interp(bad.first_violation, rows["step"], rows["loss_ratio"])
+            axes.plot([bad.first_violation], [y], marker="X", ms=8, mec="white", color="#b00000", zorder=5)
+    refuted = check.verdicts[check.verdicts["first_violation"] >= 0]
+    if len(refuted):
+        steps = sorted(refuted["first_violation"].astype(int))
+        span = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
+        axes.plot([], [], "X", color="#b00000", mec="white", ms=8, label=f"first violation: step {span}")
+    axes.plot([], [], color=MEASURED, lw=1.5, label=r"measured $f_t/f_0$")
+    axes.legend(loc="lower left", fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
+
+
+def _draw_bounds(axes: Axes, check: CheckLike, colours: dict[str, Any]) -> None:
+    """Every run's bound; the name stands at the end of the highest one, the weakest claim."""
+    bottom = axes.get_ylim()[0]
+    ends: list[tuple[str, Any, float]] = []
+    traces = [rows for _, rows in check.trace.groupby("run")]
+    for name, rows in check.verdicts.groupby("statement", sort=False):
+        verdict, column = worst(rows["verdict"]), f"bound[{name}]"
+        curves = [trace[["step", column]].dropna() for trace in traces if column in trace]
+        curves = [curve for curve in curves if len(curve)]
+        colour, width = colours[name], 2.0 if name == check.statement else 1.2
+        style = {"color": colour, "lw": width, "ls": (0, (5, 2)), "zorder": 1 + width}
+        if len(curves) > MANY:
+            _draw_band(axes, curves, column, style)
+        else:
+            for curve in curves:
+                axes.plot(curve["step"], curve[column].clip(lower=TINY), **style)
+        end = max((float(curve[column].iloc[-1]) for curve in curves), default=1.0)
+        note = verdict if curves else f"{verdict}, no bound"
+        ends.append((f"{name}: {note}{' (below)' if end < bottom else ''}", colour, end))
+    place_labels(axes, ends)
+
+
+def _draw_band(axes: Axes, curves: list[pd.DataFrame], column: str, style: dict[str, Any]) -> None:
+    """The bounds of many runs: the highest as a line, the others as a band below it."""
+    steps = np.unique(np.concatenate([curve["step"].to_numpy() for curve in curves]))
+    logs = [
+        np.interp(steps, c["step"], np.log(c[column].clip(lower=TINY)), right=np.nan) for c in curves
+    ]
+    low, high = np.exp(np.nanmin(logs, axis=0)), np.exp(np.nanmax(logs, axis=0))
+    axes.plot(steps, high, **style)
+    axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, lw=0, zorder=1)
+
+
+def _draw_sigma(axes: Axes, check: CheckLike) -> None:
+    first = check.trace.groupby("run")[["sigma_min_lo", "sigma_min_hi"]].first().mean(axis=1)
+    runs = list(check.trace.groupby("run"))
+    for run, rows in runs:
+        start = float(first[run])
+        if not start > 0:
+            continue
+        seen = rows[rows["sigma_min_hi"].notna()]
+        low, high = seen["sigma_min_lo"] / start, seen["sigma_min_hi"] / start
+        axes.fill_between(seen["step"], low, high, color=SIGMA, alpha=0.3, lw=0)
+        axes.plot(seen["step"], (low + high) / 2, color=SIGMA, lw=1.2 if len(runs) <= MANY else 0.7)
+    if not (first > 0).any():
+        axes.text(0.5, 0.5, r"$\sigma_{\min}(B_0) = 0$", ha="center", transform=axes.transAxes)
+    axes.axhline(1.0, color="#999999", lw=0.8, zorder=1)
+    axes.axhline(0.75, color="#999999", lw=0.8, ls=":", zorder=1)
+    place_labels(axes, [("start", "#777777", 1.0), ("3/4, what the proof\nof per-head keeps", "#777777", 0.75)])
+
+
+def _scale_sigma(axes: Sequence[Axes]) -> None:
+    """Linear from the data, or log where the values span more than a decade."""
+    values = [np.asarray(line.get_ydata(), dtype=float) for a in axes for line in a.lines]
+    values += [path.vertices[:, 1] for a in axes for c in a.collections for path in c.get_paths()]
+    flat = np.concatenate(values) if values else np.ones(1)
+    flat = flat[np.isfinite(flat)]
+    low, high = float(flat.min(initial=0.75)), float(flat.max(initial=1.0))
+    positive = flat[flat > 0]
+    if positive.size and high > 10 * max(float(positive.min()), 1e-12 * high):
+        least = max(float(positive.min()), 1e-6 * high)
+        axes[0].set_yscale("log")
+        axes[0].set_ylim(least / 1.5, high * 1.5)
+    else:
+        axes[0].set_ylim(max(low - 0.08 * (high - low), 0), high + 0.08 * (high - low))
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
+    axes.set_axisbelow(True)

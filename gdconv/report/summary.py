@@ -1,0 +1,118 @@
+"""What a command prints of a check: the setting, the tables, the verdict and what to do about it."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from gdconv.report.layout import number
+from gdconv.report.source import CheckLike
+from gdconv.report.tables import render
+
+LEVELS = {
+    "float64": "of the stored float64 iterates; rounding error is part of every comparison",
+    "float32": "float32, for study only: it certifies nothing",
+    "certified": "by ball arithmetic on the stored iterates",
+}
+
+ADVICE = {
+    "confirmed": "every hypothesis is met and the bound held at every compared step of {runs}",
+    "vacuous": "the bound held, but never fell below 0.9 of its start in {runs}, so nothing was tested: "
+    "give more --steps, or a larger --step where the hypotheses allow it",
+    "outside": "a hypothesis is not met, so the statement says nothing about {runs}: see the hypotheses above, "
+    "or let --init theorem choose weights that meet them",
+    "undecided": "rounding error is as large as a difference that had to be decided: use --dtype float64, fewer "
+    "--steps, or a problem with a larger sigma_min",
+    "refuted": "the hypotheses are met and the bound is violated beyond rounding error in {runs}. This refutes the "
+    "formula, read as this statement, for this initialization; it does not refute that some other "
+    "initialization exists",
+}
+
+
+def summary(check: CheckLike, folder: Path | None = None, notes: bool = True) -> str:
+    """The text that `gdconv check` prints.
+
+    Args:
+        check: A check.
+        folder: Where it was saved, if it was.
+        notes: Print the check's messages.
+
+    Returns:
+        Header, notes, table over statements, hypotheses of the judged statement, verdict, folder.
+
+    Example:
+        >>> from gdconv.report.example import example_check
+        >>> summary(example_check()).splitlines()[0]
+        'full-gd: Full-parameter gradient descent on one-layer multi-head attention'
+    """
+    lines = [f"{check.theorem}: {check.title}", f"  source   {check.source}"]
+    lines += [f"  {name:<8} {text}" for name, text in setting(check).items()]
+    if notes:
+        lines += [f"  note     {message}" for message in check.messages]
+    lines += ["", render(check), verdict_line(check)]
+    if folder is not None:
+        lines.append(f"saved in {folder}")
+        if check.verdict == "refuted":
+            lines.append(f"replay the witness with: gdconv replay {folder}")
+    return "\n".join(lines) + "\n"
+
+
+def setting(check: CheckLike) -> dict[str, str]:
+    """Problem, kernel and step of a check in words.
+
+    Args:
+        check: A check.
+
+    Returns:
+        Text by name: problem, kernel, step, runs.
+
+    Example:
+        >>> from gdconv.report.example import example_check
+        >>> setting(example_check())["problem"]
+        'digits, N = 8 samples, n = 2 tokens, D = 32, D_y = 1'
+    """
+    config, runs = check.config, check.runs
+    problem = str(config.get("problem") or config.get("data") or "given arrays")
+    if "X" in check.starts:
+        samples, tokens, width = check.starts["X"].shape[1:]
+        outputs = check.starts["y"].shape[-1]
+        problem += f", N = {samples} samples, n = {tokens} tokens, D = {width}, D_y = {outputs}"
+    kernel = str(config.get("kernel"))
+    if "W_Q" in check.starts:
+        kernel += f", H = {check.starts['W_Q'].shape[1]} heads of d = {check.starts['W_Q'].shape[-1]}"
+    if config.get("init"):
+        kernel += f", init {config['init']}"
+    steps = _span(runs["steps"])
+    found = {"problem": problem, "kernel": kernel}
+    found["step"] = f"η = {_span(runs['step'])} ({config.get('step')}), {steps} steps"
+    seeds = ", ".join(str(seed) for seed in runs["seed"])
+    found["runs"] = f"{len(runs)} (seed {seeds}), f_T/f_0 = {_span(runs['loss_ratio_last'])}"
+    return found
+
+
+def verdict_line(check: CheckLike) -> str:
+    """The verdict, what it certifies and what to do when it is not `confirmed`.
+
+    Args:
+        check: A check.
+
+    Returns:
+        Two paragraphs of at most 100 columns.
+
+    Example:
+        >>> from gdconv.report.example import example_check
+        >>> verdict_line(example_check())[:36]
+        'VERDICT per-head: confirmed, every h'
+    """
+    rows = check.verdicts[check.verdicts["statement"] == check.statement]
+    same = rows[rows["verdict"] == check.verdict]
+    runs = f"{len(rows)} run{'s' if len(rows) != 1 else ''}"
+    text = ADVICE[check.verdict].format(runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}")
+    level = LEVELS.get(check.level, check.level)
+    lines = [f"VERDICT {check.statement}: {check.verdict}, {text}.", f"Level {check.level}: {level}."]
+    return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
+
+
+def _span(values: object) -> str:
+    low, high = number(values.min()), number(values.max())  # type: ignore[attr-defined]
+    return low if low == high else f"{low}..{high}"

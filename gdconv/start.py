@@ -1,0 +1,159 @@
+"""What a theorem reads at one point theta of one run: norms, features, Jacobian, as numpy numbers.
+
+A `Start` is one replica. Singular values that decide a hypothesis are enclosures; spectral norms are
+float64 and compared with the slack that `gdconv.theorem.Hypothesis` states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.problem import Problem
+from gdconv.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range
+
+TINY_GRAM = 2_000
+"""Rows up to which a dense Jacobian is formed for the statements that need it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One run at theta (its start, or the point where a certificate is issued).
+
+    Attributes:
+        model: The model, with its attention kernel.
+        problem: Data, one replica.
+        params: Weights, one replica.
+
+    Example:
+        >>> from gdconv.kernels import kernel_named
+        >>> one = {b: np.zeros((1, 1, 1)) for b in ("W_Q", "W_K", "W_V")} | {"W_O": np.ones((1, 1, 1))}
+        >>> start = Start(MultiHeadRegression(kernel_named("softmax")),
+        ...     Problem.from_arrays(np.ones((1, 1, 1)), np.ones((1, 1))), Parameters.from_arrays(one))
+        >>> start.f_0, start.r_0, start.sigma_0.lo > 0.999
+        (0.5, 1.0, True)
+    """
+
+    model: MultiHeadRegression
+    problem: Problem
+    params: Parameters
+
+    @property
+    def kernel(self) -> str:
+        """Name of the attention kernel."""
+        return self.model.kernel.name
+
+    @property
+    def N(self) -> int:
+        """Samples."""
+        return self.problem.N
+
+    @property
+    def n(self) -> int:
+        """Tokens per sample."""
+        return self.problem.n
+
+    @property
+    def D(self) -> int:
+        """Embedding dimension."""
+        return self.problem.D
+
+    @property
+    def D_y(self) -> int:
+        """Outputs per token."""
+        return self.problem.D_y
+
+    @property
+    def H(self) -> int:
+        """Heads."""
+        return self.params.H
+
+    @property
+    def d(self) -> int:
+        """Head dimension."""
+        return self.params.W_Q.shape[-1]
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights as numpy, (H, D, d) and (H, d, D_y)."""
+        return {name: value[0] for name, value in self.params.numpy().items()}
+
+    @cached_property
+    def _forward(self):  # type: ignore[no-untyped-def]
+        return self.model.forward(self.problem, self.params)
+
+    @property
+    def f_0(self) -> float:
+        """f(theta) = 1/2 |F - y|^2."""
+        return float(self._forward.loss[0])
+
+    @property
+    def r_0(self) -> float:
+        """Residual norm sqrt(2 f)."""
+        return float(np.sqrt(2 * self.f_0))
+
+    @cached_property
+    def a(self) -> np.ndarray:
+        """a_i = |X_i|_2, shape (N,)."""
+        return np.linalg.norm(self.problem.X[0].cpu().double().numpy(), 2, axis=(1, 2))
+
+    @property
+    def A(self) -> float:
+        """(sum_i a_i^2)^(1/2)."""
+        return self.s(2)
+
+    def s(self, p: int) -> float:
+        """s_p = (sum_i a_i^p)^(1/2)."""
+        return float(np.sqrt((self.a**p).sum()))
+
+    @cached_property
+    def O(self) -> np.ndarray:  # noqa: E743
+        """O_h = |W_O,h|_2, shape (H,)."""
+        return np.linalg.norm(self.arrays["W_O"], 2, axis=(1, 2))
+
+    def norm(self, block: str) -> np.ndarray:
+        """|W_h|_2 of a block, shape (H,)."""
+        return np.linalg.norm(self.arrays[block], 2, axis=(1, 2))
+
+    @cached_property
+    def o(self) -> Enclosure:
+        """min_h sigma_{D_y}(W_O,h), 0 when d < D_y."""
+        ends = [enclose_sigma_min(W.T) for W in self.arrays["W_O"]]
+        return Enclosure(min(e.lo for e in ends), min(e.hi for e in ends))
+
+    @cached_property
+    def o_stacked(self) -> Enclosure:
+        """sigma_min of the concatenated (H d x D_y) W_O."""
+        return enclose_sigma_min(self.arrays["W_O"].reshape(-1, self.D_y).T)
+
+    @cached_property
+    def B(self) -> np.ndarray:
+        """B = [B^(1) ... B^(H)], shape (N n, H D)."""
+        return self.model.features(self.problem, self._forward)[0].cpu().double().numpy()
+
+    @cached_property
+    def sigma_0(self) -> Enclosure:
+        """sigma_{Nn}(B); exactly 0 with duplicate tokens or fewer columns than rows."""
+        return Enclosure(0.0, 0.0) if self.problem.duplicate_tokens else enclose_sigma_min(self.B)
+
+    @cached_property
+    def J(self) -> np.ndarray:
+        """J = dF / d(W_Q, W_K, W_V), shape (m, 3 H D d)."""
+        return self.model.jacobian(self.problem, self.params)[0].cpu().double().numpy()
+
+    @cached_property
+    def J_range(self) -> tuple[Enclosure, Enclosure]:
+        """(sigma_m(J), |J|_2), both enclosed; sigma_m is 0 with duplicate tokens."""
+        least, greatest = enclose_singular_range(self.J)
+        return (Enclosure(0.0, 0.0) if self.problem.duplicate_tokens else least), greatest
+
+    @cached_property
+    def sigma_J_V(self) -> Enclosure:
+        """sigma_m(J_V), the value block alone."""
+        if self.problem.duplicate_tokens:
+            return Enclosure(0.0, 0.0)
+        third = self.J.shape[1] // 3
+        return enclose_singular_range(self.J[:, 2 * third :])[0]

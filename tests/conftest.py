@@ -1,0 +1,45 @@
+"""Runs before any test module: run-time shape checks, one thread, reproducible hypothesis."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import hypothesis
+import torch
+from jaxtyping import install_import_hook
+from threadpoolctl import threadpool_limits
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def modules_to_check() -> list[str]:
+    """Modules of gdconv and theorems whose annotations are checked at run time.
+
+    Left out: packages (importing one's __init__ is enough), modules that import numba (the hook
+    wraps functions, and `njit` compiles the wrapper instead), and the pytest plugin (pytest has
+    imported it already).
+    """
+    names = []
+    for package in ("gdconv", "theorems"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            jitted = re.search(r"^\s*(import|from) numba", path.read_text("utf-8"), re.MULTILINE)
+            if jitted or path.stem in ("__init__", "pytest_plugin"):
+                continue
+            names.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return names
+
+
+# is_pep484_tower: an int is welcome where a float is asked for, as for mypy.
+install_import_hook(
+    modules_to_check(), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+
+# The same examples in every run; `pytest --hypothesis-profile=explore` draws new ones.
+hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("default")
+
+# Small matrices, several workers, few cores: one thread each, for the doctests too.
+torch.set_num_threads(1)
+threadpool_limits(1)

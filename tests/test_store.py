@@ -1,0 +1,200 @@
+"""Saved runs: bit-exact, atomic, tamper-evident."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gdconv import store
+from gdconv.environment import environment
+from gdconv.errors import InputError
+from gdconv.report.example import ExampleCheck, example_check
+
+FILES = {
+    *("manifest.json", "trace.csv", "verdicts.csv", "hypotheses.csv", "runs.csv", "iterates.npz"),
+    *("figure.pdf", "figure.png", "table.txt", "table.md", "table.tex", "table.csv"),
+}
+
+
+@pytest.fixture
+def check():
+    made = example_check(2)
+    rng = np.random.default_rng(3)
+    made.trace["noise"] = np.frombuffer(rng.bytes(8 * len(made.trace)), dtype=np.float64) ** 1
+    made.trace.loc[:5, "noise"] = [np.nan, np.inf, -np.inf, 5e-324, -0.0, 0.1 + 0.2]
+    made.verdicts.loc[0, "note"] = 'comma, "quote", line\nbreak, NA, nan, σ'
+    made.verdicts.loc[1, "note"] = "NA"
+    return made
+
+
+def assert_same(a, b):
+    for name in (f.name for f in dataclasses.fields(ExampleCheck)):
+        left, right = getattr(a, name), getattr(b, name)
+        if isinstance(left, pd.DataFrame):
+            pd.testing.assert_frame_equal(left, right, check_exact=True)
+            for column in left.select_dtypes("float64"):
+                bits = [np.asarray(t[column]).view(np.int64) for t in (left, right)]
+                nan = np.isnan(np.asarray(left[column]))
+                np.testing.assert_array_equal(bits[0][~nan], bits[1][~nan])
+        elif name == "starts":
+            assert left.keys() == right.keys()
+            for key in left:
+                assert left[key].tobytes() == right[key].tobytes()
+        else:
+            assert left == right, name
+
+
+def test_round_trip_is_bit_exact(check, tmp_path):
+    folder = store.save(check, tmp_path / "new" / "deep")
+    assert {p.name for p in folder.iterdir()} == FILES
+    assert_same(check, store.load(folder, ExampleCheck))
+
+
+def test_saving_twice_gives_the_same_bytes_and_the_second_is_skipped(check, tmp_path):
+    one, two = store.save(check, tmp_path / "a"), store.save(check, tmp_path / "b")
+    assert one.name == two.name
+    for file in one.iterdir():
+        assert file.read_bytes() == (two / file.name).read_bytes(), file.name
+    before = (one / "manifest.json").stat().st_mtime_ns
+    assert store.save(check, tmp_path / "a") == one
+    assert (one / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_name_depends_on_what_changes_the_result_only():
+    base = {"theorem": "full-gd", "seed": 0, "steps": 10}
+    name = store.run_name(base)
+    assert len(name) == 12
+    assert set(name) <= set("0123456789abcdef")
+    assert store.run_name(base | {"out": "x", "quiet": True, "json": True, "data": None}) == name
+    assert store.run_name(dict(reversed(base.items()))) == name
+    assert store.run_name(base | {"seed": 1}) != name
+
+
+def test_an_npz_counts_by_content(tmp_path):
+    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        np.savez(tmp_path / f"{name}.npz", X=np.full((2, 2), value))
+    a, b, c = (store.run_name({"data": str(tmp_path / f"{n}.npz")}) for n in "abc")
+    assert a == b != c
+
+
+def test_same_options_with_other_arrays_get_another_folder(check, tmp_path):
+    other = example_check(2)
+    other.starts["X"] = other.starts["X"] + 1
+    assert store.save(check, tmp_path) != store.save(other, tmp_path)
+    assert len(store.find_runs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_crash_leaves_nothing(check, tmp_path, monkeypatch, error):
+    def crash(*_):
+        raise error
+
+    monkeypatch.setattr("gdconv.report.plots.save_figure", crash)
+    with pytest.raises(error):
+        store.save(check, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_foreign_folder_is_not_overwritten(check, tmp_path):
+    place = tmp_path / store.run_name({"theorem": "full-gd"} | check.config)
+    place.mkdir()
+    (place / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="remove this folder, which is no complete saved run"):
+        store.save(check, tmp_path)
+    assert os.listdir(tmp_path) == [place.name]
+    assert os.listdir(place) == ["mine.txt"]
+
+
+def test_output_below_a_file_is_refused(check, tmp_path):
+    (tmp_path / "file").write_text("")
+    for refuse in (lambda p: store.save(check, p), store.require_writable):
+        with pytest.raises(InputError, match=r"^out = .*: choose a folder"):
+            refuse(tmp_path / "file" / "deep")
+
+
+def test_require_writable_creates_nothing(tmp_path):
+    store.require_writable(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="may write"):
+        store.require_writable(tmp_path / "a")
+
+
+def test_manifest_says_how_it_was_made_and_names_no_place(check, tmp_path):
+    check.environment = environment()
+    folder = store.save(check, tmp_path)
+    text = (folder / "manifest.json").read_text()
+    manifest = json.loads(text)
+    assert manifest["schema"] == store.SCHEMA
+    assert manifest["files"].keys() == FILES - {"manifest.json"}
+    assert {"python", "packages", "threads", "commit"} <= manifest["environment"].keys()
+    assert str(tmp_path) not in text
+    assert os.uname().nodename not in text
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"manifest.json"}))
+def test_every_changed_or_missing_file_is_noticed(check, tmp_path, name):
+    folder = store.save(check, tmp_path)
+    file = folder / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} was changed after saving; run the check again"):
+        store.load(folder, ExampleCheck)
+    file.unlink()
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        store.load(folder, ExampleCheck)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": "x", "files": {}}', "\x00"])
+def test_a_damaged_manifest_is_one_sentence(check, tmp_path, text):
+    folder = store.save(check, tmp_path)
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json is damaged; run the check again"):
+        store.load(folder, ExampleCheck)
+
+
+def test_a_newer_schema_is_refused(check, tmp_path):
+    folder = store.save(check, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"schema": store.SCHEMA + 1}))
+    with pytest.raises(InputError, match="newer gdconv .*update gdconv"):
+        store.load(folder, ExampleCheck)
+
+
+def test_what_a_manifest_lacks_is_said(check, tmp_path):
+    folder = store.save(check, tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["title"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="incomplete .*title"):
+        store.load(folder, ExampleCheck)
+
+
+def test_a_pickle_is_not_read(check, tmp_path):
+    folder = store.save(check, tmp_path)
+    np.savez(folder / "iterates.npz", X=np.array([{"a": 1}], dtype=object))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["iterates.npz"] = store._sha256(folder / "iterates.npz")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="incomplete"):
+        store.load(folder, ExampleCheck)
+
+
+def test_no_saved_run(tmp_path):
+    with pytest.raises(InputError, match="give a folder that gdconv check --out wrote"):
+        store.load(tmp_path)
+    with pytest.raises(InputError, match="give a folder that gdconv check --out wrote"):
+        store.find_runs(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="give a folder that gdconv"):
+        store.find_runs(tmp_path / "file")

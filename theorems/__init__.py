@@ -1,0 +1,1 @@
+"""Theorems, one a file; the entry-point group `gdconv.theorems` names this package."""
