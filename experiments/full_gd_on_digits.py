@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gdconv.check import Check, check
+from gdconv.checks import Check, check
 from gdconv.errors import GdconvError
 from gdconv.report.plots import save_figure, side_by_side
 from gdconv.report.summary import summary

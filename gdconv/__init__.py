@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gdconv.catalogue import theorems as theorems
-    from gdconv.check import Check as Check
-    from gdconv.check import check as check
+    from gdconv.checks import Check as Check
+    from gdconv.checks import check as check
     from gdconv.config import Config as Config
     from gdconv.models.multihead import MultiHeadRegression as MultiHeadRegression
     from gdconv.models.multihead import Parameters as Parameters
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Check": "gdconv.check",
+    "Check": "gdconv.checks",
     "Config": "gdconv.config",
     "MultiHeadRegression": "gdconv.models.multihead",
     "Parameters": "gdconv.models.multihead",
     "Problem": "gdconv.problem",
-    "check": "gdconv.check",
+    "check": "gdconv.checks",
     "load": "gdconv.store",
     "theorems": "gdconv.catalogue",
 }

@@ -1,7 +1,9 @@
 """The command `gdconv`: list, check, table, replay.
 
-Exit codes: 0 confirmed, 1 refuted, 2 bad input, 3 vacuous, outside or undecided, 130 interrupted. Results go
-to standard output, everything else to standard error. torch, numpy and pandas are imported when a command
+Exit codes: 0 confirmed, 1 refuted, 2 bad input, 3 vacuous, outside or undecided, 130 interrupted.
+Results go
+to standard output, everything else to standard error. torch, numpy and pandas are imported when a
+command
 runs, not for its help.
 """
 
@@ -69,7 +71,9 @@ def run_theorem(theorem: str, argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="gdconv", description="Check convergence theorems of gradient descent on attention.")
+    parser = Parser(
+        prog="gdconv", description="Check convergence theorems of gradient descent on attention."
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="COMMAND")
 
@@ -83,8 +87,12 @@ def _parser() -> Parser:
     sub = command("check", _check, "run gradient descent and judge a theorem on it")
     add_config_options(sub)
     sub = command("table", _table, "print the tables of saved runs")
-    sub.add_argument("folders", nargs="+", metavar="DIR", help="a saved run, or a folder of saved runs")
-    sub.add_argument("--format", choices=FORMATS, default="text", help="text, csv, markdown or latex")
+    sub.add_argument(
+        "folders", nargs="+", metavar="DIR", help="a saved run, or a folder of saved runs"
+    )
+    sub.add_argument(
+        "--format", choices=FORMATS, default="text", help="text, csv, markdown or latex"
+    )
     sub.add_argument("--statement", help="statement whose hypotheses are shown, or all")
     sub = command("replay", _replay, "run a saved run again from its stored start and compare")
     sub.add_argument("folder", metavar="DIR", help="a saved run")
@@ -110,13 +118,14 @@ def _list(options: Any) -> int:
     from gdconv.report.jsonable import jsonable
     from gdconv.theorem import registry
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": theorem.id,
             "title": theorem.title,
             "source": theorem.source,
             "statements": [
-                {"name": s.name, "default": s.default, "summary": s.summary} for s in theorem.statements()
+                {"name": s.name, "default": s.default, "summary": s.summary}
+                for s in theorem.statements()
             ],
         }
         for theorem in registry().values()
@@ -150,7 +159,7 @@ def _check(options: Any) -> int:
 
 def _run(theorem: str, given: dict[str, Any], out: str | None, progress: Any) -> tuple[Any, Any]:
     """The check and its folder; one that is saved complete is read and not run again."""
-    from gdconv.check import prepare
+    from gdconv.checks import prepare
     from gdconv.config import Config
     from gdconv.replay import run_setting
     from gdconv.store import is_run, load, run_name
@@ -214,7 +223,9 @@ def _table(options: Any) -> int:
     checks = {folder: load(folder) for folder in folders}
     if options.statement not in (None, "all"):
         for check in checks.values():
-            hypotheses_table(check, options.statement)  # an unknown name is refused before any output
+            hypotheses_table(
+                check, options.statement
+            )  # an unknown name is refused before any output
     if options.format == "csv":
         import pandas as pd
 

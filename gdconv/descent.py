@@ -44,8 +44,8 @@ class Outcome:
     """
 
     eta: float
-    ledger: np.ndarray
-    tests: dict[str, np.ndarray]
+    ledger: np.void
+    tests: dict[str, np.void]
     rows: list[dict[str, float]]
     end: Start
     status: int
@@ -81,7 +81,7 @@ class Plan:
         eta: Step sizes, shape (R,).
         limits: Greatest number of steps, shape (R,).
         kinds: Kind of test per statement name (codes of `gdconv.ledger`), one dictionary per run.
-        rates: Rate per statement name, one dictionary per run.
+        rates: Rate per statement name as (from below, from above), one dictionary per run.
         prefactors: Bound at step 0 over f_0 per statement name, one dictionary per run.
         o_squared: Lower bound of min_h sigma(W_O,h)^2, shape (R,).
         target: Stop at this share of f_0; 0 for never.
@@ -93,7 +93,7 @@ class Plan:
     eta: np.ndarray
     limits: np.ndarray
     kinds: list[dict[str, int]]
-    rates: list[dict[str, float]]
+    rates: list[dict[str, tuple[float, float]]]
     prefactors: list[dict[str, float]]
     o_squared: np.ndarray
     target: float = 0.0
@@ -125,7 +125,7 @@ def descend(
         DivergenceError: A loss is not finite or 1e12 times its start.
 
     Example:
-        >>> # see gdconv.check.check, which prepares the plan
+        >>> # see gdconv.checks.check, which prepares the plan
     """
     engine = make_engine(model, problem, params, plan)
     unit = torch.finfo(problem.X.dtype).eps / 2

@@ -65,14 +65,16 @@ class Engine(ABC):
 
 
 def _tests(plan: Plan, r: int) -> np.ndarray:
-    kinds, rates = dict(plan.kinds[r]), []
-    for name, kind in kinds.items():
-        factor = 1 - float(plan.eta[r]) * plan.rates[r].get(name, 0.0)
-        if kind == FIXED and not 0 < factor < 1:
-            kinds[name] = UNTESTED
-        rates.append(float(np.log1p(factor - 1)) if kinds[name] == FIXED else 0.0)
-    starts = [float(np.log(plan.prefactors[r].get(name, 1.0))) for name in kinds]
-    return new_tests(list(kinds.values()), rates, starts)
+    """Test records of replica r; a bound whose factor is not in (0, 1) is not tested."""
+    kinds, logs, starts, slacks = [], [], [], []
+    for name, kind in plan.kinds[r].items():
+        lo, hi = (float(plan.eta[r]) * rate for rate in plan.rates[r].get(name, (0.0, 0.0)))
+        fixed = kind == FIXED and 0 < hi < 1
+        kinds.append(UNTESTED if kind == FIXED and not fixed else kind)
+        logs.append(float(np.log1p(-hi)) if fixed else 0.0)
+        slacks.append(float(np.log1p(-lo) - np.log1p(-hi)) if fixed else 0.0)
+        starts.append(float(np.log(plan.prefactors[r].get(name, 1.0))))
+    return new_tests(kinds, logs, starts, slacks)
 
 
 class FusedEngine(Engine):

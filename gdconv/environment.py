@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("gdconv", "torch", "numpy", "scipy", "pandas", "numba", "scikit-learn", "matplotlib")
-PACKAGES += ("seaborn", "python-flint")
+PACKAGES = (
+    *("gdconv", "torch", "numpy", "scipy", "pandas", "numba", "scikit-learn", "matplotlib"),
+    *("seaborn", "python-flint"),
+)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 

@@ -7,7 +7,8 @@ there is one copy of the comparison. Memory does not grow with the number of ste
 Rounding, per step (docs/theory/enclosures.md): the computed residual norm r_t = sqrt(2 f_t) is wrong by
 at most nu_t r_t with nu_t = noise_scale / r_t, so log f_t is wrong by about 2 nu_t; the defects of the
 stored steps add the same again, so the comparison at step t carries the error bar
-E_t = 2 nu_0 + 2 nu_t + sum_{s<=t} 2 nu_s.
+E_t = 2 nu_0 + 2 nu_t + sum_{s<=t} 2 nu_s. A bound holds when it does so with the rate from above, and is
+violated when it is so with the rate from below.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ TEST = np.dtype(
     [
         ("kind", "i8"),
         ("log_start", "f8"),  # log of the bound at step 0 as a share of f_0, 0 without a prefactor
-        ("log_rate", "f8"),  # log(1 - eta rate) for FIXED
+        ("log_rate", "f8"),  # log(1 - eta rate) for FIXED, the rate from above
+        ("log_slack", "f8"),  # what the rate from below adds to it: a refutation must beat both
         ("log_bound", "f8"),  # at the last observed step
         ("worst_margin", "f8"),  # least log bound - log(f_t / f_0) over compared steps
         ("worst_step", "i8"),
@@ -94,7 +96,10 @@ def new_ledger(eta: float, o_squared: float) -> np.ndarray:
 
 
 def new_tests(
-    kinds: list[int], log_rates: list[float], log_starts: list[float] | None = None
+    kinds: list[int],
+    log_rates: list[float],
+    log_starts: list[float] | None = None,
+    log_slacks: list[float] | None = None,
 ) -> np.ndarray:
     """Fresh `TEST` records, one per statement.
 
@@ -102,6 +107,7 @@ def new_tests(
         kinds: FIXED, POSTERIOR or UNTESTED, one per statement.
         log_rates: log(1 - eta rate) per statement; ignored unless the kind is FIXED.
         log_starts: Log of the bound at step 0 over f_0, per statement; 0 when left out.
+        log_slacks: log(1 - eta rate_lo) - log(1 - eta rate_hi) per statement; 0 when left out.
 
     Returns:
         Array of shape (len(kinds),).
@@ -115,6 +121,8 @@ def new_tests(
     tests["worst_margin"] = np.inf
     if log_starts is not None:
         tests["log_start"] = log_starts
+    if log_slacks is not None:
+        tests["log_slack"] = log_slacks
     for name in ("worst_step", "first_violation", "first_undecided", "informative_step", "floor_step"):
         tests[name] = -1
     return tests
@@ -158,7 +166,7 @@ def _compare(test, t, log_ratio, error):  # type: ignore[no-untyped-def]
         return
     if margin < test.worst_margin:
         test.worst_margin, test.worst_step = margin, t
-    if margin < -error:
+    if margin + t * test.log_slack < -error:
         test.violations += 1
         if test.first_violation < 0:
             test.first_violation = t
@@ -189,7 +197,7 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
         led.loss_0 = loss
     else:
         _descend(led, loss, two_nu)
-    led.noise_sum += two_nu
+    led.noise_sum += two_nu if t > 0 else 2.0 * two_nu
     error = led.noise_sum + two_nu
     log_ratio = np.log(loss / led.loss_0) if loss > 0.0 and led.loss_0 > 0.0 else -np.inf
     if sigma_lo < led.sigma_least:

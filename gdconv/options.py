@@ -1,7 +1,7 @@
-"""The command line's parser, made from the fields of `Config`: one list of options, light to import.
+"""The command line's parser, made from the fields of `Config`: one list of options.
 
-argparse and not tyro: measured here, a parser from tyro takes 0.15 s of the 0.3 s that `gdconv --help`
-may take, and prints errors as boxes of several lines where users should get one sentence.
+argparse and not tyro: tyro takes 0.15 s of the 0.3 s that `gdconv --help` may take, and prints
+errors as boxes of several lines where users should get one sentence.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Parser(argparse.ArgumentParser):
         gdconv.errors.InputError: option = --colour: see p --help for the options.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False} | options)
 
     def error(self, message: str) -> NoReturn:
         """Turn argparse's complaint into one sentence.
@@ -92,7 +92,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     """
     texts = field_texts()
     for field in dataclasses.fields(Config):
-        # % is argparse's own; an option that is not given leaves no trace, so that defaults stay Config's
+        # % is argparse's own; an option that is not given leaves no trace: defaults are Config's
         text = texts.get(field.name, "").replace("%", "%%")
         if field.name == "theorem":
             parser.add_argument("theorem", metavar="ID", help=text)
@@ -154,9 +154,9 @@ def field_texts() -> dict[str, str]:
     body = ast.parse(inspect.getsource(Config)).body[0].body  # type: ignore[attr-defined]
     texts = {}
     for before, after in zip(body, body[1:], strict=False):
-        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr):
-            if isinstance(after.value, ast.Constant) and isinstance(before.target, ast.Name):
-                texts[before.target.id] = str(after.value.value)
+        named = isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)
+        if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            texts[before.target.id] = str(after.value.value)
     return texts
 
 

@@ -50,12 +50,13 @@ class Tail:
         return "TAIL does not fire at the last step: more steps, or a smaller step size, may help"
 
 
-def tail(end: Start, eta: float) -> Tail:
+def tail(end: Start, eta: float, noise: float = 0.0) -> Tail:
     """Look for the radius at which TAIL fires.
 
     Args:
         end: The run at theta_T.
         eta: Step size of the run.
+        noise: Error bar of the residual norm there, added to r.
 
     Returns:
         The certificate with the best margin of (T3), fulfilled or not.
@@ -63,7 +64,7 @@ def tail(end: Start, eta: float) -> Tail:
     Example:
         >>> # tail(outcome.end, outcome.eta).hypotheses
     """
-    s, S, r = end.J_range[0].lo, end.J_range[1].hi, end.r_0
+    s, S, r = end.J_range[0].lo, end.J_range[1].hi, end.r_0 + noise
     best, best_margin = None, -np.inf
     for rho in RHO_GRID:
         constants = Constants(end, Radii.joint(float(rho)))

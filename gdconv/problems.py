@@ -64,6 +64,21 @@ def stacked_aligned(kernel: str, seed: int) -> Named:
     return _named("stacked-aligned", X, slowest, weights, note, statement="stacked", step="theory")
 
 
+def stacked_stationary(kernel: str, seed: int) -> Named:
+    """A stationary start of the Gaussian kernel at which the printed reading still predicts a rate.
+
+    Two heads of width 1, two outputs, W_O = I: each output sees one head only, and the labels are
+    orthogonal to what that head can reach, so the loss never moves.
+    """
+    if kernel != "gaussian":
+        raise InputError("kernel", kernel, "give gaussian: this witness is about the Gaussian kernel")
+    zero = np.zeros((2, 1, 1))
+    weights = {"W_Q": [[[0.0]], [[1.0]]], "W_K": zero, "W_V": zero, "W_O": [[[1.0, 0.0]], [[0.0, 1.0]]]}
+    note = "each output is reached by one head, sigma_min(W_O,h) = 0: the gradient is zero at the start"
+    y = [[[-2e-3, 0.0]], [[1e-3, 0.0]]]
+    return _named("stacked-stationary", [[[1.0]], [[2.0]]], y, weights, note, statement="stacked", step="theory", steps=200)  # fmt: skip
+
+
 def narrow_head(kernel: str, seed: int) -> Named:
     """d < D_y: one head of width 1 cannot reach the second output; the gradient vanishes at f = 1/2."""
     zero = np.zeros((1, 1, 1))
@@ -83,6 +98,7 @@ def too_few_heads(kernel: str, seed: int) -> Named:
 NAMED: dict[str, Callable[[str, int], Named]] = {
     "stacked-witness": stacked_witness,
     "stacked-aligned": stacked_aligned,
+    "stacked-stationary": stacked_stationary,
     "narrow-head": narrow_head,
     "too-few-heads": too_few_heads,
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gdconv.check import Check
+    from gdconv.checks import Check
 
 _CHECKS = pytest.StashKey[dict[tuple[str, str], Any]]()
 
@@ -29,15 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_CHECKS] = {}
     config.addinivalue_line(
         "markers",
-        "gdconv(theorem, confirm=True, **options): theorem and options of the gdconv_check fixture; with confirm "
-        "the test fails in set-up unless the check is confirmed.",
+        "gdconv(theorem, confirm=True, **options): theorem and options of the fixture "
+        "gdconv_check; with confirm the test fails in set-up unless the check is confirmed.",
     )
 
 
 @pytest.fixture
 def gdconv_check(request: pytest.FixtureRequest) -> Callable[..., Check] | Check:
-    """With the marker: the finished check. Without: a function (theorem, confirm=False, **options) -> check.
+    """The finished check of the marker; without a marker a function that runs checks.
 
+    The function's arguments are (theorem, confirm=False, **options).
     A check with equal theorem and options runs once per session.
 
     Args:
@@ -67,6 +68,8 @@ def gdconv_check(request: pytest.FixtureRequest) -> Callable[..., Check] | Check
     if marker is None:
         return run
     if len(marker.args) != 1:
-        pytest.fail("the marker reads gdconv(theorem, **options) with one theorem id", pytrace=False)
+        pytest.fail(
+            "the marker reads gdconv(theorem, **options) with one theorem id", pytrace=False
+        )
     options = {"confirm": True} | marker.kwargs
     return run(marker.args[0], **options)

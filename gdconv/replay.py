@@ -34,7 +34,9 @@ def replay(saved: Any, progress: Any = None) -> Any:
 
     missing = [name for name in ("X", "y", *BLOCKS) if name not in saved.starts]
     if missing:
-        raise InputError("folder", ", ".join(missing), "give a run whose iterates.npz has its start")
+        raise InputError(
+            "folder", ", ".join(missing), "give a run whose iterates.npz has its start"
+        )
     name = str(saved.config.get("problem") or saved.config.get("data") or "saved")
     problem = Problem.from_arrays(saved.starts["X"], saved.starts["y"], name, saved.messages)
     params = Parameters.from_arrays({block: saved.starts[block] for block in BLOCKS})
@@ -42,7 +44,7 @@ def replay(saved: Any, progress: Any = None) -> Any:
 
 
 def stored_setting(config: Config, problem: Any, params: Any) -> Any:
-    """A `gdconv.check.Setting` around given data and weights.
+    """A `gdconv.checks.Setting` around given data and weights.
 
     Args:
         config: Resolved options of the saved run.
@@ -58,7 +60,7 @@ def stored_setting(config: Config, problem: Any, params: Any) -> Any:
     """
     import torch
 
-    from gdconv.check import Setting
+    from gdconv.checks import Setting
     from gdconv.kernels import kernel_named
     from gdconv.models.multihead import MultiHeadRegression
     from gdconv.start import Start
@@ -86,10 +88,10 @@ def stored_setting(config: Config, problem: Any, params: Any) -> Any:
 
 
 def run_setting(setting: Any, progress: Any = None) -> Any:
-    """Descend from a prepared setting and judge, as `gdconv.check.run_config` does.
+    """Descend from a prepared setting and judge, as `gdconv.checks.run_config` does.
 
     Args:
-        setting: A `gdconv.check.Setting`.
+        setting: A `gdconv.checks.Setting`.
         progress: As for `gdconv.check`.
 
     Returns:
@@ -101,7 +103,7 @@ def run_setting(setting: Any, progress: Any = None) -> Any:
     """
     from threadpoolctl import threadpool_limits
 
-    from gdconv.check import _descend_all, _finish, _one_torch_thread
+    from gdconv.checks import _descend_all, _finish, _one_torch_thread
 
     with threadpool_limits(1), _one_torch_thread():
         return _finish(setting, _descend_all(setting, progress))

@@ -148,6 +148,8 @@ def fro_up(A: Array) -> float:
 
 def _from_sequence(B: Any, field: str) -> NDArray[Any]:
     """Nested sequences: numpy would round large integers silently, so look at them first."""
+    if any(isinstance(row, np.ma.MaskedArray) for row in B):
+        raise InputError(field, "masked rows", "fill the masked entries, with .filled(value)")
     try:
         boxed = np.asarray(B, dtype=object)
         arr = np.asarray(B)

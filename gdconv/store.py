@@ -1,7 +1,9 @@
 """Saved runs: one folder a check, named by the hash of its config, complete or absent.
 
-A folder is written under a temporary name beside its place and renamed at the end, so a crash leaves no
-half run. `load` restores the check with every float64 bit for bit and refuses files that were changed.
+A folder is written under a temporary name beside its place and renamed at the end, so a crash
+leaves no
+half run. `load` restores the check with every float64 bit for bit and refuses files that were
+changed.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from gdconv.environment import environment
-from gdconv.errors import GdconvError, InputError
+from gdconv.errors import InputError
 from gdconv.report.source import CheckLike
 
 SCHEMA = 1
@@ -38,7 +40,8 @@ AGAIN = "run the check again with --out"
 def run_name(config: Mapping[str, Any]) -> str:
     """Folder name of a config: 12 hex digits of the SHA-256 of its canonical JSON.
 
-    Fields that are None or do not change the result are left out; an .npz counts by its content, not by
+    Fields that are None or do not change the result are left out; an .npz counts by its content,
+    not by
     its path.
 
     Args:
@@ -81,7 +84,7 @@ def require_writable(directory: str | Path) -> None:
 
 
 def save(check: CheckLike, directory: str | Path, parquet: bool = False) -> Path:
-    """Write a check into directory/<hash of its config>; what is there complete is kept and skipped.
+    """Write a check into directory/<hash of its config>; a complete one is kept and skipped.
 
     Args:
         check: The check.
@@ -89,7 +92,8 @@ def save(check: CheckLike, directory: str | Path, parquet: bool = False) -> Path
         parquet: Write the trace as Parquet (needs pyarrow) instead of CSV.
 
     Returns:
-        The run's folder: manifest.json, trace.csv, verdicts.csv, hypotheses.csv, runs.csv, iterates.npz,
+        The run's folder: manifest.json, trace.csv, verdicts.csv, hypotheses.csv, runs.csv,
+        iterates.npz,
         figure.pdf, figure.png, table.txt, table.md, table.tex, table.csv.
 
     Raises:
@@ -169,7 +173,7 @@ def load(directory: str | Path, make: Any = None) -> Any:
 
     Args:
         directory: The run's folder.
-        make: Class to build, a dataclass; None for `gdconv.check.Check`.
+        make: Class to build, a dataclass; None for `gdconv.checks.Check`.
 
     Returns:
         The check.
@@ -181,7 +185,8 @@ def load(directory: str | Path, make: Any = None) -> Any:
         >>> load("/nonexistent")
         Traceback (most recent call last):
             ...
-        gdconv.errors.InputError: folder = /nonexistent: give a folder that gdconv check --out wrote.
+        gdconv.errors.InputError: folder = /nonexistent: give a folder that gdconv check --out
+        wrote.
     """
     place = Path(directory)
     manifest = _manifest(place)
@@ -192,17 +197,23 @@ def load(directory: str | Path, make: Any = None) -> Any:
         if _sha256(file) != digest:
             raise InputError("folder", directory, f"{file.name} was changed after saving; {AGAIN}")
     if make is None:
-        from gdconv.check import Check as make
+        from gdconv.checks import Check
+
+        make = Check
+    parts = _read_parts(place, manifest)
+    known = {f.name for f in dataclasses.fields(make)}
+    return make(**{name: value for name, value in parts.items() if name in known})
+
+
+def _read_parts(place: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything a folder holds, by field of the check."""
     try:
         parts = {name: manifest[name] for name in (*FACTS, "config", "environment")}
         parts |= {name: _read_table(place, name, manifest["columns"][name]) for name in TABLES}
         parts["starts"] = _read_starts(place / "iterates.npz")
     except (KeyError, ValueError, OSError) as error:
-        if isinstance(error, GdconvError):
-            raise
-        raise InputError("folder", directory, f"it is incomplete ({error}); {AGAIN}") from error
-    known = {f.name for f in dataclasses.fields(make)}
-    return make(**{name: value for name, value in parts.items() if name in known})
+        raise InputError("folder", place, f"it is incomplete ({error}); {AGAIN}") from error
+    return parts
 
 
 @contextlib.contextmanager
@@ -276,7 +287,7 @@ def _read_table(place: Path, name: str, kinds: Mapping[str, str]) -> pd.DataFram
     return pd.DataFrame(columns)
 
 
-def _restore(text: pd.Series, kind: str) -> pd.Series:
+def _restore(text: Any, kind: str) -> Any:
     if kind.startswith("float"):
         return text.map(lambda cell: float(cell) if cell else float("nan")).astype(kind)
     if kind.startswith("Int"):

@@ -1,6 +1,7 @@
 """Assertions for users' own tests: a check is confirmed, a loss curve is linear, a descent holds.
 
-They raise AssertionError with both sides at the first violating step. Arrays may be lists, NumPy or torch.
+They raise AssertionError with both sides at the first violating step. Arrays may be lists, NumPy
+or torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ INFORMATIVE = 0.9
 
 EXPLAIN = {
     "refuted": "the bound is violated beyond rounding error although its hypotheses hold",
-    "undecided": "rounding error is as large as the difference; give a larger problem or fewer steps",
+    "undecided": "rounding error is as large as the difference; use float64 or fewer steps",
     "outside": "a hypothesis is not met, so the theorem says nothing here",
     "vacuous": "the bound never fell below 0.9 of its start; give more steps",
 }
@@ -54,6 +55,7 @@ def assert_confirmed(check: CheckLike, statement: str | None = None) -> None:
     if bad.empty:
         return
     lines = [f"{check.theorem}, {name}: not confirmed in {len(bad)} of {len(rows)} runs"]
+    row: Any
     for row in bad.itertuples():
         where = f" at step {row.first_violation:.0f}" if row.first_violation >= 0 else ""
         margin = f"worst margin {row.worst_margin:.3g} (ln) at step {row.worst_step}"
@@ -62,7 +64,8 @@ def assert_confirmed(check: CheckLike, statement: str | None = None) -> None:
     unmet = sides[(sides["statement"] == name) & (sides["holds"] != "true")]
     for row in unmet.itertuples():
         lines.append(
-            f"  run {row.run}: {row.hypothesis}: {row.lhs:.4g} {row.relation} {row.rhs:.4g} is {row.holds}"
+            f"  run {row.run}: {row.hypothesis}: {row.lhs:.4g} {row.relation} {row.rhs:.4g} "
+            f"is {row.holds}"
         )
     raise AssertionError("\n".join(lines))
 
@@ -82,13 +85,15 @@ def assert_linear_rate(
         losses: f_0 ... f_T of consecutive steps, shape (T + 1,), non-negative.
         eta: Step size.
         rate: Rate beta per unit step size, so 0 < eta rate < 1.
-        noise: Relative tolerance on f_t, plus the same share of f_start for rounding at the floor squared
+        noise: Relative tolerance on f_t, plus the same share of f_start for rounding at the floor
+            squared
             (`noise`^2 f_start): f_t <= bound (1 + noise) + noise^2 f_start.
         start: Step that counts as the beginning; earlier ones are ignored.
         allow_vacuous: Accept a bound that never falls below 0.9 of its start.
 
     Raises:
-        AssertionError: First step that violates the bound, NaN or infinite losses, or a vacuous test.
+        AssertionError: First step that violates the bound, NaN or infinite losses, or a vacuous
+            test.
         InputError: `eta`, `rate`, `start`, `noise` or the shape of `losses` cannot be used.
 
     Example:
@@ -96,7 +101,8 @@ def assert_linear_rate(
         >>> assert_linear_rate([1.0, 0.5, 0.4], eta=0.5, rate=1.0)
         Traceback (most recent call last):
             ...
-        AssertionError: step 2: loss 0.4 > bound 0.25 = (1 - 0.5)^2 * 1 (ratio 1.6; 1 of 2 steps violate)
+        AssertionError: step 2: loss 0.4 > bound 0.25 = (1 - 0.5)^2 * 1 (ratio 1.6; 1 of 2 steps
+            violate)
     """
     f = _vector(losses, "losses")
     x = _positive(eta, "eta") * _positive(rate, "rate")
@@ -108,24 +114,25 @@ def assert_linear_rate(
         raise InputError("start", start, f"give a step from 0 to {len(f) - 2}")
     _finite(f, "loss")
     if np.any(f < 0):
-        t = int(np.flatnonzero(f < 0)[0])
-        raise AssertionError(f"step {t}: loss {f[t]:.6g} is negative")
-    t = np.arange(1, len(f) - start)
+        first = int(np.flatnonzero(f < 0)[0])
+        raise AssertionError(f"step {first}: loss {f[first]:.6g} is negative")
+    after = np.arange(1, len(f) - start)
     with np.errstate(under="ignore"):
-        bound = np.exp(t * math.log1p(-x)) * f[start]
+        bound = np.exp(after * math.log1p(-x)) * f[start]
     broken = np.flatnonzero(f[start + 1 :] > bound * (1 + noise) + noise**2 * f[start])
     if broken.size:
         k = int(broken[0])
         ratio = f[start + 1 + k] / bound[k] if bound[k] > 0 else math.inf
         raise AssertionError(
             f"step {start + 1 + k}: loss {f[start + 1 + k]:.6g} > bound {bound[k]:.6g} = "
-            f"(1 - {x:.6g})^{k + 1} * {f[start]:.6g} (ratio {ratio:.6g}; {broken.size} of {len(t)} steps violate)"
+            f"(1 - {x:.6g})^{k + 1} * {f[start]:.6g} "
+            f"(ratio {ratio:.6g}; {broken.size} of {len(after)} steps violate)"
         )
-    least = math.exp(len(t) * math.log1p(-x))
+    least = math.exp(len(after) * math.log1p(-x))
     if not allow_vacuous and not least < INFORMATIVE:
         need = math.ceil(math.log(INFORMATIVE) / math.log1p(-x)) + 1
         raise AssertionError(
-            f"vacuous: over {len(t)} steps the bound only falls to {least:.6g} of its start; "
+            f"vacuous: over {len(after)} steps the bound only falls to {least:.6g} of its start; "
             f"give at least {need} steps, or allow_vacuous=True"
         )
 
@@ -135,8 +142,10 @@ def assert_descent(
 ) -> None:
     """Sufficient decrease at every step: f_{t+1} <= f_t - c eta |grad f(M_t)|^2.
 
-    With c = 1/2, the default, this is the descent lemma for eta <= 1/L, where L bounds the curvature along the
-    step; for 0 < eta < 2/L it holds with c = 1 - eta L / 2. No c of 1 or more is possible where the curvature
+    With c = 1/2, the default, this is the descent lemma for eta <= 1/L, where L bounds the
+    curvature along the
+    step; for 0 < eta < 2/L it holds with c = 1 - eta L / 2. No c of 1 or more is possible where
+    the curvature
     along the step is positive.
 
     Args:
@@ -171,8 +180,8 @@ def assert_descent(
     if broken.size:
         t = int(broken[0])
         raise AssertionError(
-            f"step {t} -> {t + 1}: loss {f[t + 1]:.6g} > {allowed[t]:.6g} = {f[t]:.6g} - {coefficient:g} * "
-            f"{eta:g} * {g[t]:.6g}^2 ({broken.size} of {len(g)} steps violate)"
+            f"step {t} -> {t + 1}: loss {f[t + 1]:.6g} > {allowed[t]:.6g} = "
+            f"{f[t]:.6g} - {coefficient:g} * {eta:g} * {g[t]:.6g}^2 ({broken.size} of {len(g)} steps violate)"
         )
 
 
@@ -186,7 +195,9 @@ def _vector(values: Any, name: str, least: int = 2) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise InputError(name, type(values).__name__, "give numbers, one per step") from error
     if array.ndim != 1 or len(array) < least:
-        raise InputError(name, f"shape {array.shape}", f"give at least {least} numbers, one per step")
+        raise InputError(
+            name, f"shape {array.shape}", f"give at least {least} numbers, one per step"
+        )
     return array
 
 

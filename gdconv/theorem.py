@@ -111,6 +111,11 @@ class Prediction:
         """The claim is tested with the rate from above."""
         return self.rate.hi if isinstance(self.rate, Enclosure) else float(self.rate)
 
+    @property
+    def rate_lo(self) -> float:
+        """A violation counts only if the rate from below is violated too."""
+        return self.rate.lo if isinstance(self.rate, Enclosure) else float(self.rate)
+
     def with_step(self, eta: float) -> tuple[Hypothesis, ...]:
         """All hypotheses, those about the step included.
 

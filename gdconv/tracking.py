@@ -46,12 +46,13 @@ from numpy.typing import NDArray
 
 from .simd import add, at, fma, load, mul, padded, product, splat, store, sub, token_lanes, total, zeros
 
-BLOCK = 4
-"""Number of smallest eigenvectors kept; with at most so many rows no anchor is needed."""
+BLOCK, LARGEST_BLOCK = 4, 32
+"""Number of smallest eigenvectors kept: T / 16 within these limits; T <= 4 needs no anchor."""
 
 UP = 1.0 + 1e-10
 TINY = 1e-150
 LONGEST_PAUSE = 256
+ACCEPT = .9
 
 STATE = np.dtype(
     [
@@ -73,6 +74,7 @@ STATE = np.dtype(
         ("due", "i8"),  # no new check before this step
         ("pause", "i8"),
         ("known", "i8"),  # a reference exists
+        ("based", "i8"),  # U1 holds verified vectors
         ("usable", "i8"),  # the anchor's block bound can be used
     ]
 )
@@ -107,13 +109,15 @@ class Tracker(NamedTuple):
     BZ: Array  # (k, n L)
     b: Array  # (k, m)
     den: Array  # (m,)
+    weights: Array  # (m,)
+    vector: Array  # (n, L)
     diff: Array  # (n, 8)
     small: NDArray[np.float64]  # (3, k, k)
     state: np.ndarray
 
 
 def new_tracker(
-    X: Array, H: int, tol: float = 0.01, on: bool = True, lanes: tuple[Array, Array] | None = None, block: int = BLOCK
+    X: Array, H: int, tol: float = 0.01, on: bool = True, lanes: tuple[Array, Array] | None = None, block: int = 0,
 ) -> Tracker:
     """A tracker that has seen no step yet.
 
@@ -123,6 +127,7 @@ def new_tracker(
         tol: Asked relative width (hi - lo) / lo.
         on: False makes `follow` return (0, 0) at once.
         lanes: `simd.token_lanes(X)` when the caller has it already.
+        block: Number of smallest eigenvectors kept; 0 chooses it from the number of rows.
 
     Returns:
         The tracker; its `state` counts steps, checks, anchors and loose steps.
@@ -134,7 +139,7 @@ def new_tracker(
     N, n, D = X.shape
     L, Dp, T = padded(N), padded(D), N * n
     rows, cols = token_lanes(X) if lanes is None else lanes
-    k = min(block, T)
+    k = min(T, block if block else max(BLOCK, min(T // 16, LARGEST_BLOCK)))
     m = padded(T - k) if T > k else 8
     if not on:
         m, k = 8, 1
@@ -148,12 +153,13 @@ def new_tracker(
     state["pause"] = 1
     size, width = (H * n * n * L if on else 8), n * L
     U1 = zeros(k * width)
-    if on and T <= block:
+    if on and T == k:
         U1.reshape(k, n, L)[:, :, :N] = np.eye(T).reshape(k, n, N)
-    work = (zeros(H * k * width), zeros(H * k * Dp), zeros(H * k * width), zeros(k * width), zeros(k * m))
+        state["based"] = 1
+    work = (zeros(H * k * width), zeros(H * k * Dp), zeros(H * k * max(width, Dp)), zeros(k * width), zeros(k * m))
     return Tracker(
         int(on), N, n, D, H, L, Dp, k, m, rows, cols, G, trace, zeros(size), zeros(size), U1,
-        zeros(width * m), zeros(m), *work, zeros(m), zeros(n * 8), np.zeros((3, k, k)), state,
+        zeros(width * m), zeros(m), *work, zeros(m), zeros(m), zeros(width), zeros(n * 8), np.zeros((3, k, k)), state,
     )  # fmt: skip
 
 
@@ -228,17 +234,30 @@ def _defect(K, sigma):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _anchor(tr, S):  # type: ignore[no-untyped-def]
-    """Eigenvectors of B B^T at S, with verified defects; sets `usable`."""
+    """New anchor at S."""
     st = tr.state[0]
-    N, n, L, k, m, HD = tr.N, tr.n, tr.L, tr.k, tr.m, tr.H * tr.D
-    T = N * n
     st.anchors += 1
     st.usable = 0
     B = _form(tr, S)
     M = np.dot(B, B.T)
-    if not np.isfinite(M.sum()):
-        return
-    U = np.ascontiguousarray(np.linalg.eigh(M)[1])
+    if np.isfinite(M.sum()):
+        adopt(tr, S, B, np.ascontiguousarray(np.linalg.eigh(M)[1]))
+
+
+@numba.njit(cache=True, nogil=True)
+def adopt(tr, S, B, U):  # type: ignore[no-untyped-def]
+    """Take U as the anchor's basis after measuring its defects; nothing about U is trusted.
+
+    Args:
+        tr: `Tracker`.
+        S: Attention weights at the anchor, flat (H, n, n, L).
+        B: fl(S X), shape (n N, H D), row k N + i for token k of sample i.
+        U: Claimed eigenvectors of B B^T, smallest first, C-contiguous, shape (n N, n N).
+    """
+    st = tr.state[0]
+    N, n, L, k, m, HD = tr.N, tr.n, tr.L, tr.k, tr.m, tr.H * tr.D
+    T = N * n
+    st.usable = 0
     rows = np.zeros(T)
     cols = np.zeros(T)
     for i in range(T):
@@ -266,6 +285,7 @@ def _anchor(tr, S):  # type: ignore[no-untyped-def]
             for j in range(T - k):
                 tr.U2[(a * L + i) * m + j] = U2[a * N + i, j]
     tr.S_anchor[:] = S
+    st.based = 1
     st.usable = 1 if st.defect < 0.5 else 0
 
 
@@ -385,11 +405,51 @@ def _inner(tr, p, q):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _quotient(tr, S, V, best, beta):  # type: ignore[no-untyped-def]
+    """Upper bound of ||B^T v|| / ||v||, v = U1 x - U2 den^-1 b x: one step of inverse iteration."""
+    n, k, m, L, width = tr.n, tr.k, tr.m, tr.L, tr.n * tr.L
+    weights = tr.weights
+    for j in range(m):
+        s = 0.0
+        for p in range(k):
+            s += tr.b[p * m + j] * V[p, best]
+        weights[j] = s * tr.den[j]
+    v = tr.vector
+    for r in range(width):
+        s = splat(0.0)
+        for j in range(0, m, 8):
+            s = fma(load(tr.U2, r * m + j), load(weights, j), s)
+        y = -total(s)
+        for p in range(k):
+            y += tr.U1[p * width + r] * V[p, best]
+        v[r] = y
+    for i in range(0, L, 8):
+        for h in range(tr.H):
+            for j in range(n):
+                s = splat(0.0)
+                for a in range(n):
+                    s = fma(load(S, ((h * n + a) * n + j) * L + i), load(v, a * L + i), s)
+                store(tr.left, (h * n + j) * L + i, s)
+    product(tr.left, 0, width, tr.X, 0, tr.Dp, tr.right, 0, tr.Dp, tr.H, width, tr.Dp)
+    length = squares = 0.0
+    for r in range(width):
+        length += v[r] * v[r]
+    for r in range(tr.H * tr.Dp):
+        squares += tr.right[r] * tr.right[r]
+    length = np.sqrt(length) * (1.0 - 1e-10)
+    if not length > 0.0:
+        return np.inf
+    return np.sqrt(squares) * UP / length * UP + _gamma(n + width + 4) * beta * UP * UP
+
+
+@numba.njit(cache=True, nogil=True)
 def _check(tr, S):  # type: ignore[no-untyped-def]
     """Block enclosure at S; (0, inf) or (0, hi) where it cannot say more."""
     st = tr.state[0]
     n, k, T, width = tr.n, tr.k, tr.N * tr.n, tr.n * tr.L
     st.checks += 1
+    if st.based == 0:  # a quotient with U1 = 0 would claim sigma_min = 0
+        return 0.0, np.inf
     _project(tr, S)
     A, V, C = tr.small[0], tr.small[1], tr.small[2]
     trace = 0.0
@@ -446,6 +506,7 @@ def _check(tr, S):  # type: ignore[no-untyped-def]
         margin += 2.0 * np.sqrt(reach) * root + root * root + _gamma(width + 12) * (reach + trace)
         C[:] = A
         best = _smallest(C, V)
+        hi = min(hi, _quotient(tr, S, V, best, beta))
     least = (_least(A, C[best, best], V) - margin * UP) / (1.0 + st.defect_U) * (1.0 - 1e-15)
     return (np.sqrt(least) * (1.0 - 1e-15) if least > 0.0 else 0.0), hi
 
@@ -458,7 +519,7 @@ def _renew(tr, S, lo, hi):  # type: ignore[no-untyped-def]
     if not tall or st.anchors > 0:
         low, high = _check(tr, S)
         lo, hi = max(lo, low), min(hi, high)
-        if hi - lo <= 0.5 * st.tol_now * lo:
+        if hi - lo <= ACCEPT * st.tol_now * lo:
             return lo, hi
     if tall:
         _anchor(tr, S)

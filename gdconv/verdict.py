@@ -60,13 +60,18 @@ class Judgement:
     row: dict[str, Any]
 
 
-def judge(name: str, prediction: Prediction, outcome: Outcome) -> Judgement:
+def judge(
+    name: str, prediction: Prediction, outcome: Outcome, level: str = "float64"
+) -> Judgement:
     """Compare one prediction with one run.
+
+    A float32 run is for study: what it would confirm or refute is undecided.
 
     Args:
         name: Statement.
         prediction: Hypotheses, rate and largest step.
         outcome: The finished run.
+        level: Arithmetic of the run, float64 or float32.
 
     Returns:
         Verdict, hypotheses and table row.
@@ -91,6 +96,8 @@ def judge(name: str, prediction: Prediction, outcome: Outcome) -> Judgement:
         verdict, note = "vacuous", "the bound never fell below 0.9: nothing was tested"
     else:
         verdict, note = "confirmed", f"compared until rounding, step {floor}" if floor >= 0 else ""
+    if level != "float64" and verdict in ("confirmed", "refuted"):
+        verdict, note = "undecided", f"{level} is for study, it would read {verdict}: run it in float64"
     return Judgement(verdict, hypotheses, _row(test, prediction, outcome, name, note))
 
 

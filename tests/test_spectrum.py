@@ -48,6 +48,7 @@ BAD = {
     "large integer in a list": [[2**60 + 1, 0.5], [0.0, 1.0]],
     "integer beyond 64 bits": [[2**70, 0], [0, 1]],
     "masked": np.ma.masked_array(np.ones((2, 2)), mask=[[0, 1], [0, 0]]),
+    "masked rows": [np.ma.masked_array([1.0, 2.0], mask=[0, 1])],
     "nan": np.array([[1.0, np.nan]]),
     "inf": np.array([[1.0, np.inf]]),
     "both infinities": np.array([[-np.inf, np.inf]]),

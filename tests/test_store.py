@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ FILES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def check():
     made = example_check(2)
     rng = np.random.default_rng(3)
@@ -30,6 +31,17 @@ def check():
     made.verdicts.loc[0, "note"] = 'comma, "quote", line\nbreak, NA, nan, σ'
     made.verdicts.loc[1, "note"] = "NA"
     return made
+
+
+@pytest.fixture(scope="module")
+def original(check, tmp_path_factory):
+    """Saved once: drawing the figure is what takes time."""
+    return store.save(check, tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / original.name)
 
 
 def assert_same(a, b):
@@ -129,7 +141,8 @@ def test_a_read_only_folder_is_refused(tmp_path):
         store.require_writable(tmp_path / "a")
 
 
-def test_manifest_says_how_it_was_made_and_names_no_place(check, tmp_path):
+def test_manifest_says_how_it_was_made_and_names_no_place(tmp_path):
+    check = example_check(1)
     check.environment = environment()
     folder = store.save(check, tmp_path)
     text = (folder / "manifest.json").read_text()
@@ -142,8 +155,7 @@ def test_manifest_says_how_it_was_made_and_names_no_place(check, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(FILES - {"manifest.json"}))
-def test_every_changed_or_missing_file_is_noticed(check, tmp_path, name):
-    folder = store.save(check, tmp_path)
+def test_every_changed_or_missing_file_is_noticed(folder, name):
     file = folder / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -155,24 +167,23 @@ def test_every_changed_or_missing_file_is_noticed(check, tmp_path, name):
         store.load(folder, ExampleCheck)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": "x", "files": {}}', "\x00"])
-def test_a_damaged_manifest_is_one_sentence(check, tmp_path, text):
-    folder = store.save(check, tmp_path)
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": "x", "files": {}}', "\x00"]
+)
+def test_a_damaged_manifest_is_one_sentence(folder, text):
     (folder / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"manifest\.json is damaged; run the check again"):
         store.load(folder, ExampleCheck)
 
 
-def test_a_newer_schema_is_refused(check, tmp_path):
-    folder = store.save(check, tmp_path)
+def test_a_newer_schema_is_refused(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"schema": store.SCHEMA + 1}))
     with pytest.raises(InputError, match="newer gdconv .*update gdconv"):
         store.load(folder, ExampleCheck)
 
 
-def test_what_a_manifest_lacks_is_said(check, tmp_path):
-    folder = store.save(check, tmp_path)
+def test_what_a_manifest_lacks_is_said(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["title"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -180,8 +191,7 @@ def test_what_a_manifest_lacks_is_said(check, tmp_path):
         store.load(folder, ExampleCheck)
 
 
-def test_a_pickle_is_not_read(check, tmp_path):
-    folder = store.save(check, tmp_path)
+def test_a_pickle_is_not_read(folder):
     np.savez(folder / "iterates.npz", X=np.array([{"a": 1}], dtype=object))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["iterates.npz"] = store._sha256(folder / "iterates.npz")

@@ -162,9 +162,9 @@ class FullGD(Theorem):
     @statement("run", posterior=True, proof=f"{PROOFS}#ap-and-tail", settings=ORDINARY)
     def run(self, start: Start, outcome: Outcome) -> Prediction:
         """AP on [0, T] and TAIL at T: certified from the run itself, for every later step too."""
-        certificate = tail(outcome.end, outcome.eta)
+        certificate = tail(outcome.end, outcome.eta, float(outcome.ledger["noise_scale"]))
         steps = max(outcome.compared_steps("run"), 1)
-        mean_rate = -np.expm1(outcome.log_posterior / steps) / outcome.eta
+        mean_rate = 0.0 - np.expm1(outcome.log_posterior / steps) / outcome.eta
         return Prediction(
             (*descent_hypotheses(outcome), *certificate.hypotheses), float(mean_rate), note=certificate.sentence
         )

@@ -16,7 +16,7 @@ ORDER = ("refuted", "undecided", "outside", "vacuous", "confirmed")
 
 @dataclass
 class ExampleCheck:
-    """The fields of `gdconv.check.Check` that reports read.
+    """The fields of `gdconv.checks.Check` that reports read.
 
     Example:
         >>> example_check().verdict
@@ -44,7 +44,9 @@ def _steps(last: int) -> np.ndarray:
     return np.unique(np.concatenate([[0, last], np.geomspace(1, last, 120).astype(int)]))
 
 
-def _trace(run: int, last: int, slow: float, share: float, rng: np.random.Generator) -> pd.DataFrame:
+def _trace(
+    run: int, last: int, slow: float, share: float, rng: np.random.Generator
+) -> pd.DataFrame:
     t = _steps(last)
     ratio = (1 - share) * np.exp(-40 * slow * t) + share * np.exp(-slow * t)
     sigma = 0.11 * (1 + 0.15 * np.tanh(t * slow) + 0.01 * rng.standard_normal())
@@ -87,8 +89,26 @@ def _verdict(name: str, ratio: np.ndarray, bound: np.ndarray, t: np.ndarray) -> 
 def _hypotheses(run: int) -> pd.DataFrame:
     columns = ["run", "statement", "hypothesis", "lhs", "relation", "rhs", "margin", "holds"]
     rows = [
-        [run, "per-head", "sigma_0^2 outweighs the value path", 0.0121 + run / 1e3, ">=", 0.011, 1.1, "true"],
-        [run, "per-head", "sigma_0^3 outweighs the drift of B", 1.3e-3, ">=", 1.2e-3, 1.083, "true"],
+        [
+            run,
+            "per-head",
+            "sigma_0^2 outweighs the value path",
+            0.0121 + run / 1e3,
+            ">=",
+            0.011,
+            1.1,
+            "true",
+        ],
+        [
+            run,
+            "per-head",
+            "sigma_0^3 outweighs the drift of B",
+            1.3e-3,
+            ">=",
+            1.2e-3,
+            1.083,
+            "true",
+        ],
         [run, "stacked", "H D >= N n", 64.0, ">=", 16.0, 4.0, "true"],
         [run, "run", "a-posteriori product is positive", 0.77, ">", 0.0, np.inf, "true"],
     ]
@@ -125,24 +145,24 @@ def example_check(
         frame = _trace(run, last, log_drop / last * (1 + 0.1 * run), 0.2 / (1 + run), rng)
         t, ratio = frame["step"].to_numpy(), frame["loss_ratio"].to_numpy()
         for name in STATEMENTS:
-            verdicts.append({"run": run} | _verdict(name, ratio, frame[f"bound[{name}]"].to_numpy(), t))
+            verdicts.append(
+                {"run": run} | _verdict(name, ratio, frame[f"bound[{name}]"].to_numpy(), t)
+            )
         traces.append(frame)
         sides.append(_hypotheses(run))
-        rows.append(
-            {
-                "run": run,
-                "seed": 7 + run,
-                "loss_first": 8.0,
-                "loss_last": 8.0 * ratio[-1],
-                "loss_ratio_last": ratio[-1],
-                "sigma_min_first": frame["sigma_min_lo"].iloc[0],
-                "sigma_min_least": frame["sigma_min_lo"].min(),
-                "steps": last,
-                "step": 0.05,
-                "stopped": "steps reached",
-                "note": "",
-            }
-        )
+        rows.append({
+            "run": run,
+            "seed": 7 + run,
+            "loss_first": 8.0,
+            "loss_last": 8.0 * ratio[-1],
+            "loss_ratio_last": ratio[-1],
+            "sigma_min_first": frame["sigma_min_lo"].iloc[0],
+            "sigma_min_least": frame["sigma_min_lo"].min(),
+            "steps": last,
+            "step": 0.05,
+            "stopped": "steps reached",
+            "note": "",
+        })
     table = pd.DataFrame(verdicts)
     judged = set(table.loc[table["statement"] == statement, "verdict"])
     shapes = {"X": (8, 2, 32), "y": (8, 2, 1), "W_Q": (8, 32, 8), "W_O": (8, 8, 1)}

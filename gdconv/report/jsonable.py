@@ -18,7 +18,8 @@ RUN_FIELDS = (
 def to_json(check: CheckLike) -> dict[str, Any]:
     """A check as one object: theorem, verdict, level, statements, runs, config, environment.
 
-    A statement's numbers are those of its worst run: worst verdict first, then least margin; `by_run` has
+    A statement's numbers are those of its worst run: worst verdict first, then least margin;
+    `by_run` has
     the verdict, the worst margin and the first violation of every run. nan and inf become null.
 
     Args:
@@ -34,21 +35,19 @@ def to_json(check: CheckLike) -> dict[str, Any]:
         ('confirmed', 'stacked', 162)
     """
     names = dict.fromkeys(check.verdicts["statement"])
-    return jsonable(
-        {
-            "theorem": check.theorem,
-            "statement": check.statement,
-            "verdict": check.verdict,
-            "level": check.level,
-            "statements": [_statement(check, name) for name in names],
-            "runs": [
-                {k: row[k] for k in RUN_FIELDS if k in row} for row in check.runs.to_dict("records")
-            ],
-            "messages": list(check.messages),
-            "config": check.config,
-            "environment": check.environment,
-        }
-    )
+    return jsonable({
+        "theorem": check.theorem,
+        "statement": check.statement,
+        "verdict": check.verdict,
+        "level": check.level,
+        "statements": [_statement(check, name) for name in names],
+        "runs": [
+            {k: row[k] for k in RUN_FIELDS if k in row} for row in check.runs.to_dict("records")
+        ],
+        "messages": list(check.messages),
+        "config": check.config,
+        "environment": check.environment,
+    })
 
 
 def jsonable(value: Any) -> Any:
@@ -84,7 +83,10 @@ def _statement(check: CheckLike, name: str) -> dict[str, Any]:
     row = bad.iloc[0]
     sides = check.hypotheses
     sides = sides[(sides["statement"] == name) & (sides["run"] == row["run"])]
-    columns = {"hypothesis": "name", **{c: c for c in ("lhs", "relation", "rhs", "margin", "holds")}}
+    columns = {
+        "hypothesis": "name",
+        **{c: c for c in ("lhs", "relation", "rhs", "margin", "holds")},
+    }
     return {
         "name": name,
         "verdict": verdict,

@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 
-def spread(positions: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
+def spread(
+    positions: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0
+) -> list[float]:
     """Move positions apart until neighbours are `gap` away, staying in [low, high] when they fit.
 
     Args:
@@ -78,7 +80,7 @@ def place_labels(axes: Axes, ends: Sequence[tuple[str, Any, float]]) -> None:
         y = [_fraction(axes, value) for value in values]
         height = axes.get_window_extent().height or 1.0
         lines = max((text.get_text().count("\n") + 1 for text in texts), default=1)
-        gap = 1.25 * 8.5 * lines * axes.figure.dpi / 72 / height  # type: ignore[union-attr]
+        gap = 1.25 * 8.5 * lines * axes.figure.dpi / 72 / height
         for text, at, to in zip(texts, y, spread(y, min(gap, 1.0 / len(texts))), strict=True):
             text.xy = (1.0, at)
             text.set_position((1.02, to))

@@ -58,9 +58,8 @@ def number(value: Any) -> str:
         return value or "-"
     if value is None or pd.isna(value):
         return "-"
-    if float(value) == int(value) if math.isfinite(value) else False:
-        if abs(value) < 1e7:
-            return str(int(value))
+    if math.isfinite(value) and float(value) == int(value) and abs(value) < 1e7:
+        return str(int(value))
     if 1000 <= abs(value) < 1e5:
         return f"{value:.0f}"
     return re.sub(r"e([+-])0*(\d)", lambda m: f"e{m[1].strip('+')}{m[2]}", f"{float(value):.3g}")
@@ -101,9 +100,7 @@ def text_block(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     depth = max(header.count("\n") for header in headers) + 1
     heads = [([""] * depth + header.split("\n"))[-depth:] for header in headers]
-    widths = [
-        max(map(len, [*head, *(row[i] for row in rows)])) for i, head in enumerate(heads)
-    ]
+    widths = [max(map(len, [*head, *(row[i] for row in rows)])) for i, head in enumerate(heads)]
     right = [_is_numeric(row[i] for row in rows) for i in range(len(headers))]
     # one blank between columns of numbers, two after words: keeps the wide table near 100 columns
     gaps = ["  " if not r or len(headers) < 8 else " " for r in right]
@@ -119,7 +116,7 @@ def text_block(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_block(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table.
+    r"""A pipe table.
 
     Args:
         headers: One per column.
@@ -132,13 +129,11 @@ def markdown_block(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
         >>> print(markdown_block(["a", "b"], [["x|y", "1"]]))
         | a | b |
         | :--- | ---: |
-        | x\\|y | 1 |
+        | x\|y | 1 |
     """
     right = [_is_numeric(row[i] for row in rows) for i in range(len(headers))]
     lines = [headers, ["---:" if r else ":---" for r in right], *rows]
-    return "\n".join(
-        "| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
 
 
 def latex_block(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -177,11 +172,13 @@ LAYOUTS: dict[str, Callable[..., str]] = {
     "markdown": markdown_block,
     "latex": latex_block,
     "text list": lambda title, lines: "\n".join([f"{title}:", *(f"  {line}" for line in lines)]),
-    "markdown list": lambda title, lines: "\n".join(
-        [f"{title}:", "", *(f"- {_markdown(line)}" for line in lines)]
-    ),
-    "latex list": lambda title, lines: "\n".join(
-        [rf"\par {title}: {escape_latex('; '.join(lines))}.\par"]
-    ),
+    "markdown list": lambda title, lines: "\n".join([
+        f"{title}:",
+        "",
+        *(f"- {_markdown(line)}" for line in lines),
+    ]),
+    "latex list": lambda title, lines: "\n".join([
+        rf"\par {title}: {escape_latex('; '.join(lines))}.\par"
+    ]),
 }
 """How a table, or a list with a title, is set in each format."""

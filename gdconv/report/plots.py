@@ -1,6 +1,7 @@
 """The figure of a check: loss ratio with its bounds above, sigma_min(B_t) / sigma_min(B_0) below.
 
-Drawn with matplotlib's objects, without pyplot, so that it works in any process and leaves no state.
+Drawn with matplotlib's objects, without pyplot, so that it works in any process and leaves no
+state.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from gdconv.report.labels import place_labels
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import worst
 
-
 MEASURED = "#222222"
 SIGMA = "#555555"
 
-MANY = 4
-"""Above this many runs the bounds of a statement are drawn as a band."""
+MANY, CROWD = 4, 12
+"""Above MANY runs lines get thinner, above CROWD a statement's bounds become a band."""
 
 TINY = 1e-320
 
@@ -32,8 +32,10 @@ TINY = 1e-320
 def figure(check: CheckLike) -> Figure:
     """One check as a figure.
 
-    Top: f_t / f_0 of every replica (dark) and every statement's bound (dashed, one colour a statement,
-    named at its end with its verdict), first violations crossed. Bottom: sigma_min(B_t) / sigma_min(B_0) with
+    Top: f_t / f_0 of every replica (dark) and every statement's bound (dashed, one colour a
+    statement,
+    named at its end with its verdict), first violations crossed. Bottom: sigma_min(B_t) /
+    sigma_min(B_0) with
     its enclosure, and 3/4, which the proof of the per-head statement needs.
 
     Args:
@@ -155,7 +157,7 @@ def _loss_range(check: CheckLike) -> tuple[float, float]:
 
 
 def _bottom(check: CheckLike) -> float:
-    """Lower end of the loss axis: the measured range and, where a bound falls lower, half as much again."""
+    """Lower end of the loss axis: the measured range, and some more where a bound falls lower."""
     least, _ = _loss_range(check)
     names = [c for c in check.trace.columns if c.startswith("bound[")]
     bounds = check.trace[names].to_numpy(dtype=float)
@@ -163,11 +165,11 @@ def _bottom(check: CheckLike) -> float:
     lowest_bound = float(bounds.min()) if bounds.size else 1.0
     # a refuted bound may go to 1e-300: show where it parts from the loss, not all of it
     room = min(least**1.25, 0.5)
-    return max(min(least, max(lowest_bound, room)) ** 1.05, 1e-300)
+    return float(np.clip(min(least, max(lowest_bound, room)) ** 1.05, 1e-300, 0.999))
 
 
 def _scale_steps(axes: Axes, check: CheckLike) -> None:
-    """Linear steps unless most of the fall happens in the first tenth; then linear to 1, log after."""
+    """Linear steps; log from step 1 on if most of the fall happens in the first tenth."""
     last = int(check.trace["step"].max())
     axes.set_xlim(0, max(last, 1))
     early = []
@@ -183,53 +185,70 @@ def _scale_steps(axes: Axes, check: CheckLike) -> None:
 def _draw_losses(axes: Axes, check: CheckLike) -> None:
     groups = list(check.trace.groupby("run"))
     width = 1.5 if len(groups) <= MANY else 0.8
-    for run, rows in groups:
+    for _, rows in groups:
         axes.plot(rows["step"], rows["loss_ratio"], color=MEASURED, lw=width, zorder=3)
-        for bad in check.verdicts.query("run == @run and verdict == 'refuted'").itertuples():
-            if not bad.first_violation >= 0:
-                continue
-            y = np.interp(bad.first_violation, rows["step"], rows["loss_ratio"])
-            axes.plot([bad.first_violation], [y], marker="X", ms=8, mec="white", color="#b00000", zorder=5)
-    refuted = check.verdicts[check.verdicts["first_violation"] >= 0]
-    if len(refuted):
-        steps = sorted(refuted["first_violation"].astype(int))
-        span = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
-        axes.plot([], [], "X", color="#b00000", mec="white", ms=8, label=f"first violation: step {span}")
     axes.plot([], [], color=MEASURED, lw=1.5, label=r"measured $f_t/f_0$")
+    broken = check.verdicts[check.verdicts["first_violation"] >= 0]
+    refuted = broken["verdict"] == "refuted"
+    _mark(axes, check, broken[refuted], "#b00000", "first violation")
+    _mark(axes, check, broken[~refuted], "white", "bound crossed where it claims nothing")
     axes.legend(loc="lower left", fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
 
 
+def _mark(axes: Axes, check: CheckLike, broken: pd.DataFrame, face: str, text: str) -> None:
+    """A cross on the loss at the first step at which each bound is violated."""
+    if broken.empty:
+        return
+    edge = "white" if face != "white" else "#b00000"
+    for run, step in zip(broken["run"], broken["first_violation"], strict=True):
+        rows = check.trace[check.trace["run"] == run]
+        y = np.interp(step, rows["step"], rows["loss_ratio"])
+        axes.plot([step], [y], "X", ms=8, mec=edge, color=face, zorder=5)
+    steps = sorted(broken["first_violation"].astype(int))
+    span = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
+    axes.plot([], [], "X", color=face, mec=edge, ms=8, label=f"{text}: step {span}")
+
+
 def _draw_bounds(axes: Axes, check: CheckLike, colours: dict[str, Any]) -> None:
-    """Every run's bound; the name stands at the end of the highest one, the weakest claim."""
+    """Every run's bound, dotted where it claims nothing; named where the longest run ends."""
     bottom = axes.get_ylim()[0]
     ends: list[tuple[str, Any, float]] = []
     traces = [rows for _, rows in check.trace.groupby("run")]
     for name, rows in check.verdicts.groupby("statement", sort=False):
         verdict, column = worst(rows["verdict"]), f"bound[{name}]"
+        colour = colours[str(name)]
         curves = [trace[["step", column]].dropna() for trace in traces if column in trace]
         curves = [curve for curve in curves if len(curve)]
-        colour, width = colours[name], 2.0 if name == check.statement else 1.2
-        style = {"color": colour, "lw": width, "ls": (0, (5, 2)), "zorder": 1 + width}
-        if len(curves) > MANY:
+        width = 2.0 if name == check.statement else 1.2
+        dashes = (0, (1, 1.5)) if verdict == "outside" else (0, (5, 2))
+        style = {"color": colour, "lw": width, "ls": dashes, "zorder": 1 + width}
+        if len(curves) > CROWD:
             _draw_band(axes, curves, column, style)
         else:
+            fade = {"alpha": 1.0 if len(curves) <= MANY else 0.6}
             for curve in curves:
-                axes.plot(curve["step"], curve[column].clip(lower=TINY), **style)
-        end = max((float(curve[column].iloc[-1]) for curve in curves), default=1.0)
+                axes.plot(curve["step"], curve[column].clip(lower=TINY), **style | fade)
+        last = max(
+            ((c["step"].iloc[-1], float(c[column].iloc[-1])) for c in curves), default=(0, 1.0)
+        )
         note = verdict if curves else f"{verdict}, no bound"
-        ends.append((f"{name}: {note}{' (below)' if end < bottom else ''}", colour, end))
+        below = " (below)" if last[1] < bottom else ""
+        ends.append((f"{name}: {note}{below}", colour, last[1]))
     place_labels(axes, ends)
 
 
 def _draw_band(axes: Axes, curves: list[pd.DataFrame], column: str, style: dict[str, Any]) -> None:
-    """The bounds of many runs: the highest as a line, the others as a band below it."""
+    """The bounds of many runs: the highest as a line, the others as a band while all runs last."""
     steps = np.unique(np.concatenate([curve["step"].to_numpy() for curve in curves]))
     logs = [
-        np.interp(steps, c["step"], np.log(c[column].clip(lower=TINY)), right=np.nan) for c in curves
+        np.interp(steps, c["step"], np.log(c[column].clip(lower=TINY)), right=np.nan)
+        for c in curves
     ]
     low, high = np.exp(np.nanmin(logs, axis=0)), np.exp(np.nanmax(logs, axis=0))
     axes.plot(steps, high, **style)
-    axes.fill_between(steps, low, high, color=style["color"], alpha=0.18, lw=0, zorder=1)
+    common = steps <= min(curve["step"].iloc[-1] for curve in curves)
+    band = {"color": style["color"], "alpha": 0.18, "lw": 0, "zorder": 1}
+    axes.fill_between(steps[common], low[common], high[common], **band)
 
 
 def _draw_sigma(axes: Axes, check: CheckLike) -> None:
@@ -247,13 +266,19 @@ def _draw_sigma(axes: Axes, check: CheckLike) -> None:
         axes.text(0.5, 0.5, r"$\sigma_{\min}(B_0) = 0$", ha="center", transform=axes.transAxes)
     axes.axhline(1.0, color="#999999", lw=0.8, zorder=1)
     axes.axhline(0.75, color="#999999", lw=0.8, ls=":", zorder=1)
-    place_labels(axes, [("start", "#777777", 1.0), ("3/4, what the proof\nof per-head keeps", "#777777", 0.75)])
+    keeps = (
+        "3/4, what the proof\nof per-head keeps"
+        if "per-head" in set(check.verdicts["statement"])
+        else "3/4"
+    )
+    place_labels(axes, [("start", "#777777", 1.0), (keeps, "#777777", 0.75)])
 
 
 def _scale_sigma(axes: Sequence[Axes]) -> None:
     """Linear from the data, or log where the values span more than a decade."""
     values = [np.asarray(line.get_ydata(), dtype=float) for a in axes for line in a.lines]
-    values += [path.vertices[:, 1] for a in axes for c in a.collections for path in c.get_paths()]
+    paths = [path for a in axes for c in a.collections for path in c.get_paths()]
+    values += [np.asarray(path.vertices)[:, 1] for path in paths]
     flat = np.concatenate(values) if values else np.ones(1)
     flat = flat[np.isfinite(flat)]
     low, high = float(flat.min(initial=0.75)), float(flat.max(initial=1.0))

@@ -1,4 +1,4 @@
-"""What a command prints of a check: the setting, the tables, the verdict and what to do about it."""
+"""What a command prints of a check: the setting, the tables, the verdict, what to do about it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LEVELS = {
 
 ADVICE = {
     "confirmed": "every hypothesis is met and the bound held at every compared step of {runs}",
-    "vacuous": "the bound held, but never fell below 0.9 of its start in {runs}, so nothing was tested: "
-    "give more --steps, or a larger --step where the hypotheses allow it",
-    "outside": "a hypothesis is not met, so the statement says nothing about {runs}: see the hypotheses above, "
-    "or let --init theorem choose weights that meet them",
-    "undecided": "rounding error is as large as a difference that had to be decided: use --dtype float64, fewer "
-    "--steps, or a problem with a larger sigma_min",
-    "refuted": "the hypotheses are met and the bound is violated beyond rounding error in {runs}. This refutes the "
-    "formula, read as this statement, for this initialization; it does not refute that some other "
-    "initialization exists",
+    "vacuous": "the bound held, but never fell below 0.9 of its start in {runs}, so nothing was "
+    "tested: give more --steps, or a larger --step where the hypotheses allow it",
+    "outside": "a hypothesis is not met, so the statement says nothing about {runs}: see the "
+    "hypotheses above, or let --init theorem choose weights that meet them",
+    "undecided": "rounding error is as large as a difference that had to be decided in {runs}: use "
+    "--dtype float64, fewer --steps, or a problem with a larger sigma_min",
+    "refuted": "the hypotheses are met and the bound is violated beyond rounding error in {runs}. "
+    "This refutes the formula, read as this statement, for this initialization; it does not refute "
+    "that some other initialization exists",
 }
 
 
@@ -79,7 +79,9 @@ def setting(check: CheckLike) -> dict[str, str]:
         problem += f", N = {samples} samples, n = {tokens} tokens, D = {width}, D_y = {outputs}"
     kernel = str(config.get("kernel"))
     if "W_Q" in check.starts:
-        kernel += f", H = {check.starts['W_Q'].shape[1]} heads of d = {check.starts['W_Q'].shape[-1]}"
+        kernel += (
+            f", H = {check.starts['W_Q'].shape[1]} heads of d = {check.starts['W_Q'].shape[-1]}"
+        )
     if config.get("init"):
         kernel += f", init {config['init']}"
     steps = _span(runs["steps"])
@@ -107,9 +109,14 @@ def verdict_line(check: CheckLike) -> str:
     rows = check.verdicts[check.verdicts["statement"] == check.statement]
     same = rows[rows["verdict"] == check.verdict]
     runs = f"{len(rows)} run{'s' if len(rows) != 1 else ''}"
-    text = ADVICE[check.verdict].format(runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}")
+    text = ADVICE[check.verdict].format(
+        runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}"
+    )
     level = LEVELS.get(check.level, check.level)
-    lines = [f"VERDICT {check.statement}: {check.verdict}, {text}.", f"Level {check.level}: {level}."]
+    lines = [
+        f"VERDICT {check.statement}: {check.verdict}, {text}.",
+        f"Level {check.level}: {level}.",
+    ]
     return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
 
 

@@ -48,10 +48,13 @@ def verdict_table(check: CheckLike) -> pd.DataFrame:
         check: A check.
 
     Returns:
-        Columns run, statement, verdict, rate (beta), step (eta), eta_rate (eta beta), half_life (steps,
+        Columns run, statement, verdict, rate (beta), step (eta), eta_rate (eta beta), half_life
+        (steps,
         ln 2 / (eta beta)), log10_bound (the bound at its last compared step, relative to f_0),
-        log10_loss (f_T / f_0), tightness (log of the bound / log of the loss ratio, 1 when the bound is
-        exact), worst_margin (least log bound - log loss ratio, natural log; negative means violated),
+        log10_loss (f_T / f_0), tightness (log of the bound / log of the loss ratio, 1 when the
+        bound is
+        exact), worst_margin (least log bound - log loss ratio, natural log; negative means
+        violated),
         worst_step, first_violation and compared_until (steps; missing when there is none), note.
 
     Example:
@@ -81,7 +84,8 @@ def statement_table(check: CheckLike) -> pd.DataFrame:
         check: A check.
 
     Returns:
-        The columns of `verdict_table` with `run` replaced by `runs` ("4/4": runs with the worst verdict of all
+        The columns of `verdict_table` with `run` replaced by `runs` ("4/4": runs with the worst
+        verdict of all
         runs) and every number by the text "least..greatest".
 
     Example:
@@ -94,7 +98,11 @@ def statement_table(check: CheckLike) -> pd.DataFrame:
     rows = []
     for name, group in table.groupby("statement", sort=False):
         bad = worst(group["verdict"])
-        row = {"statement": name, "verdict": bad, "runs": f"{(group['verdict'] == bad).sum()}/{len(group)}"}
+        row = {
+            "statement": name,
+            "verdict": bad,
+            "runs": f"{(group['verdict'] == bad).sum()}/{len(group)}",
+        }
         skip = ("run", "statement", "verdict", "note")
         row |= {c: _range(group[c]) for c in table.columns if c not in skip}
         row["note"] = "; ".join(dict.fromkeys(str(n) for n in group["note"] if _said(n)))
@@ -137,7 +145,8 @@ def hypotheses_table(check: CheckLike, statement: str | None = None) -> pd.DataF
         statement: Only this statement's; None for all.
 
     Returns:
-        Columns statement, hypothesis, lhs, relation, rhs, margin, holds, run (worst one), met ("3/4" runs).
+        Columns statement, hypothesis, lhs, relation, rhs, margin, holds, run (worst one), met
+        ("3/4" runs).
 
     Raises:
         InputError: The check has no such statement.
@@ -156,7 +165,9 @@ def hypotheses_table(check: CheckLike, statement: str | None = None) -> pd.DataF
     rank = {"false": 0, "undecided": 1, "true": 2}
     least = []
     for _, group in rows.groupby(["statement", "hypothesis"], sort=False):
-        order = group.assign(_rank=group["holds"].map(rank), _margin=group["margin"].fillna(-math.inf))
+        order = group.assign(
+            _rank=group["holds"].map(rank), _margin=group["margin"].fillna(-math.inf)
+        )
         row = group.loc[order.sort_values(["_rank", "_margin"], kind="stable").index[0]].to_dict()
         row["met"] = f"{(group['holds'] == 'true').sum()}/{len(group)}"
         least.append(row)
@@ -169,7 +180,8 @@ def render(check: CheckLike, format: str = "text", statement: str | None = None)
 
     Args:
         check: A check.
-        format: text (about 100 columns), csv (every run, full precision, no hypotheses), markdown or latex
+        format: text (about 100 columns), csv (every run, full precision, no hypotheses), markdown
+            or latex
             (booktabs, escaped).
         statement: Whose hypotheses; None for the judged statement's, "all" for all.
 
@@ -182,8 +194,8 @@ def render(check: CheckLike, format: str = "text", statement: str | None = None)
     Example:
         >>> from gdconv.report.example import example_check
         >>> check = example_check(runs=2)
-        >>> render(check, "markdown").splitlines()[2][:25]
-        '| 0 | stacked | refuted | '
+        >>> render(check, "markdown").splitlines()[2][:23]
+        '| 0 | stacked | refuted'
     """
     if format not in FORMATS:
         raise InputError("format", format, f"choose one of {', '.join(FORMATS)}")
@@ -201,7 +213,9 @@ def render(check: CheckLike, format: str = "text", statement: str | None = None)
     else:
         parts = [layout(*_cells(statement_table(check) if many else verdict_table(check), format))]
     if format == "text" and not many and check.runs["step"].nunique() == 1:
-        parts.append(f"step η = {number(check.runs['step'].iloc[0])} in every row; margins are natural logs")
+        parts.append(
+            f"step η = {number(check.runs['step'].iloc[0])} in every row; margins are natural logs"
+        )
     if many and (lines := failing_runs(check)):
         parts.append(LAYOUTS[f"{format} list"]("Not confirmed", lines))
     if len(sides):
@@ -258,7 +272,11 @@ def _transposed(check: CheckLike) -> str:
     """Many runs as text: a column per statement, ranges over the runs in the cells."""
     table = statement_table(check)
     rows = []
-    for name in ("verdict", "runs", *[c for c in table.columns if c not in ("verdict", "runs", "statement", "note")]):
+    for name in (
+        "verdict",
+        "runs",
+        *[c for c in table.columns if c not in ("verdict", "runs", "statement", "note")],
+    ):
         label = "runs with verdict" if name == "runs" else HEADERS[name][1]
         rows.append([label, *table[name].astype(str)])
     return text_block(["", *table["statement"]], rows)

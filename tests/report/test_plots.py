@@ -17,7 +17,9 @@ from gdconv.report.plots import MEASURED, figure, save_figure, side_by_side
 
 
 def measured(axes):
-    return [line for line in axes.lines if line.get_color() == MEASURED and len(line.get_xdata()) > 1]
+    return [
+        line for line in axes.lines if line.get_color() == MEASURED and len(line.get_xdata()) > 1
+    ]
 
 
 @pytest.mark.parametrize("runs", [1, 3, 12])
@@ -44,7 +46,11 @@ def test_every_statement_is_named_with_its_verdict():
 def test_first_violations_are_marked_at_their_step():
     check = example_check(2)
     top = figure(check).axes[0]
-    marks = [line.get_xdata()[0] for line in top.lines if line.get_marker() == "X" and len(line.get_xdata())]
+    marks = [
+        line.get_xdata()[0]
+        for line in top.lines
+        if line.get_marker() == "X" and len(line.get_xdata())
+    ]
     assert sorted(marks) == sorted(s for s in check.verdicts["first_violation"] if s >= 0)
 
 
@@ -86,7 +92,9 @@ def test_sigma_panel_shows_the_enclosure_and_goes_log():
     assert figure(check).axes[1].get_yscale() == "log"
 
 
-@pytest.mark.parametrize("fault", ["zero sigma", "nan bound", "zero loss", "one record", "nan loss"])
+@pytest.mark.parametrize(
+    "fault", ["zero sigma", "nan bound", "zero loss", "one record", "nan loss"]
+)
 def test_degenerate_checks_are_drawn(fault):
     check = example_check(2)
     if fault == "zero sigma":
@@ -107,7 +115,9 @@ def test_side_by_side_shares_scales_and_colours():
     top_a, top_b, low_a, low_b = fig.axes
     assert top_a.get_ylim() == top_b.get_ylim()
     assert low_a.get_ylim() == low_b.get_ylim()
-    colours = [{t.get_text().split(":")[0]: t.get_color() for t in top.texts} for top in (top_a, top_b)]
+    colours = [
+        {t.get_text().split(":")[0]: t.get_color() for t in top.texts} for top in (top_a, top_b)
+    ]
     assert colours[0] == colours[1]
     assert "softmax" in top_a.get_title(loc="left")
     assert "gaussian" in top_b.get_title(loc="left")
@@ -125,7 +135,9 @@ def test_files_are_reproducible_and_pyplot_is_not_used(tmp_path):
     assert "matplotlib.pyplot" not in Path(sys.modules["gdconv.report.plots"].__file__).read_text()
 
 
-@pytest.mark.parametrize("positions", [[1, 1, 1], [0, 0, 0], [0.5, 0.51, 0.9], [0.0, 0.02, 1.0], []])
+@pytest.mark.parametrize(
+    "positions", [[1, 1, 1], [0, 0, 0], [0.5, 0.51, 0.9], [0.0, 0.02, 1.0], []]
+)
 def test_spread(positions):
     placed = spread(positions, 0.1)
     assert all(0 <= p <= 1 for p in placed)

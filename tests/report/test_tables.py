@@ -31,8 +31,10 @@ def test_verdict_table_matches_closed_forms():
         ratio = check.runs.loc[run, "loss_ratio_last"]
         slow = 18 / 4000 * (1 + 0.1 * run)
         assert math.isclose(row["log10_loss"], math.log10(ratio))
-        assert math.isclose(row["log10_bound"], -STATEMENTS[name] * slow * 4000 / math.log(10))
-        assert math.isclose(row["half_life"], math.log(2) / (STATEMENTS[name] * slow))
+        assert math.isclose(
+            row["log10_bound"], -STATEMENTS[name] * slow * 4000 / math.log(10), abs_tol=1e-15
+        )
+        assert math.isclose(row["half_life"], math.log(2) / (STATEMENTS[name] * slow), rel_tol=1e-7)
         assert math.isclose(row["eta_rate"], row["step"] * row["rate"])
     assert (
         pd.isna(table["first_violation"]) == (table.index.get_level_values(1) != "stacked")
@@ -81,7 +83,7 @@ def test_worst_verdict():
 
 def test_csv_has_every_run_at_full_precision():
     check = example_check(7)
-    back = pd.read_csv(io.StringIO(render(check, "csv")), float_precision="round_trip")
+    back = pd.read_csv(io.StringIO(render(check, "csv")))
     assert len(back) == 7 * len(STATEMENTS)
     assert (back["rate"].to_numpy() == check.verdicts["rate"].to_numpy()).all()
 
@@ -89,7 +91,9 @@ def test_csv_has_every_run_at_full_precision():
 @pytest.mark.parametrize("runs", [1, 2, 5])
 def test_text_fits_the_screen(runs):
     lines = render(example_check(runs)).splitlines()
-    table = [line for line in lines if " (step " not in line]  # the list of failing runs may be long
+    table = [
+        line for line in lines if " (step " not in line
+    ]  # the list of failing runs may be long
     assert max(map(len, table)) <= 112
     assert not any(line != line.rstrip() for line in lines)
 
@@ -143,8 +147,9 @@ def test_unknown_names_are_refused():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0, "0"), (-1.0, "-1"), (1e-300, "1e-300"), (np.inf, "inf"), (-np.inf, "-inf"), (None, "-"), (pd.NA, "-"),
-        (np.float64(0.1234), "0.123"), (np.int64(123456), "123456"), (1e20, "1e20"), ("", "-"), (True, "1"),
+        (0, "0"), (-1.0, "-1"), (1e-300, "1e-300"), (np.inf, "inf"), (-np.inf, "-inf"),
+        (None, "-"), (pd.NA, "-"), (np.float64(0.1234), "0.123"), (np.int64(123456), "123456"),
+        (1e20, "1e20"), ("", "-"), (True, "1"),
     ],
 )  # fmt: skip
 def test_number(value, text):

@@ -25,7 +25,7 @@ from gdconv.errors import InputError
 from gdconv.fused import ROSE
 from gdconv.initialization import initialize, solve_scale, spread_scores
 from gdconv.kernels import kernel_named
-from gdconv.ledger import FIXED, POSTERIOR, UNTESTED
+from gdconv.ledger import FIXED, POSTERIOR
 from gdconv.models.multihead import MultiHeadRegression, Parameters
 from gdconv.problem import Problem
 from gdconv.problems import named_problem
@@ -221,6 +221,8 @@ def prepare(theorem: Theorem, config: Config) -> Setting:
     device = _device(config.device)
     problem, params = Problem.stack(problems), Parameters.stack(weights)
     starts = [Start(model, problem[r], params[r]) for r in range(len(seeds))]
+    if not all(start.f_0 > 0 for start in starts):
+        raise InputError("y", "a loss of zero at the start", "give other labels, weights or seeds: there is nothing to descend")
     predictions = [
         {s.name: theorem.predict(s, start) for s in theorem.statements() if not s.posterior} for start in starts
     ]
@@ -300,13 +302,11 @@ def _plan(setting: Setting, runs: list[int], eta: np.ndarray, local: bool) -> Pl
     config = setting.config
     kinds, rates, prefactors, limits = [], [], [], []
     for r, step in zip(runs, eta, strict=True):
-        rate = {name: p.rate_hi for name, p in setting.predictions[r].items()}
-        kind = {s.name: POSTERIOR if s.posterior else FIXED for s in setting.theorem.statements()}
-        kind |= {name: UNTESTED for name, b in rate.items() if not 0 < step * b < 1}
-        kinds.append(kind)
+        rate = {name: (p.rate_lo, p.rate_hi) for name, p in setting.predictions[r].items()}
+        kinds.append({s.name: POSTERIOR if s.posterior else FIXED for s in setting.theorem.statements()})
         rates.append(rate)
         prefactors.append({name: p.prefactor for name, p in setting.predictions[r].items()})
-        limits.append(_limit(config, float(step), rate.get(setting.statement.name)))
+        limits.append(_limit(config, float(step), rate.get(setting.statement.name, (0.0, 0.0))[1]))
     return Plan(
         eta=eta,
         limits=np.array(limits),
@@ -321,9 +321,9 @@ def _plan(setting: Setting, runs: list[int], eta: np.ndarray, local: bool) -> Pl
     )
 
 
-def _limit(config: Config, eta: float, rate: float | None) -> int:
+def _limit(config: Config, eta: float, rate: float) -> int:
     steps = int(config.steps or FALLBACK["steps"])
-    if config.until_bound and rate and 0 < eta * rate < 1:
+    if config.until_bound and 0 < eta * rate < 1:
         steps = min(steps, ceil(log(config.until_bound) / log1p(-eta * rate)))
     return steps
 
@@ -355,7 +355,7 @@ def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
             prediction = (
                 setting.theorem.predict(s, start, outcome) if s.posterior else setting.predictions[r][s.name]
             )
-            judgement = judge(s.name, prediction, outcome)
+            judgement = judge(s.name, prediction, outcome, setting.config.dtype)
             verdicts.append({"run": r, "statement": s.name, "verdict": judgement.verdict, **judgement.row})
             hypotheses += _hypothesis_rows(r, s.name, judgement)
         traces.append(pd.DataFrame(outcome.rows).assign(run=r))

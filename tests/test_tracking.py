@@ -1,0 +1,217 @@
+"""The enclosure of sigma_min(B_t): it contains the true value, it is narrow, and it widens under faults.
+
+The true value: B from the stored S and X in 60-digit arithmetic, singular values by mpmath.
+"""
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdconv import tracking
+from gdconv.fused import FusedRun
+from gdconv.simd import padded, zeros
+from gdconv.tracking import enclose, follow, new_tracker
+
+
+def design(X, S):
+    """B in float64, shape (N n, H D)."""
+    N, H, n, _ = S.shape
+    return np.concatenate([(S[:, h] @ X).reshape(N * n, -1) for h in range(H)], axis=1)
+
+
+def exact(X, S):
+    """sigma_{Nn}(B) with 60 digits; S and X taken as they are stored."""
+    N, H, n, _ = S.shape
+    D = X.shape[2]
+    if N * n > H * D:
+        return mpmath.mpf(0)
+    with mpmath.workdps(60):
+        B = mpmath.matrix(N * n, H * D)
+        for i in range(N):
+            x = mpmath.matrix(X[i].tolist())
+            for h in range(H):
+                part = mpmath.matrix(S[i, h].tolist()) * x
+                for k in range(n):
+                    for c in range(D):
+                        B[i * n + k, h * D + c] = part[k, c]
+        return min(mpmath.svd_r(B, compute_uv=False))
+
+
+def lanes(S):
+    N, H, n, _ = S.shape
+    flat = zeros(H * n * n * padded(N))
+    flat.reshape(H, n, n, padded(N))[..., :N] = S.transpose(1, 2, 3, 0)
+    return flat
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def weights(rng, N, H, n, scale=2.0):
+    return softmax(scale * rng.standard_normal((N, H, n, n)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(0, 999))
+def test_contains_the_exact_value(N, n, D, H, seed):
+    rng = np.random.default_rng(seed)
+    X, S = rng.standard_normal((N, n, D)), weights(rng, N, H, n)
+    lo, hi = enclose(X, S)
+    assert lo <= exact(X, S) <= hi
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.2])
+@pytest.mark.parametrize("shape", [(3, 2, 4, 2), (2, 2, 3, 2), (2, 3, 4, 2)])
+def test_contains_the_exact_value_along_a_path(shape, scale):
+    N, n, D, H = shape
+    rng = np.random.default_rng(1)
+    X, scores = rng.standard_normal((N, n, D)), rng.standard_normal((N, H, n, n))
+    tracker = new_tracker(X, H)
+    for _ in range(25):
+        S = softmax(scores)
+        lo, hi = follow(tracker, lanes(S))
+        assert lo <= exact(X, S) <= hi
+        scores = scores + scale * rng.standard_normal(scores.shape)
+    assert tracker.state["loose"][0] == 0
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
+@pytest.mark.parametrize("shape", [(8, 4, 16, 8, 4), (2, 2, 8, 4, 2), (5, 3, 6, 4, 3), (9, 2, 24, 4, 1)])
+@pytest.mark.parametrize("eta", [1e-3, 1e-2])
+def test_contains_the_svd_along_gradient_descent(kernel, shape, eta):
+    N, n, D, d, H = shape
+    rng = np.random.default_rng(2)
+    normal = rng.standard_normal
+    X = normal((N, n, D))
+    W = normal((3, H, D, d)) / D**0.5 * np.array([2, 2, 1])[:, None, None, None]
+    run = FusedRun(kernel, X, normal((N, n, 1)), *W, normal((H, d, 1)) / d**0.5, eta)
+    for step in range(80):
+        run.advance(step)
+        lo, hi = run.led["sigma_lo"][0], run.led["sigma_hi"][0]
+        s = np.linalg.svd(design(X, run.S), compute_uv=False)
+        error = 1e-14 * s[0]
+        assert lo - error <= s[-1] <= hi + error
+        assert hi - lo <= 0.01 * lo or s[0] > 1e5 * s[-1]
+
+
+def test_few_anchors_when_little_moves():
+    rng = np.random.default_rng(3)
+    X, scores = rng.standard_normal((8, 4, 16)), rng.standard_normal((8, 4, 4, 4))
+    tracker = new_tracker(X, 4)
+    for _ in range(500):
+        scores += 1e-4 * rng.standard_normal(scores.shape)
+        follow(tracker, lanes(softmax(scores)))
+    state = tracker.state[0]
+    assert state["loose"] == 0
+    assert state["anchors"] <= 3
+    assert state["checks"] < 250
+
+
+def test_more_rows_than_columns_is_zero():
+    rng = np.random.default_rng(4)
+    assert enclose(rng.standard_normal((3, 3, 4)), weights(rng, 3, 2, 3)) == (0.0, 0.0)
+
+
+def test_duplicate_tokens_give_zero_and_few_anchors():
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((3, 3, 16))
+    X[1, 2] = X[1, 0]
+    tracker = new_tracker(X, 2)
+    for step in range(200):
+        S = weights(rng, 3, 2, 3)
+        S[:, :, 2, :] = np.where(np.arange(3)[:, None, None] == 1, S[:, :, 0, :], S[:, :, 2, :])
+        lo, hi = follow(tracker, lanes(S))
+        assert lo == 0.0 <= hi, step
+    assert tracker.state["loose"][0] == 200
+    assert tracker.state["anchors"][0] < 20
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_row_or_few(n):
+    rng = np.random.default_rng(6)
+    X, S = rng.standard_normal((1, n, 5)), weights(rng, 1, 2, n)
+    lo, hi = enclose(X, S)
+    assert lo <= exact(X, S) <= hi
+    assert hi - lo <= 1e-9 * lo
+
+
+def test_clustered_smallest_singular_values():
+    # one-hot weights: B has orthogonal rows, all singular values equal up to 1e-9
+    N, n, H = 1, 6, 2
+    X = np.eye(6)[None] * (1 + 1e-9 * np.arange(6))
+    S = np.stack([np.eye(n)] * H)[None]
+    lo, hi = enclose(X, S)
+    assert lo <= exact(X, S) <= hi
+    assert hi - lo <= 1e-2 * lo
+    rng = np.random.default_rng(7)
+    S = np.abs(S + 1e-6 * rng.standard_normal(S.shape))
+    lo, hi = enclose(X, S)
+    assert lo <= exact(X, S) <= hi
+
+
+@pytest.mark.parametrize("exponent", range(1, 13))
+def test_ill_conditioned_is_honest(exponent):
+    # two nearly equal tokens with nearly equal weights: cond(B) about 10^exponent
+    rng = np.random.default_rng(8)
+    X, S = rng.standard_normal((2, 4, 8)), weights(rng, 2, 1, 4)
+    S[0, 0, 1] = S[0, 0, 0] + 10.0**-exponent * np.array([1, -1, 0.5, -0.5])
+    lo, hi = enclose(X, S)
+    true = exact(X, S)
+    assert lo <= true <= hi
+    if exponent <= 5:
+        assert hi - lo <= 0.01 * lo
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-9, 1e9, 1e100])
+def test_scale_of_the_tokens(scale):
+    rng = np.random.default_rng(9)
+    X, S = scale * rng.standard_normal((2, 3, 6)), weights(rng, 2, 2, 3)
+    lo, hi = enclose(X, S)
+    assert lo <= exact(X, S) <= hi
+
+
+def test_not_finite_is_unknown_and_recovers():
+    rng = np.random.default_rng(10)
+    X, S = rng.standard_normal((3, 2, 8)), weights(rng, 3, 2, 2)
+    tracker = new_tracker(X, 2)
+    bad = S.copy()
+    bad[0, 0, 0, 0] = np.nan
+    assert follow(tracker, lanes(bad)) == (0.0, np.inf)
+    for _ in range(4):
+        lo, hi = follow(tracker, lanes(S))
+    assert lo <= exact(X, S) <= hi
+    assert hi - lo <= 0.01 * lo
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-4, 1e-3, 1e-1])
+@pytest.mark.parametrize("kind", ["noise", "rotation", "shuffle"])
+def test_wrong_eigenvectors_widen_and_never_lie(size, kind):
+    rng = np.random.default_rng(11)
+    X, S = rng.standard_normal((2, 4, 8)), weights(rng, 2, 2, 4)
+    tracker = new_tracker(X, 2)
+    honest = follow(tracker, lanes(S))
+    noise = rng.standard_normal((8, 8)) * size
+
+    def fault(U):
+        if kind == "noise":
+            return U + noise
+        if kind == "shuffle":
+            return U[:, np.roll(np.arange(8), 1 + int(-np.log10(size)))]
+        return np.linalg.qr(U + noise)[0]
+
+    B = design(X, S)
+    U = fault(np.linalg.eigh(B @ B.T)[1])
+    tracker = new_tracker(X, 2)
+    tracking.adopt(tracker, lanes(S), rows_in_lane_order(B, 2, 4), rows_in_lane_order(U, 2, 4))
+    lo, hi = tracking._check(tracker, lanes(S))
+    true = exact(X, S)
+    assert lo <= true <= hi
+    assert hi - lo >= (honest[1] - honest[0]) * (0.5 if size < 1e-5 else 1.0)
+
+
+def rows_in_lane_order(M, N, n):
+    return np.ascontiguousarray(M.reshape(N, n, -1).transpose(1, 0, 2).reshape(N * n, -1))

@@ -1,0 +1,80 @@
+"""One table of tests that every registered theorem must pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gdconv
+from gdconv.theorem import Theorem, registry, theorem_named
+from gdconv.verdict import ORDER
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = [(theorem, s.name) for theorem in registry().values() for s in theorem.statements()]
+
+
+@pytest.mark.parametrize("theorem", registry().values(), ids=lambda t: t.id)
+def test_identity(theorem: Theorem) -> None:
+    assert theorem.title and theorem.source and theorem_named(theorem.id) is not None
+    defaults = [s.name for s in theorem.statements() if s.default]
+    assert len(defaults) == 1 and theorem.statement_named(None).name == defaults[0]
+    assert len({s.name for s in theorem.statements()}) == len(theorem.statements())
+
+
+@pytest.mark.parametrize(("theorem", "name"), CASES, ids=[f"{t.id}:{n}" for t, n in CASES])
+def test_statement_is_documented_and_its_proof_exists(theorem: Theorem, name: str) -> None:
+    s = theorem.statement_named(name)
+    assert s.summary.endswith(".") and len(s.summary) < 100
+    page, _, anchor = s.proof.partition("#")
+    assert f'id="{anchor}"' in (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
+@pytest.mark.parametrize(("theorem", "name"), CASES, ids=[f"{t.id}:{n}" for t, n in CASES])
+def test_default_settings_give_a_whole_check(theorem: Theorem, name: str, kernel: str) -> None:
+    check = gdconv.check(theorem.id, statement=name, kernel=kernel)
+    assert check.verdict in ("confirmed", "refuted") and check.statement == name
+    assert set(check.verdicts["statement"]) == {s.name for s in theorem.statements()}
+    assert set(check.verdicts["verdict"]) <= set(ORDER)
+    json.dumps(check.to_json(), allow_nan=False)
+    trace = check.trace
+    assert (trace["sigma_min_lo"] <= trace["sigma_min_hi"]).all() and (trace["step"].diff().dropna() > 0).all()
+    compared = trace[f"bound[{name}]"].notna()
+    assert compared.any() and np.isfinite(trace["loss"]).all()
+    if check.verdict == "confirmed":
+        assert (trace["loss_ratio"] <= trace[f"bound[{name}]"] * (1 + 1e-9))[compared].all()
+
+
+def test_catalogue_lists_every_statement() -> None:
+    table = gdconv.theorems()
+    assert list(table["id"]) == list(registry())
+    for theorem, name in CASES:
+        assert name in table.set_index("id").loc[theorem.id, "statements"]
+
+
+def test_a_users_own_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry scans entry points; a package of theorems needs no edit here."""
+    from importlib.metadata import EntryPoint
+
+    package = tmp_path / "my_theorems"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "toy.py").write_text(
+        "from gdconv.theorem import Prediction, Theorem, statement\n"
+        "class Toy(Theorem):\n"
+        "    id, title, source = 'toy', 'Toy', 'none'\n"
+        "    @statement('still', proof='none', default=True)\n"
+        "    def still(self, start):\n"
+        "        'Nothing is claimed.'\n"
+        "        return Prediction((), 0.0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    ours = EntryPoint("gdconv", "theorems", "gdconv.theorems")
+    mine = EntryPoint("mine", "my_theorems", "gdconv.theorems")
+    monkeypatch.setattr("gdconv.theorem.entry_points", lambda group: (ours, mine))
+    assert set(registry()) >= {"full-gd", "toy"}
+    check = gdconv.check("toy", data="gaussian", samples=1, tokens=1, embedding=2, heads=1, head_dim=1, steps=3)
+    assert check.verdict == "vacuous"
