@@ -36,18 +36,18 @@ def run(out: Path, seeds: int) -> list[Check]:
     for kernel in ("softmax", "gaussian"):
         print(f"... {kernel} attention, {seeds} runs", file=sys.stderr)
         made = check("full-gd", statement="run", data="digits", kernel=kernel, seeds=seeds)
-        print(summary(made, made.save(out)), end="\\n\\n")
+        print(summary(made, made.save(out)), end="\n\n")
         checks.append(made)
     for format, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
-        text = "\\n\\n".join(made.table(format) for made in checks)
-        (out / f"table.{suffix}").write_text(text + "\\n")
+        text = "\n\n".join(made.table(format) for made in checks)
+        (out / f"table.{suffix}").write_text(text + "\n")
     save_figure(side_by_side(checks), out / "figure")
     return checks
 
 
 def main() -> int:
     """Command line; returns the exit code of the worst verdict."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/full_gd_on_digits"))
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()

@@ -5,42 +5,28 @@ config -> problem -> parameters -> hypotheses, step, rate -> gradient descent ->
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from math import ceil, log, log1p
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
-from threadpoolctl import threadpool_limits
 
-from gdconv import data as sources
 from gdconv.config import Config
-from gdconv.descent import STOPPED, Outcome, Plan, descend
+from gdconv.descent import STOPPED, Outcome, descend
 from gdconv.environment import environment
 from gdconv.errors import InputError
 from gdconv.fused import ROSE
-from gdconv.initialization import initialize, solve_scale, spread_scores
-from gdconv.kernels import kernel_named
-from gdconv.ledger import FIXED, POSTERIOR
-from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.judge import Judgement, judge
+from gdconv.models.multihead import Parameters
 from gdconv.problem import Problem
-from gdconv.problems import named_problem
-from gdconv.start import Start
-from gdconv.theorem import Hypothesis, Prediction, Statement, Theorem, theorem_named
-from gdconv.verdict import Judgement, judge, worst
+from gdconv.setting import Setting, plan_of, prepare, step_sizes
+from gdconv.threads import one_thread
+from gdconv.verdict import worst
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-FALLBACK: dict[str, Any] = {
-    "kernel": "softmax", "data": "gaussian", "outputs": 1, "init": "normal", "step": "local",
-    "steps": 10_000, "head_dim": 8, "heads": 8,
-}  # fmt: skip
-"""Defaults of last resort, behind the options given and the settings of the judged statement."""
 
 MOST_HALVINGS = 40
 """A local step that still rises after this many halvings is given up."""
@@ -156,187 +142,66 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
             raise InputError(name, options[name], f"choose options among {', '.join(sorted(known))}")
     if "step" in options and options["step"] is not None:
         options["step"] = str(options["step"])
-    return run_config(Config(theorem, **options), progress)
+    return execute(prepare(Config(theorem, **options)), progress)
 
 
-def run_config(config: Config, progress: Progress | None = None) -> Check:
-    """Check what a config describes.
+class Interrupted(KeyboardInterrupt):
+    """The user interrupted a check; what was finished is not lost.
+
+    Attributes:
+        check: The check of the seeds that were finished, None if there are none.
+        missing: How many seeds were not.
+    """
+
+    def __init__(self, check: Check | None, missing: int) -> None:
+        self.check, self.missing = check, missing
+        done = 0 if check is None else len(check.runs)
+        super().__init__(f"interrupted; {done} of {done + missing} runs were finished")
+
+
+def execute(setting: Setting, progress: Progress | None = None) -> Check:
+    """Descend from a prepared setting and judge.
 
     Args:
-        config: Options; None fields are filled from the judged statement's settings.
+        setting: From `gdconv.setting.prepare` or `assemble`.
         progress: Called with (phase, step, last step).
 
     Returns:
         The check.
+
+    Raises:
+        Interrupted: The user pressed control-C; the finished seeds come with it.
+
+    Example:
+        >>> execute(prepare(Config("full-gd", problem="stacked-witness"))).verdict
+        'refuted'
     """
-    theorem = theorem_named(config.theorem)
-    config.validate()
-    setting = prepare(theorem, config)
-    with threadpool_limits(1), _one_torch_thread():
-        return _finish(setting, _descend_all(setting, progress))
+    R = len(setting.starts)
+    # the compiled loop gains nothing from a batch: one seed after another, so that none is lost
+    batches = [list(range(R))] if setting.batched else [[r] for r in range(R)]
+    eta, local = step_sizes(setting)
+    outcomes: list[Outcome] = []
+    with one_thread():
+        try:
+            for runs in batches:
+                outcomes += _descend_batch(setting, runs, eta, local, progress)
+        except KeyboardInterrupt:
+            done = len(outcomes)
+            kept = _finish(setting.first(done), outcomes) if done else None
+            raise Interrupted(kept, R - done) from None
+        return _finish(setting, outcomes)
 
 
-@dataclass
-class Setting:
-    """Everything decided before the first step: R runs of one model."""
-
-    theorem: Theorem
-    statement: Statement
-    config: Config
-    model: MultiHeadRegression
-    problem: Problem
-    params: Parameters
-    starts: list[Start]
-    predictions: list[dict[str, Prediction]]
-    seeds: list[int]
-    messages: list[str]
-
-
-def prepare(theorem: Theorem, config: Config) -> Setting:
-    """Build data, weights and predictions.
-
-    Args:
-        theorem: The theorem.
-        config: Validated options.
-
-    Returns:
-        The setting of all runs.
-    """
-    kernel = config.kernel or FALLBACK["kernel"]
-    named = named_problem(config.problem, kernel, config.seed) if config.problem else None
-    options = named.options if named else {}
-    judged = theorem.statement_named(config.statement or options.get("statement"))
-    general = judged.settings.get("*", {})
-    source = config.data or general.get("data") or FALLBACK["data"]
-    config = config.resolve({"statement": judged.name}, options, judged.settings.get(source, {}), general, FALLBACK)
-    model = MultiHeadRegression(kernel_named(kernel))
-    seeds = list(range(config.seed, config.seed + config.seeds))
-    problems, weights = [], []
-    for seed in seeds:
-        made = named_problem(config.problem, kernel, seed) if config.problem else None
-        problem = made.problem if made else _load(config, seed)
-        problems.append(problem)
-        weights.append(made.params if made else _weights(theorem, judged, model, problem, config, seed))
-    dtype = getattr(torch, config.dtype)
-    device = _device(config.device)
-    problem, params = Problem.stack(problems), Parameters.stack(weights)
-    starts = [Start(model, problem[r], params[r]) for r in range(len(seeds))]
-    if not all(start.f_0 > 0 for start in starts):
-        raise InputError("y", "a loss of zero at the start", "give other labels, weights or seeds: there is nothing to descend")
-    predictions = [
-        {s.name: theorem.predict(s, start) for s in theorem.statements() if not s.posterior} for start in starts
-    ]
-    messages = [*problem.notes]
-    if note := problem.overparametrization_note(params.H):
-        messages.append(note)
-    return Setting(
-        theorem, judged, config, model, problem.to(device, dtype), params.to(device, dtype), starts,
-        predictions, seeds, messages,
-    )  # fmt: skip
-
-
-def _load(config: Config, seed: int) -> Problem:
-    return sources.load(
-        str(config.data), samples=config.samples, tokens=config.tokens, embedding=config.embedding,
-        outputs=int(config.outputs or 1), target=config.target, seed=seed,
-    )  # fmt: skip
-
-
-def _weights(
-    theorem: Theorem, judged: Statement, model: MultiHeadRegression, problem: Problem, config: Config, seed: int
-) -> Parameters:
-    shape = (int(config.heads or 1), problem.D, int(config.head_dim or 1), problem.D_y)
-    if config.init != "theorem":
-        return initialize(str(config.init), shape, seed, config.scale_list())
-    if judged.posterior:
-        judged = theorem.statement_named(None)
-
-    def quality(params: Parameters) -> float:
-        return Start(model, problem, params).sigma_0.lo
-
-    def holds(params: Parameters) -> bool:
-        return all(h.holds for h in theorem.predict(judged, Start(model, problem, params)).hypotheses)
-
-    return solve_scale(spread_scores(shape, seed, quality), holds, config.margin)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError("device", name, "give a device that this machine has, such as cpu") from None
-    return device
-
-
-def _step_sizes(setting: Setting) -> tuple[np.ndarray, bool]:
-    """Step size per run, and whether it is the local one that may be halved."""
-    R, fixed = len(setting.starts), setting.config.step_size()
-    if fixed is not None:
-        return np.full(R, fixed), False
-    if setting.config.step == "theory":
-        judged = setting.statement
-        if judged.posterior:
-            judged = setting.theorem.statement_named(None)
-        allowed = [_theory_step(judged.name, p) for p in setting.predictions]
-        if all(allowed):
-            return np.array([float(a or 0.0) for a in allowed]), False
-        setting.messages.append(f"{judged.name} allows no step here: the local step 0.5/|J_0|^2 is taken")
-    norms = np.array([start.J_range[1].hi for start in setting.starts])
-    if not (norms > 0).all():
-        raise InputError("step", setting.config.step, "the Jacobian is zero at the start; give a number")
-    return 0.5 / norms**2, True
-
-
-def _theory_step(judged: str, predictions: dict[str, Prediction]) -> float | None:
-    """The judged statement's step, lowered so that every statement that applies admits the run."""
-    own = predictions[judged].max_step
-    if not own:
-        return None
-    others = [p.max_step for p in predictions.values() if p.max_step and all(h.holds for h in p.hypotheses)]
-    # just inside, so that rounding cannot leave "eta <= max_step" undecided
-    return min([own, *others]) * (1 - 1e-9)
-
-
-def _plan(setting: Setting, runs: list[int], eta: np.ndarray, local: bool) -> Plan:
-    config = setting.config
-    kinds, rates, prefactors, limits = [], [], [], []
-    for r, step in zip(runs, eta, strict=True):
-        rate = {name: (p.rate_lo, p.rate_hi) for name, p in setting.predictions[r].items()}
-        kinds.append({s.name: POSTERIOR if s.posterior else FIXED for s in setting.theorem.statements()})
-        rates.append(rate)
-        prefactors.append({name: p.prefactor for name, p in setting.predictions[r].items()})
-        limits.append(_limit(config, float(step), rate.get(setting.statement.name, (0.0, 0.0))[1]))
-    return Plan(
-        eta=eta,
-        limits=np.array(limits),
-        kinds=kinds,
-        rates=rates,
-        prefactors=prefactors,
-        o_squared=np.array([setting.starts[r].o.lo ** 2 for r in runs]),
-        target=config.until_loss or 0.0,
-        stop_on_rise=local,
-        trained=setting.theorem.trains,
-        engine=config.engine,
-    )
-
-
-def _limit(config: Config, eta: float, rate: float) -> int:
-    steps = int(config.steps or FALLBACK["steps"])
-    if config.until_bound and 0 < eta * rate < 1:
-        steps = min(steps, ceil(log(config.until_bound) / log1p(-eta * rate)))
-    return steps
-
-
-def _descend_all(setting: Setting, progress: Progress | None) -> list[Outcome]:
-    """All runs; with the local step those that rise start again with half of it."""
-    eta, local = _step_sizes(setting)
+def _descend_batch(
+    setting: Setting, runs: list[int], eta: np.ndarray, local: bool, progress: Progress | None
+) -> list[Outcome]:
+    """Some of the runs; with the local step those that rise start again with half of it."""
     outcomes: dict[int, Outcome] = {}
-    pending = list(range(len(eta)))
+    pending = runs
     for halving in range(MOST_HALVINGS + 1):
         problem = Problem.stack([setting.problem[r] for r in pending])
-        plan = _plan(setting, pending, eta[pending], local and halving < MOST_HALVINGS)
-        phase = f"{setting.theorem.id} {setting.model.kernel.name}" + (f", step / {2**halving}" if halving else "")
+        plan = plan_of(setting, pending, eta[pending], local and halving < MOST_HALVINGS)
+        phase = _phase(setting, pending, halving)
         report = (lambda t, last: progress(phase, t, last)) if progress else None  # noqa: B023
         made = descend(setting.model, problem, setting.params[pending], plan, report)
         outcomes |= dict(zip(pending, made, strict=True))
@@ -344,8 +209,15 @@ def _descend_all(setting: Setting, progress: Progress | None) -> list[Outcome]:
         if not pending:
             break
         eta[pending] /= 2
-        setting.messages.append(f"the loss rose in run {', '.join(map(str, pending))}: restarted with half the step")
-    return [outcomes[r] for r in range(len(eta))]
+        rose = ", ".join(map(str, pending))
+        setting.messages.append(f"the loss rose in run {rose}: restarted with half the step")
+    return [outcomes[r] for r in runs]
+
+
+def _phase(setting: Setting, runs: list[int], halving: int) -> str:
+    which = f"run {runs[0] + 1}" if len(runs) == 1 else f"{len(runs)} runs"
+    halved = f", step / {2**halving}" if halving else ""
+    return f"{setting.theorem.id} {setting.model.kernel.name}, {which} of {len(setting.starts)}{halved}"
 
 
 def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
@@ -412,14 +284,3 @@ def _run_row(run: int, seed: int, outcome: Outcome) -> dict[str, Any]:
         "defect_ratio": outcome.defect_ratio,
         "rises": int(led["rises"]),
     }
-
-
-class _one_torch_thread:  # noqa: N801
-    """Small matrices with several threads can be a thousand times slower."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)

@@ -20,8 +20,8 @@ from typing import Any
 
 from gdconv.errors import GdconvError
 from gdconv.options import Parser, add_config_options, config_options, dashed
+from gdconv.verdict import EXIT_CODES
 
-CODES = {"confirmed": 0, "refuted": 1, "vacuous": 3, "outside": 3, "undecided": 3}
 BAD_INPUT, INTERRUPTED = 2, 130
 FORMATS = ("text", "csv", "markdown", "latex")
 
@@ -149,42 +149,35 @@ def _check(options: Any) -> int:
         from gdconv.store import require_writable
 
         require_writable(out)
-    try:
-        with contextlib.redirect_stdout(sys.stderr), _progress(quiet) as progress:
-            check, folder = _run(options.theorem, given, out, progress)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_left(out)) from None
+    with contextlib.redirect_stdout(sys.stderr), _progress(quiet) as progress:
+        check, folder = _run(options.theorem, given, out, progress)
     return _report(check, folder, bool(given.get("json")), not quiet)
 
 
 def _run(theorem: str, given: dict[str, Any], out: str | None, progress: Any) -> tuple[Any, Any]:
     """The check and its folder; one that is saved complete is read and not run again."""
-    from gdconv.checks import prepare
+    from gdconv.checks import Interrupted, execute
     from gdconv.config import Config
-    from gdconv.replay import run_setting
+    from gdconv.setting import prepare
     from gdconv.store import is_run, load, run_name
-    from gdconv.theorem import theorem_named
 
-    setting = prepare(theorem_named(theorem), Config(theorem, **given).validate())
-    if out is None:
-        return run_setting(setting, progress), None
-    place = Path(out) / run_name(setting.config.canonical())
-    if is_run(place):
+    setting = prepare(Config(theorem, **given))
+    place = None if out is None else Path(out) / run_name(setting.config.canonical())
+    if place is not None and is_run(place):
         print(f"gdconv: {place} is complete already; read, not run again", file=sys.stderr)
         return load(place), place
-    made = run_setting(setting, progress)
-    return made, made.save(out)
+    try:
+        made = execute(setting, progress)
+    except Interrupted as stop:
+        raise KeyboardInterrupt(f"{stop}; {_kept(stop.check, out)}") from None
+    return made, None if out is None else made.save(out)
 
 
-def _left(out: str | None) -> str:
-    """What an interrupted command says: nothing half-written, finished runs are kept."""
-    from gdconv.store import is_run
-
-    text = "interrupted; the runs of this check were not finished and nothing of them was saved"
-    if out is None or not Path(out).is_dir():
-        return text
-    finished = sum(is_run(place) for place in Path(out).iterdir())
-    return f"{text}; {finished} finished run{'s' if finished != 1 else ''} in {out} kept"
+def _kept(check: Any, out: str | None) -> str:
+    """Where the finished runs of an interrupted check are."""
+    if check is None or out is None:
+        return "nothing was saved"
+    return f"they are saved in {check.save(out)}"
 
 
 @contextlib.contextmanager
@@ -212,7 +205,7 @@ def _report(check: Any, folder: Path | None, as_json: bool, notes: bool) -> int:
         _show(json.dumps(check.to_json(), indent=1, allow_nan=False))
     else:
         _show(summary(check, folder, notes))
-    return CODES[check.verdict]
+    return EXIT_CODES[check.verdict]
 
 
 def _table(options: Any) -> int:

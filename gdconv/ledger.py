@@ -33,7 +33,6 @@ LEDGER = np.dtype(
         ("o_squared", "f8"),  # lower bound of min_h sigma_{D_y}(W_O,h)^2
         ("noise_scale", "f8"),  # 8u (|F| + |y| + sum_W |J_W| |W|), refreshed by the probes
         ("jacobian_norm", "f8"),  # |J|_F, refreshed by the probes
-        ("mu_extra", "f8"),  # a sharper PL constant known at this step only, else 0
         ("loss_0", "f8"),
         ("loss", "f8"),
         ("grad_sq", "f8"),
@@ -220,5 +219,4 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
         _compare(test, t, log_ratio, error)
     led.step, led.loss, led.grad_sq, led.two_nu = t, loss, grad_sq, two_nu
     led.sigma_lo, led.sigma_hi = sigma_lo, sigma_hi
-    led.mu = max(led.o_squared * sigma_lo * sigma_lo, led.mu_extra)
-    led.mu_extra = 0.0
+    led.mu = led.o_squared * sigma_lo * sigma_lo

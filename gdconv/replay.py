@@ -29,84 +29,18 @@ def replay(saved: Any, progress: Any = None) -> Any:
         >>> replay(saved).verdict
         'refuted'
     """
+    from gdconv.checks import execute
     from gdconv.models.multihead import Parameters
     from gdconv.problem import Problem
+    from gdconv.setting import assemble
 
     missing = [name for name in ("X", "y", *BLOCKS) if name not in saved.starts]
     if missing:
-        raise InputError(
-            "folder", ", ".join(missing), "give a run whose iterates.npz has its start"
-        )
+        raise InputError("folder", ", ".join(missing), "give a run whose iterates.npz has its start")
     name = str(saved.config.get("problem") or saved.config.get("data") or "saved")
     problem = Problem.from_arrays(saved.starts["X"], saved.starts["y"], name, saved.messages)
     params = Parameters.from_arrays({block: saved.starts[block] for block in BLOCKS})
-    return run_setting(stored_setting(Config(**saved.config), problem, params), progress)
-
-
-def stored_setting(config: Config, problem: Any, params: Any) -> Any:
-    """A `gdconv.checks.Setting` around given data and weights.
-
-    Args:
-        config: Resolved options of the saved run.
-        problem: Data, R replicas.
-        params: Start weights, R replicas.
-
-    Returns:
-        The setting.
-
-    Example:
-        >>> stored_setting.__name__
-        'stored_setting'
-    """
-    import torch
-
-    from gdconv.checks import Setting
-    from gdconv.kernels import kernel_named
-    from gdconv.models.multihead import MultiHeadRegression
-    from gdconv.start import Start
-    from gdconv.theorem import theorem_named
-
-    theorem = theorem_named(config.theorem)
-    judged = theorem.statement_named(config.statement)
-    model = MultiHeadRegression(kernel_named(str(config.kernel)))
-    starts = [Start(model, problem[r], params[r]) for r in range(problem.R)]
-    before = [s for s in theorem.statements() if not s.posterior]
-    predictions = [{s.name: theorem.predict(s, start) for s in before} for start in starts]
-    device, dtype = torch.device(config.device), getattr(torch, config.dtype)
-    return Setting(
-        theorem=theorem,
-        statement=judged,
-        config=config,
-        model=model,
-        problem=problem.to(device, dtype),
-        params=params.to(device, dtype),
-        starts=starts,
-        predictions=predictions,
-        seeds=list(range(config.seed, config.seed + problem.R)),
-        messages=list(problem.notes),
-    )
-
-
-def run_setting(setting: Any, progress: Any = None) -> Any:
-    """Descend from a prepared setting and judge, as `gdconv.checks.run_config` does.
-
-    Args:
-        setting: A `gdconv.checks.Setting`.
-        progress: As for `gdconv.check`.
-
-    Returns:
-        The check.
-
-    Example:
-        >>> run_setting.__name__
-        'run_setting'
-    """
-    from threadpoolctl import threadpool_limits
-
-    from gdconv.checks import _descend_all, _finish, _one_torch_thread
-
-    with threadpool_limits(1), _one_torch_thread():
-        return _finish(setting, _descend_all(setting, progress))
+    return execute(assemble(Config(**saved.config), problem, params), progress)
 
 
 def differences(saved: Any, again: Any) -> list[str]:

@@ -1,9 +1,10 @@
 """Eight doubles side by side inside numba: the vector type of the fused engine.
 
 `Lanes` is an LLVM <8 x double>; LLVM lowers it to whatever the processor has (512-, 256- or 128-bit
-registers), so nothing here depends on the machine. All arithmetic is ordinary IEEE round to nearest;
-the only freedom taken is that `fma(a, b, c)` may or may not fuse, which every rounding bound allows.
-Memory is addressed by flat offsets into one-dimensional contiguous float64 arrays, without bound checks.
+registers), so nothing here depends on the machine. All arithmetic is ordinary IEEE round to
+nearest; the only freedom taken is that `fma(a, b, c)` may or may not fuse, which every rounding
+bound allows. Memory is addressed by flat offsets into one-dimensional contiguous float64 arrays,
+without bound checks.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
 WIDTH = 8
+intrinsic: Any = extending.intrinsic  # its first argument is numba's, mypy cannot know
 _F8, _I8 = ir.DoubleType(), ir.IntType(64)
 _VEC, _IVEC = ir.VectorType(_F8, WIDTH), ir.VectorType(_I8, WIDTH)
 
@@ -33,18 +35,20 @@ LANES = Lanes()
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Any) -> None:
         super().__init__(dmm, fe_type, _VEC)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, to: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset], inbounds=True), to.as_pointer())
+def _pointer(context: Any, builder: Any, array_type: Any, args: Any, to: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, args[0]).data
+    return builder.bitcast(builder.gep(data, [args[1]], inbounds=True), to.as_pointer())
 
 
 def _splat(builder: Any, scalar: Any, vector: Any = _VEC) -> Any:
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    one = builder.insert_element(
+        ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
+    )
     mask = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
 
@@ -58,7 +62,7 @@ def load(typingctx, array, offset):  # type: ignore[no-untyped-def]
     """array[offset : offset + 8]."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.load(_pointer(context, builder, signature.args[0], *args, _VEC), align=8)
+        return builder.load(_pointer(context, builder, signature.args[0], args, _VEC), align=8)
 
     return LANES(array, types.intp), codegen
 
@@ -68,7 +72,7 @@ def store(typingctx, array, offset, value):  # type: ignore[no-untyped-def]
     """array[offset : offset + 8] = value."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        builder.store(args[2], _pointer(context, builder, signature.args[0], *args[:2], _VEC), align=8)
+        builder.store(args[2], _pointer(context, builder, signature.args[0], args, _VEC), align=8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, LANES), codegen
@@ -79,7 +83,7 @@ def at(typingctx, array, offset):  # type: ignore[no-untyped-def]
     """array[offset] in every lane."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer = _pointer(context, builder, signature.args[0], *args, _F8)
+        pointer = _pointer(context, builder, signature.args[0], args, _F8)
         return _splat(builder, builder.load(pointer, align=8))
 
     return LANES(array, types.intp), codegen
@@ -130,7 +134,9 @@ def total(typingctx, a):  # type: ignore[no-untyped-def]
     """Sum of the eight lanes."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        item = [builder.extract_element(args[0], ir.Constant(ir.IntType(32), i)) for i in range(WIDTH)]
+        item = [
+            builder.extract_element(args[0], ir.Constant(ir.IntType(32), i)) for i in range(WIDTH)
+        ]
         while len(item) > 1:
             item = [builder.fadd(item[2 * i], item[2 * i + 1]) for i in range(len(item) // 2)]
         return item[0]
@@ -150,6 +156,9 @@ def exp(typingctx, x):  # type: ignore[no-untyped-def]
 
     x = k ln2 + r, |r| <= ln2 / 2, a degree-13 Taylor polynomial in r, scaled by 2^k in two exact
     factors so that results below 2^-1022 underflow gradually.
+
+    Returns:
+        The intrinsic's signature and code generator.
     """
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -168,7 +177,9 @@ def exp(typingctx, x):  # type: ignore[no-untyped-def]
             p = builder.call(fused, [p, r, _const(c)])
         p = builder.fadd(builder.call(fused, [builder.fmul(r, r), p, r]), _const(1.0))
         magic_bits = int(np.float64(_MAGIC).view(np.int64))
-        bits = builder.sub(builder.bitcast(shifted, _IVEC), ir.Constant(_IVEC, [magic_bits] * WIDTH))
+        bits = builder.sub(
+            builder.bitcast(shifted, _IVEC), ir.Constant(_IVEC, [magic_bits] * WIDTH)
+        )
         half = builder.ashr(bits, ir.Constant(_IVEC, [1] * WIDTH))
         for power in (half, builder.sub(bits, half)):
             biased = builder.add(power, ir.Constant(_IVEC, [1023] * WIDTH))
@@ -200,6 +211,12 @@ def zeros(size: int) -> np.ndarray:
 def padded(size: int) -> int:
     """The next multiple of eight.
 
+    Args:
+        size: A length.
+
+    Returns:
+        Least multiple of eight that is not below `size`.
+
     Example:
         >>> padded(9)
         16
@@ -208,7 +225,7 @@ def padded(size: int) -> int:
 
 
 def token_lanes(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens in the engine's layout: token (k, i) is row k L + i, samples side by side, zero padding.
+    """Tokens in the engine's layout: token (k, i) is row k L + i, zero padding.
 
     Args:
         X: Tokens, shape (N, n, D).

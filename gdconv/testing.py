@@ -181,7 +181,8 @@ def assert_descent(
         t = int(broken[0])
         raise AssertionError(
             f"step {t} -> {t + 1}: loss {f[t + 1]:.6g} > {allowed[t]:.6g} = "
-            f"{f[t]:.6g} - {coefficient:g} * {eta:g} * {g[t]:.6g}^2 ({broken.size} of {len(g)} steps violate)"
+            f"{f[t]:.6g} - {coefficient:g} * {eta:g} * {g[t]:.6g}^2 "
+            f"({broken.size} of {len(g)} steps violate)"
         )
 
 

@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gdconv.errors import InputError
@@ -30,7 +31,7 @@ Side = float | Enclosure
 def _ends(side: Side) -> tuple[float, float]:
     if isinstance(side, Enclosure):
         return side.lo, side.hi
-    wide = abs(side) * SLACK
+    wide = abs(side) * SLACK if isfinite(side) else 0.0
     return side - wide, side + wide
 
 

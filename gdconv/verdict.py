@@ -1,4 +1,4 @@
-"""Five verdicts: hypotheses and comparison of one statement on one run, three-valued.
+"""The five verdicts, their order and exit codes.
 
 =============  ============  =============================  ==========================================
 verdict        hypotheses    bound on every step            meaning
@@ -13,14 +13,7 @@ undecided      any undecided                                error bars overlap: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-
-from gdconv.descent import Outcome
-from gdconv.ledger import UNTESTED
-from gdconv.theorem import Hypothesis, Prediction
+from collections.abc import Iterable
 
 ORDER = ("refuted", "undecided", "outside", "vacuous", "confirmed")
 """Worst first."""
@@ -29,7 +22,7 @@ EXIT_CODES = {"confirmed": 0, "refuted": 1, "vacuous": 3, "outside": 3, "undecid
 """Exit code of a command whose judged statement has that verdict; 2 is bad input."""
 
 
-def worst(verdicts: list[str]) -> str:
+def worst(verdicts: Iterable[str]) -> str:
     """The worst of several verdicts.
 
     Args:
@@ -43,96 +36,3 @@ def worst(verdicts: list[str]) -> str:
         'vacuous'
     """
     return min(verdicts, key=ORDER.index)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """One statement on one run.
-
-    Attributes:
-        verdict: One of the five.
-        hypotheses: Every hypothesis, those about the run included.
-        row: The columns of `Check.verdicts` from worst_margin on.
-    """
-
-    verdict: str
-    hypotheses: tuple[Hypothesis, ...]
-    row: dict[str, Any]
-
-
-def judge(
-    name: str, prediction: Prediction, outcome: Outcome, level: str = "float64"
-) -> Judgement:
-    """Compare one prediction with one run.
-
-    A float32 run is for study: what it would confirm or refute is undecided.
-
-    Args:
-        name: Statement.
-        prediction: Hypotheses, rate and largest step.
-        outcome: The finished run.
-        level: Arithmetic of the run, float64 or float32.
-
-    Returns:
-        Verdict, hypotheses and table row.
-    """
-    genuine = Hypothesis("the stored steps are gradient steps: defect over rounding", outcome.defect_ratio, "<=", 1.0)
-    hypotheses = (*prediction.with_step(outcome.eta), genuine)
-    test = outcome.tests[name]
-    held = [h.holds for h in hypotheses]
-    violated, undecided = int(test["first_violation"]), int(test["first_undecided"])
-    floor, informative = int(test["floor_step"]), int(test["informative_step"])
-    if not all(h is not False for h in held):
-        verdict, note = "outside", _outside_note(test)
-    elif None in held:
-        verdict, note = "undecided", "a hypothesis is within its error bar"
-    elif violated >= 0:
-        verdict, note = "refuted", f"the bound is violated from step {violated}"
-    elif undecided >= 0:
-        verdict, note = "undecided", f"bound and loss overlap within rounding at step {undecided}"
-    elif floor >= 0 and informative < 0:
-        verdict, note = "undecided", f"rounding drowns the bound from step {floor}, before it fell to 0.9"
-    elif informative < 0:
-        verdict, note = "vacuous", "the bound never fell below 0.9: nothing was tested"
-    else:
-        verdict, note = "confirmed", f"compared until rounding, step {floor}" if floor >= 0 else ""
-    if level != "float64" and verdict in ("confirmed", "refuted"):
-        verdict, note = "undecided", f"{level} is for study, it would read {verdict}: run it in float64"
-    return Judgement(verdict, hypotheses, _row(test, prediction, outcome, name, note))
-
-
-def _outside_note(test: Any) -> str:
-    if test["kind"] == UNTESTED:
-        return "no bound to compare"
-    if test["first_violation"] >= 0:
-        return f"the bound is violated from step {int(test['first_violation'])}"
-    return "the bound held all the same"
-
-
-def _row(test: Any, prediction: Prediction, outcome: Outcome, name: str, note: str) -> dict[str, Any]:
-    tested = test["kind"] != UNTESTED
-    last = outcome.compared_steps(name) if tested else 0
-    log_bound = float(test["log_bound"]) if tested else np.nan
-    per_step = (log_bound - float(test["log_start"])) / last if last > 0 else np.nan
-    eta, rate = outcome.eta, prediction.rate_hi
-    return {
-        "worst_margin": float(test["worst_margin"]) if test["worst_step"] >= 0 else np.nan,
-        "worst_step": int(test["worst_step"]),
-        "first_violation": int(test["first_violation"]),
-        "half_life": float(-np.log(2) / per_step) if per_step < 0 else np.nan,
-        "tightness": log_bound / _log_ratio_at(outcome, last) if last > 0 else np.nan,
-        "rate": rate,
-        "step": eta,
-        "eta_rate": eta * rate,
-        "bound_last": float(np.exp(log_bound)),
-        "informative_step": int(test["informative_step"]),
-        "compared_until": last,
-        "noise_ratio": float(test["noise_ratio"]),
-        "note": "; ".join(part for part in (note, prediction.note) if part),
-    }
-
-
-def _log_ratio_at(outcome: Outcome, step: int) -> float:
-    """log(f_t / f_0) at the last recorded step that is not past `step`; nan if it never moved."""
-    ratios = [row["loss_ratio"] for row in outcome.rows if row["step"] <= step]
-    return float(np.log(ratios[-1])) if ratios and 0 < ratios[-1] != 1 else float("nan")

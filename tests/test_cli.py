@@ -204,7 +204,7 @@ def test_exit_codes(verdict, code, capsys):
 
 
 def test_a_saved_check_is_read_and_not_run_again(saved, capsys, monkeypatch):
-    monkeypatch.setattr("gdconv.replay.run_setting", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr("gdconv.checks.execute", lambda *_: pytest.fail("it ran again"))
     assert cli.main([*FAST, "--out", str(saved.parent)]) == 1
     shown = capsys.readouterr()
     assert "read, not run again" in shown.err
@@ -278,7 +278,7 @@ def test_a_reader_that_leaves_is_no_error(saved):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_interrupting_keeps_finished_runs_and_says_so(saved):
+def test_interrupting_saves_nothing_half_done(saved):
     words = ["check", "full-gd", "--statement", "run", "--steps", "20000000", "--step", "1e-9"]
     command = [sys.executable, "-m", "gdconv.cli", *words, "--out", str(saved.parent)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -288,8 +288,27 @@ def test_interrupting_keeps_finished_runs_and_says_so(saved):
     assert process.returncode == 130
     assert out == ""
     assert "interrupted" in err
-    assert "1 finished run in" in err
+    assert "Traceback" not in err
     assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_interrupting_keeps_the_finished_seeds(tmp_path, monkeypatch, capsys):
+    from gdconv import checks
+
+    descend = checks._descend_batch
+
+    def second_is_interrupted(setting, runs, *rest):
+        if runs == [1]:
+            raise KeyboardInterrupt
+        return descend(setting, runs, *rest)
+
+    monkeypatch.setattr(checks, "_descend_batch", second_is_interrupted)
+    words = ["check", "full-gd", "--seeds", "3", "--out", str(tmp_path)]
+    assert cli.main(words) == 130
+    assert "1 of 3 runs were finished; they are saved in" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert cli.main(["check", "full-gd", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    assert "complete already" in capsys.readouterr().err  # the same folder, not run again
 
 
 def test_the_theorem_file_takes_the_same_options():

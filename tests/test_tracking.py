@@ -1,4 +1,4 @@
-"""The enclosure of sigma_min(B_t): it contains the true value, it is narrow, and it widens under faults.
+"""The enclosure of sigma_min(B_t) contains the true value, is narrow, and widens under faults.
 
 The true value: B from the stored S and X in 60-digit arithmetic, singular values by mpmath.
 """
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdconv import tracking
+from gdconv import block_check
 from gdconv.fused import FusedRun
 from gdconv.simd import padded, zeros
 from gdconv.tracking import enclose, follow, new_tracker
@@ -56,7 +56,9 @@ def weights(rng, N, H, n, scale=2.0):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(0, 999))
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.integers(0, 999)
+)
 def test_contains_the_exact_value(N, n, D, H, seed):
     rng = np.random.default_rng(seed)
     X, S = rng.standard_normal((N, n, D)), weights(rng, N, H, n)
@@ -80,7 +82,9 @@ def test_contains_the_exact_value_along_a_path(shape, scale):
 
 
 @pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
-@pytest.mark.parametrize("shape", [(8, 4, 16, 8, 4), (2, 2, 8, 4, 2), (5, 3, 6, 4, 3), (9, 2, 24, 4, 1)])
+@pytest.mark.parametrize(
+    "shape", [(8, 4, 16, 8, 4), (2, 2, 8, 4, 2), (5, 3, 6, 4, 3), (9, 2, 24, 4, 1)]
+)
 @pytest.mark.parametrize("eta", [1e-3, 1e-2])
 def test_contains_the_svd_along_gradient_descent(kernel, shape, eta):
     N, n, D, d, H = shape
@@ -141,7 +145,7 @@ def test_one_row_or_few(n):
 
 def test_clustered_smallest_singular_values():
     # one-hot weights: B has orthogonal rows, all singular values equal up to 1e-9
-    N, n, H = 1, 6, 2
+    n, H = 6, 2
     X = np.eye(6)[None] * (1 + 1e-9 * np.arange(6))
     S = np.stack([np.eye(n)] * H)[None]
     lo, hi = enclose(X, S)
@@ -206,8 +210,8 @@ def test_wrong_eigenvectors_widen_and_never_lie(size, kind):
     B = design(X, S)
     U = fault(np.linalg.eigh(B @ B.T)[1])
     tracker = new_tracker(X, 2)
-    tracking.adopt(tracker, lanes(S), rows_in_lane_order(B, 2, 4), rows_in_lane_order(U, 2, 4))
-    lo, hi = tracking._check(tracker, lanes(S))
+    block_check.adopt(tracker, lanes(S), rows_in_lane_order(B, 2, 4), rows_in_lane_order(U, 2, 4))
+    lo, hi = block_check.check(tracker, lanes(S))
     true = exact(X, S)
     assert lo <= true <= hi
     assert hi - lo >= (honest[1] - honest[0]) * (0.5 if size < 1e-5 else 1.0)

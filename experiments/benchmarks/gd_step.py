@@ -1,10 +1,11 @@
 """Time of one gradient-descent step with sigma_min(B_t) known, against the plain ways of doing it.
 
-    python -m experiments.benchmarks.gd_step [--quick] [--million] [--out results/benchmarks/gd_step.json]
+    python -m experiments.benchmarks.gd_step [--quick] [--million] [--out FILE.json]
 
 One process, one thread, rounds interleaved (every round times each contestant once), Gaussian data:
-torch (autograd loop, svdvals(B) each step), jax (jit + scan, the same, x64; skipped when not installed),
-fused (compiled loop, enclosure of sigma_min(B_t) and ledger at every step), bare (fused, no enclosure).
+torch (autograd loop, svdvals(B) each step), jax (jit + scan, the same, x64; skipped when not
+installed), fused (compiled loop, enclosure of sigma_min(B_t) and ledger at every step), bare
+(fused, no enclosure).
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = ((8, 4, 16, 8, 4), (16, 8, 64, 32, 4), (64, 8, 128, 64, 8))
-STEPS = {"torch": (200, 50, 3), "jax": (1000, 100, 5), "fused": (5000, 400, 40), "bare": (5000, 400, 40)}
+STEPS = {
+    "torch": (200, 50, 3),
+    "jax": (1000, 100, 5),
+    "fused": (5000, 400, 40),
+    "bare": (5000, 400, 40),
+}
 LAZY = 0.01
 
 
@@ -136,7 +142,9 @@ def jax_loop(data: dict[str, Any], eta: float) -> Callable[[int], None]:
         sigma = jnp.linalg.svd(B, compute_uv=False)[-1]
         return tuple(w - eta * v for w, v in zip(theta, g, strict=True)), (f, sigma)
 
-    loop = jax.jit(lambda theta, steps: jax.lax.scan(step, theta, None, length=steps), static_argnums=1)
+    loop = jax.jit(
+        lambda theta, steps: jax.lax.scan(step, theta, None, length=steps), static_argnums=1
+    )
     state = [tuple(jnp.asarray(data[name]) for name in ("W_Q", "W_K", "W_V"))]
 
     def run(steps: int) -> None:
@@ -201,7 +209,8 @@ def measure(index: int, scale: float, rounds: int) -> dict[str, Any]:
         "first_round_us_per_step": {name: values[0] for name, values in times.items()},
         "mean_us_per_step": {name: float(np.mean(values)) for name, values in times.items()},
         "times_faster_than_torch": {
-            name: float(np.median(np.array(times["torch"]) / values)) for name, values in times.items()
+            name: float(np.median(np.array(times["torch"]) / values))
+            for name, values in times.items()
         },
         "tracking_overhead": float(np.median(np.array(times["fused"]) / times["bare"])) - 1.0,
         "tracking_overhead_whole_run": float(np.sum(times["fused"]) / np.sum(times["bare"])) - 1.0,
@@ -232,7 +241,13 @@ def million(steps: int = 1_000_000) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     anchors = int(replica.tracker.state["anchors"][0])
-    return {"steps": steps, "seconds": seconds, "peak_mib_early": early, "peak_mib_end": late, "anchors": anchors}
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "peak_mib_early": early,
+        "peak_mib_end": late,
+        "anchors": anchors,
+    }
 
 
 def environment() -> dict[str, Any]:
@@ -241,7 +256,11 @@ def environment() -> dict[str, Any]:
     import torch
 
     names = ("numpy", "scipy", "numba", "jax")
-    found = {name: importlib.import_module(name).__version__ for name in names if importlib.util.find_spec(name)}
+    found = {
+        name: importlib.import_module(name).__version__
+        for name in names
+        if importlib.util.find_spec(name)
+    }
     import llvmlite.binding as llvm
 
     return {
@@ -262,7 +281,9 @@ def _show(row: dict[str, Any]) -> str:
     cells = [f"{shape:18s} {row['eta_times_jacobian_norm_squared']:7.3g}"]
     for name in ("torch", "jax", "fused", "bare"):
         if name in row["us_per_step"]:
-            cells.append(f"{row['us_per_step'][name]:10.1f} {row['times_faster_than_torch'][name]:6.1f}x")
+            cells.append(
+                f"{row['us_per_step'][name]:10.1f} {row['times_faster_than_torch'][name]:6.1f}x"
+            )
         else:
             cells.append(f"{'absent':>10s} {'':7s}")
     cells.append(f"{100 * row['tracking_overhead']:6.1f} % {row['anchors']:5d}/{row['steps']}")
@@ -292,16 +313,26 @@ def main() -> None:
     if options.million:
         result = million()
         print(json.dumps(result, indent=1))
-        print("fused, one million steps:", f"{result['seconds']:.1f} s,", f"{result['peak_mib_end']:.0f} MiB")
+        print(
+            "fused, one million steps:",
+            f"{result['seconds']:.1f} s,",
+            f"{result['peak_mib_end']:.0f} MiB",
+        )
         return
     rows = []
-    print(f"{'(N,n,D,d,H)':18s} {'eta J^2':>7s} {'torch us':>18s} {'jax us':>18s} {'fused us':>18s} {'bare us':>18s}")
+    print(
+        f"{'(N,n,D,d,H)':18s} {'eta J^2':>7s}"
+        + "".join(f"{name + ' us':>19s}" for name in ("torch", "jax", "fused", "bare"))
+        + " tracking anchors/steps"
+    )
     for index in range(len(SHAPES)):
         for scale in (1.0, LAZY):
             rows.append(measure(index, scale, 3 if options.quick else 11))
             print(_show(rows[-1]), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+    options.out.write_text(
+        json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from gdconv.report.source import CheckLike
-from gdconv.report.tables import worst
+from gdconv.verdict import worst
 
 NUMBERS = ("rate", "step", "eta_rate", "half_life", "tightness")
 RUN_FIELDS = (

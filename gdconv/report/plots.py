@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gdconv.report.labels import place_labels
 from gdconv.report.source import CheckLike
-from gdconv.report.tables import worst
+from gdconv.verdict import worst
 
 MEASURED = "#222222"
 SIGMA = "#555555"
@@ -200,10 +200,11 @@ def _mark(axes: Axes, check: CheckLike, broken: pd.DataFrame, face: str, text: s
     if broken.empty:
         return
     edge = "white" if face != "white" else "#b00000"
+    size = 8 if len(broken) <= 2 * MANY else 5
     for run, step in zip(broken["run"], broken["first_violation"], strict=True):
         rows = check.trace[check.trace["run"] == run]
         y = np.interp(step, rows["step"], rows["loss_ratio"])
-        axes.plot([step], [y], "X", ms=8, mec=edge, color=face, zorder=5)
+        axes.plot([step], [y], "X", ms=size, mec=edge, mew=size / 10, color=face, zorder=5)
     steps = sorted(broken["first_violation"].astype(int))
     span = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
     axes.plot([], [], "X", color=face, mec=edge, ms=8, label=f"{text}: step {span}")

@@ -19,8 +19,9 @@ ADVICE = {
     "confirmed": "every hypothesis is met and the bound held at every compared step of {runs}",
     "vacuous": "the bound held, but never fell below 0.9 of its start in {runs}, so nothing was "
     "tested: give more --steps, or a larger --step where the hypotheses allow it",
-    "outside": "a hypothesis is not met, so the statement says nothing about {runs}: see the "
-    "hypotheses above, or let --init theorem choose weights that meet them",
+    "outside": "the statement says nothing about {runs}, since hypotheses are not met: {unmet}. "
+    "For those on the start let --init theorem choose the weights, for those on the end of the run "
+    "give more --steps",
     "undecided": "rounding error is as large as a difference that had to be decided in {runs}: use "
     "--dtype float64, fewer --steps, or a problem with a larger sigma_min",
     "refuted": "the hypotheses are met and the bound is violated beyond rounding error in {runs}. "
@@ -110,7 +111,7 @@ def verdict_line(check: CheckLike) -> str:
     same = rows[rows["verdict"] == check.verdict]
     runs = f"{len(rows)} run{'s' if len(rows) != 1 else ''}"
     text = ADVICE[check.verdict].format(
-        runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}"
+        unmet=_unmet(check), runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}"
     )
     level = LEVELS.get(check.level, check.level)
     lines = [
@@ -123,3 +124,10 @@ def verdict_line(check: CheckLike) -> str:
 def _span(values: object) -> str:
     low, high = number(values.min()), number(values.max())  # type: ignore[attr-defined]
     return low if low == high else f"{low}..{high}"
+
+
+def _unmet(check: CheckLike) -> str:
+    """Names of the judged statement's hypotheses that do not hold in some run."""
+    sides = check.hypotheses
+    rows = sides[(sides["statement"] == check.statement) & (sides["holds"] == "false")]
+    return "; ".join(dict.fromkeys(rows["hypothesis"])) or "none"

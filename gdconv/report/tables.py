@@ -14,31 +14,13 @@ import pandas as pd
 from gdconv.errors import InputError
 from gdconv.report.layout import LAYOUTS, number, text_block
 from gdconv.report.source import CheckLike
+from gdconv.verdict import ORDER, worst
 
 FORMATS = ("text", "csv", "markdown", "latex")
-ORDER = ("refuted", "undecided", "outside", "vacuous", "confirmed")
-"""Verdicts, worst first."""
-
 FEW = 3
 """Up to this many runs each has its own rows in text, Markdown and LaTeX."""
 
 STEP_COLUMNS = ("worst_step", "first_violation", "compared_until", "informative_step")
-
-
-def worst(verdicts: Any) -> str:
-    """The worst of several verdicts.
-
-    Args:
-        verdicts: Iterable of verdicts.
-
-    Returns:
-        The first one in the order refuted, undecided, outside, vacuous, confirmed.
-
-    Example:
-        >>> worst(["confirmed", "vacuous"])
-        'vacuous'
-    """
-    return min(verdicts, key=ORDER.index)
 
 
 def verdict_table(check: CheckLike) -> pd.DataFrame:

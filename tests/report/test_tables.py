@@ -20,8 +20,8 @@ from gdconv.report.tables import (
     render,
     statement_table,
     verdict_table,
-    worst,
 )
+from gdconv.verdict import worst
 
 
 def test_verdict_table_matches_closed_forms():

@@ -8,11 +8,12 @@ from samples import draw, model
 
 from gdconv.descent import Outcome
 from gdconv.fused import DONE
+from gdconv.judge import judge
 from gdconv.ledger import FIXED, new_ledger, new_tests, observe
 from gdconv.spectrum import Enclosure
 from gdconv.start import Start
 from gdconv.theorem import Hypothesis, Prediction
-from gdconv.verdict import EXIT_CODES, ORDER, judge, worst
+from gdconv.verdict import EXIT_CODES, ORDER, worst
 
 MET = Hypothesis("met", 2.0, ">=", 1.0)
 UNMET = Hypothesis("unmet", 1.0, ">=", 2.0)

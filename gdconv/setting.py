@@ -1,0 +1,261 @@
+"""Setting: everything that is decided before the first step, from options to a plan.
+
+config -> problem -> parameters -> hypotheses, step, rate
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil, log, log1p
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdconv import data as sources
+from gdconv.config import Config
+from gdconv.descent import Plan
+from gdconv.errors import InputError
+from gdconv.initialization import initialize, solve_scale, spread_scores
+from gdconv.kernels import kernel_named
+from gdconv.ledger import FIXED, POSTERIOR
+from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.problem import Problem
+from gdconv.problems import named_problem
+from gdconv.start import Start
+from gdconv.theorem import Prediction, Statement, Theorem, theorem_named
+from gdconv.threads import one_thread
+
+FALLBACK: dict[str, Any] = {
+    "kernel": "softmax", "data": "gaussian", "outputs": 1, "init": "normal", "step": "local",
+    "steps": 10_000, "head_dim": 8, "heads": 8,
+}  # fmt: skip
+"""Defaults of last resort, behind the options given and the settings of the judged statement."""
+
+
+@dataclass
+class Setting:
+    """Everything decided before the first step: R runs of one model."""
+
+    theorem: Theorem
+    statement: Statement
+    config: Config
+    model: MultiHeadRegression
+    problem: Problem
+    params: Parameters
+    starts: list[Start]
+    predictions: list[dict[str, Prediction]]
+    seeds: list[int]
+    messages: list[str]
+
+    @property
+    def batched(self) -> bool:
+        """Whether the runs advance together (torch engine) or one after another (compiled loop)."""
+        fits = self.problem.X.device.type == "cpu" and self.problem.X.dtype == torch.float64
+        return self.config.engine == "torch" or not fits
+
+    def first(self, runs: int) -> Setting:
+        """The same setting with its first runs only."""
+        keep = list(range(runs))
+        return replace(
+            self,
+            config=replace(self.config, seeds=runs),
+            problem=Problem.stack([self.problem[r] for r in keep]),
+            params=self.params[keep],
+            starts=self.starts[:runs],
+            predictions=self.predictions[:runs],
+            seeds=self.seeds[:runs],
+        )
+
+
+def prepare(config: Config) -> Setting:
+    """Build data, weights and predictions from options.
+
+    Args:
+        config: Options; None fields are filled from the judged statement's settings.
+
+    Returns:
+        The setting of all runs.
+
+    Raises:
+        InputError: An option cannot be used.
+
+    Example:
+        >>> prepare(Config("full-gd", problem="stacked-witness")).config.statement
+        'stacked'
+    """
+    theorem = theorem_named(config.validate().theorem)
+    kernel = config.kernel or FALLBACK["kernel"]
+    named = named_problem(config.problem, kernel, config.seed) if config.problem else None
+    options = named.options if named else {}
+    judged = theorem.statement_named(config.statement or options.get("statement"))
+    general = judged.settings.get("*", {})
+    source = config.data or general.get("data") or FALLBACK["data"]
+    config = config.resolve(
+        {"statement": judged.name}, options, judged.settings.get(source, {}), general, FALLBACK
+    )
+    model = MultiHeadRegression(kernel_named(kernel))
+    problems, weights = [], []
+    with one_thread():
+        for seed in range(config.seed, config.seed + config.seeds):
+            made = named_problem(config.problem, kernel, seed) if config.problem else None
+            problem = made.problem if made else _load(config, seed)
+            problems.append(problem)
+            params = made.params if made else _weights(theorem, judged, model, problem, config, seed)
+            weights.append(params)
+        return assemble(config, Problem.stack(problems), Parameters.stack(weights))
+
+
+def assemble(config: Config, problem: Problem, params: Parameters) -> Setting:
+    """The setting around given data and weights, as `prepare` builds it or a saved run stored it.
+
+    Args:
+        config: Resolved options.
+        problem: Data, R replicas, float64 on the CPU.
+        params: Start weights, R replicas.
+
+    Returns:
+        The setting.
+
+    Raises:
+        InputError: The loss is zero at a start, or the device is not there.
+    """
+    theorem = theorem_named(config.theorem)
+    model = MultiHeadRegression(kernel_named(str(config.kernel)))
+    starts = [Start(model, problem[r], params[r]) for r in range(problem.R)]
+    if not all(start.f_0 > 0 for start in starts):
+        remedy = "give other labels, weights or seeds: there is nothing to descend"
+        raise InputError("y", "a loss of zero at the start", remedy)
+    before = [s for s in theorem.statements() if not s.posterior]
+    messages = [*problem.notes]
+    if note := problem.overparametrization_note(params.H):
+        messages.append(note)
+    device, dtype = _device(config.device), getattr(torch, config.dtype)
+    return Setting(
+        theorem=theorem,
+        statement=theorem.statement_named(config.statement),
+        config=config,
+        model=model,
+        problem=problem.to(device, dtype),
+        params=params.to(device, dtype),
+        starts=starts,
+        predictions=[{s.name: theorem.predict(s, start) for s in before} for start in starts],
+        seeds=list(range(config.seed, config.seed + problem.R)),
+        messages=messages,
+    )
+
+
+def _load(config: Config, seed: int) -> Problem:
+    return sources.load(
+        str(config.data), samples=config.samples, tokens=config.tokens, embedding=config.embedding,
+        outputs=int(config.outputs or 1), target=config.target, seed=seed,
+    )  # fmt: skip
+
+
+def _weights(
+    theorem: Theorem, judged: Statement, model: MultiHeadRegression, problem: Problem, config: Config, seed: int
+) -> Parameters:
+    shape = (int(config.heads or 1), problem.D, int(config.head_dim or 1), problem.D_y)
+    if config.init != "theorem":
+        return initialize(str(config.init), shape, seed, config.scale_list())
+    if judged.posterior:
+        judged = theorem.statement_named(None)
+
+    def quality(params: Parameters) -> float:
+        return Start(model, problem, params).sigma_0.lo
+
+    def holds(params: Parameters) -> bool:
+        return all(h.holds for h in theorem.predict(judged, Start(model, problem, params)).hypotheses)
+
+    return solve_scale(spread_scores(shape, seed, quality), holds, config.margin)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError("device", name, "give a device that this machine has, such as cpu") from None
+    return device
+
+
+def step_sizes(setting: Setting) -> tuple[np.ndarray, bool]:
+    """Step size per run, and whether it is the local one, which may be halved.
+
+    Args:
+        setting: What to run.
+
+    Returns:
+        Array of shape (R,), and True for the local step.
+
+    Raises:
+        InputError: The Jacobian vanishes at a start, so there is no local step.
+    """
+    R, fixed = len(setting.starts), setting.config.step_size()
+    if fixed is not None:
+        return np.full(R, fixed), False
+    if setting.config.step == "theory":
+        judged = setting.statement
+        if judged.posterior:
+            judged = setting.theorem.statement_named(None)
+        allowed = [_theory_step(judged.name, p) for p in setting.predictions]
+        if all(allowed):
+            return np.array([float(a or 0.0) for a in allowed]), False
+        setting.messages.append(f"{judged.name} allows no step here: the local step 0.5/|J_0|^2 is taken")
+    norms = np.array([start.J_range[1].hi for start in setting.starts])
+    if not (norms > 0).all():
+        raise InputError("step", setting.config.step, "the Jacobian is zero at the start; give a number")
+    return 0.5 / norms**2, True
+
+
+def _theory_step(judged: str, predictions: dict[str, Prediction]) -> float | None:
+    """The judged statement's step, lowered so that every statement that applies admits the run."""
+    own = predictions[judged].max_step
+    if not own:
+        return None
+    others = [p.max_step for p in predictions.values() if p.max_step and all(h.holds for h in p.hypotheses)]
+    # just inside, so that rounding cannot leave "eta <= max_step" undecided
+    return min([own, *others]) * (1 - 1e-9)
+
+
+def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bool) -> Plan:
+    """The plan of some of the runs.
+
+    Args:
+        setting: What to run.
+        runs: Which replicas.
+        eta: Their step sizes.
+        stop_on_rise: End a run at its first rise.
+
+    Returns:
+        The plan.
+    """
+    config = setting.config
+    kinds, rates, prefactors, limits = [], [], [], []
+    for r, step in zip(runs, eta, strict=True):
+        rate = {name: (p.rate_lo, p.rate_hi) for name, p in setting.predictions[r].items()}
+        kinds.append({s.name: POSTERIOR if s.posterior else FIXED for s in setting.theorem.statements()})
+        rates.append(rate)
+        prefactors.append({name: p.prefactor for name, p in setting.predictions[r].items()})
+        limits.append(_limit(config, float(step), rate.get(setting.statement.name, (0.0, 0.0))[1]))
+    return Plan(
+        eta=eta,
+        limits=np.array(limits),
+        kinds=kinds,
+        rates=rates,
+        prefactors=prefactors,
+        o_squared=np.array([setting.starts[r].o.lo ** 2 for r in runs]),
+        target=config.until_loss or 0.0,
+        stop_on_rise=stop_on_rise,
+        trained=setting.theorem.trains,
+        engine=config.engine,
+    )
+
+
+def _limit(config: Config, eta: float, rate: float) -> int:
+    steps = int(config.steps or FALLBACK["steps"])
+    if config.until_bound and 0 < eta * rate < 1:
+        steps = min(steps, ceil(log(config.until_bound) / log1p(-eta * rate)))
+    return steps
+
+
