@@ -58,7 +58,9 @@ def main() -> int:
         return 2
     for made in checks:
         least = made.runs["loss_ratio_last"].max()
-        print(f"{made.config['kernel']:>8}: run {made.verdict}, f_T/f_0 <= {least:.1e} in every run")
+        print(
+            f"{made.config['kernel']:>8}: run {made.verdict}, f_T/f_0 <= {least:.1e} in every run"
+        )
     print(f"table and figure: {options.out}/table.md, {options.out}/figure.png")
     return EXIT_CODES[worst([made.verdict for made in checks])]
 

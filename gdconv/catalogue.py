@@ -21,5 +21,10 @@ def theorems() -> pd.DataFrame:
     for theorem in registry().values():
         ordered = sorted(theorem.statements(), key=lambda s: not s.default)
         names = ", ".join(s.name for s in ordered)
-        rows.append({"id": theorem.id, "title": theorem.title, "source": theorem.source, "statements": names})
+        rows.append({
+            "id": theorem.id,
+            "title": theorem.title,
+            "source": theorem.source,
+            "statements": names,
+        })
     return pd.DataFrame(rows, columns=["id", "title", "source", "statements"])

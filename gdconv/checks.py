@@ -6,7 +6,7 @@ config -> problem -> parameters -> hypotheses, step, rate -> gradient descent ->
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,11 @@ class Check:
         """
         rows = self.verdicts[self.verdicts["statement"] == statement]
         if rows.empty:
-            raise InputError("statement", statement, f"choose one of {', '.join(self.verdicts['statement'].unique())}")
+            raise InputError(
+                "statement",
+                statement,
+                f"choose one of {', '.join(self.verdicts['statement'].unique())}",
+            )
         return worst(list(rows["verdict"]))
 
     def table(self, format: str = "text") -> str:
@@ -139,7 +143,9 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
     known = {f.name for f in fields(Config)} - {"theorem"}
     for name in options:
         if name not in known:
-            raise InputError(name, options[name], f"choose options among {', '.join(sorted(known))}")
+            raise InputError(
+                name, options[name], f"choose options among {', '.join(sorted(known))}"
+            )
     if "step" in options and options["step"] is not None:
         options["step"] = str(options["step"])
     return execute(prepare(Config(theorem, **options)), progress)
@@ -225,15 +231,25 @@ def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
     for r, (start, outcome) in enumerate(zip(setting.starts, outcomes, strict=True)):
         for s in setting.theorem.statements():
             prediction = (
-                setting.theorem.predict(s, start, outcome) if s.posterior else setting.predictions[r][s.name]
+                setting.theorem.predict(s, start, outcome)
+                if s.posterior
+                else setting.predictions[r][s.name]
             )
             judgement = judge(s.name, prediction, outcome, setting.config.dtype)
-            verdicts.append({"run": r, "statement": s.name, "verdict": judgement.verdict, **judgement.row})
+            verdicts.append({
+                "run": r,
+                "statement": s.name,
+                "verdict": judgement.verdict,
+                **judgement.row,
+            })
             hypotheses += _hypothesis_rows(r, s.name, judgement)
         traces.append(pd.DataFrame(outcome.rows).assign(run=r))
         runs.append(_run_row(r, setting.seeds[r], outcome))
     trace = pd.concat(traces, ignore_index=True)
-    arrays = {"X": setting.problem.X.cpu().double().numpy(), "y": setting.problem.y.cpu().double().numpy()}
+    arrays = {
+        "X": setting.problem.X.cpu().double().numpy(),
+        "y": setting.problem.y.cpu().double().numpy(),
+    }
     ends = Parameters.stack([o.end.params for o in outcomes]).numpy()
     return Check(
         theorem=setting.theorem.id,
@@ -248,7 +264,9 @@ def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
         trace=trace[["run", *(c for c in trace.columns if c != "run")]],
         runs=pd.DataFrame(runs),
         messages=setting.messages,
-        starts=arrays | setting.params.numpy() | {f"{k}_last": v for k, v in ends.items() if k != "W_O"},
+        starts=arrays
+        | setting.params.numpy()
+        | {f"{k}_last": v for k, v in ends.items() if k != "W_O"},
     )
 
 
@@ -275,7 +293,9 @@ def _run_row(run: int, seed: int, outcome: Outcome) -> dict[str, Any]:
         "seed": seed,
         "loss_first": float(led["loss_0"]),
         "loss_last": float(led["loss"]),
-        "loss_ratio_last": float(led["loss"] / led["loss_0"]) if led["loss_0"] > 0 else float("nan"),
+        "loss_ratio_last": float(led["loss"] / led["loss_0"])
+        if led["loss_0"] > 0
+        else float("nan"),
         "sigma_min_first": outcome.rows[0]["sigma_min_lo"],
         "sigma_min_least": float(led["sigma_least"]),
         "steps": outcome.steps,

@@ -105,9 +105,20 @@ class Config:
             Traceback (most recent call last):
             gdconv.errors.InputError: seeds = 0: give a whole number of at least 1.
         """
-        for name in ("samples", "tokens", "embedding", "outputs", "head_dim", "heads", "seeds", "steps"):
+        for name in (
+            "samples",
+            "tokens",
+            "embedding",
+            "outputs",
+            "head_dim",
+            "heads",
+            "seeds",
+            "steps",
+        ):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 1
+            ):
                 raise InputError(name, value, "give a whole number of at least 1")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError("seed", self.seed, "give a whole number of at least 0")
@@ -160,7 +171,9 @@ class Config:
         except (AttributeError, ValueError):
             values = ()
         if len(values) != 4 or not all(0 <= v < float("inf") for v in values):
-            raise InputError("scales", self.scales, "give four numbers for W_Q,W_K,W_V,W_O such as 3,3,1,2")
+            raise InputError(
+                "scales", self.scales, "give four numbers for W_Q,W_K,W_V,W_O such as 3,3,1,2"
+            )
         return values
 
     def canonical(self) -> dict[str, Any]:

@@ -104,7 +104,9 @@ class Constants:
         s, d = self.start, self.start.d
         a = s.a[:, None]
         if self.softmax:
-            curved = self.lambda_V * (SOFTMAX_SECOND * a**5 * self.Lambda**2 / d + a**3 / (2 * sqrt(d)))
+            curved = self.lambda_V * (
+                SOFTMAX_SECOND * a**5 * self.Lambda**2 / d + a**3 / (2 * sqrt(d))
+            )
             c = s.O * (curved + a**3 * self.Lambda / (2 * sqrt(d)))
         else:
             c = s.O * (2 * sqrt(s.n) * self.lambda_V * a**3 / sqrt(d) + self.epsilon * a**2)

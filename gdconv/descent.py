@@ -17,8 +17,8 @@ from gdconv.engines import Engine, make_engine
 from gdconv.errors import DivergenceError
 from gdconv.fused import DIVERGED, DONE, ROSE, TARGET
 from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
-from gdconv.problem import Problem
 from gdconv.probes import Probe, distances, gap, probe, record_steps
+from gdconv.problem import Problem
 from gdconv.start import Start
 
 STOPPED = {

@@ -111,8 +111,12 @@ class FusedEngine(Engine):
 
     def parameters(self) -> Parameters:
         """Weights copied out of the compiled loop's layout."""
-        stacked = {b: np.stack([getattr(run, b) for run in self.runs]) for b in ("W_Q", "W_K", "W_V")}
-        return Parameters(**{b: torch.from_numpy(W) for b, W in stacked.items()}, W_O=self.weights_O)
+        stacked = {
+            b: np.stack([getattr(run, b) for run in self.runs]) for b in ("W_Q", "W_K", "W_V")
+        }
+        return Parameters(
+            **{b: torch.from_numpy(W) for b, W in stacked.items()}, W_O=self.weights_O
+        )
 
 
 class TorchEngine(Engine):
@@ -124,7 +128,9 @@ class TorchEngine(Engine):
         super().__init__(plan)
         self.model, self.problem, self.params = model, problem, params
         X = problem.X.detach().cpu().double().numpy()
-        self.trackers = [new_tracker(X[r % len(X)], params.H, 0.01, True) for r in range(len(plan.eta))]
+        self.trackers = [
+            new_tracker(X[r % len(X)], params.H, 0.01, True) for r in range(len(plan.eta))
+        ]
         H, (N, n) = params.H, X.shape[1:3]
         self.lanes = np.zeros((H, n, n, padded(N)))  # the tracker's layout: samples last, padded
         self.grad: Parameters | None = None
@@ -156,7 +162,9 @@ class TorchEngine(Engine):
         eta[moving] = self.plan.eta[moving]
         W = self.params.W_Q
         steps = torch.as_tensor(eta, dtype=W.dtype, device=W.device)[:, None, None, None]
-        moved = {b: getattr(self.params, b) - steps * getattr(self.grad, b) for b in self.plan.trained}
+        moved = {
+            b: getattr(self.params, b) - steps * getattr(self.grad, b) for b in self.plan.trained
+        }
         self.params = replace(self.params, **moved)
 
     def _observe(self, moving: list[int]) -> None:
@@ -176,7 +184,9 @@ class TorchEngine(Engine):
     def _close(self, until: int) -> None:
         for r in self.live():
             led, plan = self.ledgers[r][0], self.plan
-            if self.status[r] == DIVERGED or led["loss"] > FINITE_LIMIT * max(led["loss_0"], 1e-300):
+            if self.status[r] == DIVERGED or led["loss"] > FINITE_LIMIT * max(
+                led["loss_0"], 1e-300
+            ):
                 self.status[r] = DIVERGED
             elif led["loss"] <= plan.target * led["loss_0"]:
                 self.status[r] = TARGET

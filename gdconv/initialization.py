@@ -122,9 +122,7 @@ def spread_scores(
     return best
 
 
-def solve_scale(
-    base: Parameters, holds: Callable[[Parameters], bool], margin: float
-) -> Parameters:
+def solve_scale(base: Parameters, holds: Callable[[Parameters], bool], margin: float) -> Parameters:
     """W_O at `margin` times the least multiple of the base's at which the hypotheses hold.
 
     Args:

@@ -27,9 +27,7 @@ class Judgement:
     row: dict[str, Any]
 
 
-def judge(
-    name: str, prediction: Prediction, outcome: Outcome, level: str = "float64"
-) -> Judgement:
+def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "float64") -> Judgement:
     """Compare one prediction with one run.
 
     A float32 run is for study: what it would confirm or refute is undecided.
@@ -43,7 +41,9 @@ def judge(
     Returns:
         Verdict, hypotheses and table row.
     """
-    genuine = Hypothesis("the stored steps are gradient steps: defect over rounding", outcome.defect_ratio, "<=", 1.0)
+    genuine = Hypothesis(
+        "the stored steps are gradient steps: defect over rounding", outcome.defect_ratio, "<=", 1.0
+    )
     hypotheses = (*prediction.with_step(outcome.eta), genuine)
     test = outcome.tests[name]
     held = [h.holds for h in hypotheses]
@@ -58,13 +58,19 @@ def judge(
     elif undecided >= 0:
         verdict, note = "undecided", f"bound and loss overlap within rounding at step {undecided}"
     elif floor >= 0 and informative < 0:
-        verdict, note = "undecided", f"rounding drowns the bound from step {floor}, before it fell to 0.9"
+        verdict, note = (
+            "undecided",
+            f"rounding drowns the bound from step {floor}, before it fell to 0.9",
+        )
     elif informative < 0:
         verdict, note = "vacuous", "the bound never fell below 0.9: nothing was tested"
     else:
         verdict, note = "confirmed", f"compared until rounding, step {floor}" if floor >= 0 else ""
     if level != "float64" and verdict in ("confirmed", "refuted"):
-        verdict, note = "undecided", f"{level} is for study, it would read {verdict}: run it in float64"
+        verdict, note = (
+            "undecided",
+            f"{level} is for study, it would read {verdict}: run it in float64",
+        )
     return Judgement(verdict, hypotheses, _row(test, prediction, outcome, name, note))
 
 
@@ -76,7 +82,9 @@ def _outside_note(test: Any) -> str:
     return "the bound held all the same"
 
 
-def _row(test: Any, prediction: Prediction, outcome: Outcome, name: str, note: str) -> dict[str, Any]:
+def _row(
+    test: Any, prediction: Prediction, outcome: Outcome, name: str, note: str
+) -> dict[str, Any]:
     tested = test["kind"] != UNTESTED
     last = outcome.compared_steps(name) if tested else 0
     log_bound = float(test["log_bound"]) if tested else np.nan

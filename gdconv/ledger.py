@@ -26,50 +26,46 @@ NOISE_SHARE = 0.1
 """Comparison stops once 2 nu_t exceeds this share of the decrease per step (of the bound, or of the
 loss for the a-posteriori product)."""
 
-LEDGER = np.dtype(
-    [
-        ("step", "i8"),  # t of the last observed iterate, -1 before the first
-        ("eta", "f8"),
-        ("o_squared", "f8"),  # lower bound of min_h sigma_{D_y}(W_O,h)^2
-        ("noise_scale", "f8"),  # 8u (|F| + |y| + sum_W |J_W| |W|), refreshed by the probes
-        ("jacobian_norm", "f8"),  # |J|_F, refreshed by the probes
-        ("loss_0", "f8"),
-        ("loss", "f8"),
-        ("grad_sq", "f8"),
-        ("two_nu", "f8"),
-        ("noise_sum", "f8"),
-        ("sigma_lo", "f8"),
-        ("sigma_hi", "f8"),
-        ("sigma_least", "f8"),  # least lower end over the run
-        ("sigma_least_step", "i8"),
-        ("mu", "f8"),
-        ("log_posterior", "f8"),  # sum_{s<t} log(1 - 2 c_s eta mu_s)
-        ("posterior_closed", "i8"),  # step at which rounding ended the product, else -1
-        ("c_least", "f8"),
-        ("c_least_step", "i8"),
-        ("rises", "i8"),
-        ("first_rise", "i8"),
-    ]
-)
+LEDGER = np.dtype([
+    ("step", "i8"),  # t of the last observed iterate, -1 before the first
+    ("eta", "f8"),
+    ("o_squared", "f8"),  # lower bound of min_h sigma_{D_y}(W_O,h)^2
+    ("noise_scale", "f8"),  # 8u (|F| + |y| + sum_W |J_W| |W|), refreshed by the probes
+    ("jacobian_norm", "f8"),  # |J|_F, refreshed by the probes
+    ("loss_0", "f8"),
+    ("loss", "f8"),
+    ("grad_sq", "f8"),
+    ("two_nu", "f8"),
+    ("noise_sum", "f8"),
+    ("sigma_lo", "f8"),
+    ("sigma_hi", "f8"),
+    ("sigma_least", "f8"),  # least lower end over the run
+    ("sigma_least_step", "i8"),
+    ("mu", "f8"),
+    ("log_posterior", "f8"),  # sum_{s<t} log(1 - 2 c_s eta mu_s)
+    ("posterior_closed", "i8"),  # step at which rounding ended the product, else -1
+    ("c_least", "f8"),
+    ("c_least_step", "i8"),
+    ("rises", "i8"),
+    ("first_rise", "i8"),
+])
 
-TEST = np.dtype(
-    [
-        ("kind", "i8"),
-        ("log_start", "f8"),  # log of the bound at step 0 as a share of f_0, 0 without a prefactor
-        ("log_rate", "f8"),  # log(1 - eta rate) for FIXED, the rate from above
-        ("log_slack", "f8"),  # what the rate from below adds to it: a refutation must beat both
-        ("log_bound", "f8"),  # at the last observed step
-        ("worst_margin", "f8"),  # least log bound - log(f_t / f_0) over compared steps
-        ("worst_step", "i8"),
-        ("violations", "i8"),
-        ("first_violation", "i8"),
-        ("undecided", "i8"),
-        ("first_undecided", "i8"),
-        ("informative_step", "i8"),  # first compared step with bound < 0.9
-        ("floor_step", "i8"),  # comparison stopped here, -1 if never
-        ("noise_ratio", "f8"),  # FIXED: greatest 2 nu_t / |log(1 - eta rate)| seen
-    ]
-)
+TEST = np.dtype([
+    ("kind", "i8"),
+    ("log_start", "f8"),  # log of the bound at step 0 as a share of f_0, 0 without a prefactor
+    ("log_rate", "f8"),  # log(1 - eta rate) for FIXED, the rate from above
+    ("log_slack", "f8"),  # what the rate from below adds to it: a refutation must beat both
+    ("log_bound", "f8"),  # at the last observed step
+    ("worst_margin", "f8"),  # least log bound - log(f_t / f_0) over compared steps
+    ("worst_step", "i8"),
+    ("violations", "i8"),
+    ("first_violation", "i8"),
+    ("undecided", "i8"),
+    ("first_undecided", "i8"),
+    ("informative_step", "i8"),  # first compared step with bound < 0.9
+    ("floor_step", "i8"),  # comparison stopped here, -1 if never
+    ("noise_ratio", "f8"),  # FIXED: greatest 2 nu_t / |log(1 - eta rate)| seen
+])
 
 
 def new_ledger(eta: float, o_squared: float) -> np.ndarray:
@@ -122,7 +118,13 @@ def new_tests(
         tests["log_start"] = log_starts
     if log_slacks is not None:
         tests["log_slack"] = log_slacks
-    for name in ("worst_step", "first_violation", "first_undecided", "informative_step", "floor_step"):
+    for name in (
+        "worst_step",
+        "first_violation",
+        "first_undecided",
+        "informative_step",
+        "floor_step",
+    ):
         tests[name] = -1
     return tests
 

@@ -30,7 +30,9 @@ class Named(NamedTuple):
 
 
 def _named(name: str, X: Any, y: Any, weights: dict[str, Any], note: str, **options: Any) -> Named:
-    problem = Problem.from_arrays(np.asarray(X, float), np.asarray(y, float), name=name, notes=(note,))
+    problem = Problem.from_arrays(
+        np.asarray(X, float), np.asarray(y, float), name=name, notes=(note,)
+    )
     arrays = {block: np.asarray(W, float) for block, W in weights.items()}
     return Named(problem, Parameters.from_arrays(arrays), options)
 
@@ -71,9 +73,16 @@ def stacked_stationary(kernel: str, seed: int) -> Named:
     orthogonal to what that head can reach, so the loss never moves.
     """
     if kernel != "gaussian":
-        raise InputError("kernel", kernel, "give gaussian: this witness is about the Gaussian kernel")
+        raise InputError(
+            "kernel", kernel, "give gaussian: this witness is about the Gaussian kernel"
+        )
     zero = np.zeros((2, 1, 1))
-    weights = {"W_Q": [[[0.0]], [[1.0]]], "W_K": zero, "W_V": zero, "W_O": [[[1.0, 0.0]], [[0.0, 1.0]]]}
+    weights = {
+        "W_Q": [[[0.0]], [[1.0]]],
+        "W_K": zero,
+        "W_V": zero,
+        "W_O": [[[1.0, 0.0]], [[0.0, 1.0]]],
+    }
     note = "each output is reached by one head, sigma_min(W_O,h) = 0: the gradient is zero at the start"
     y = [[[-2e-3, 0.0]], [[1e-3, 0.0]]]
     return _named("stacked-stationary", [[[1.0]], [[2.0]]], y, weights, note, statement="stacked", step="theory", steps=200)  # fmt: skip
@@ -92,7 +101,9 @@ def too_few_heads(kernel: str, seed: int) -> Named:
     zero = np.zeros((1, 1, 1))
     weights = {"W_Q": zero, "W_K": zero, "W_V": zero, "W_O": [[[1.0]]]}
     note = "H D = 1 < N n = 2: the labels are orthogonal to everything B can reach"
-    return _named("too-few-heads", [[[1.0]], [[-1.0]]], [[1.0], [1.0]], weights, note, step="0.1", steps=50)
+    return _named(
+        "too-few-heads", [[[1.0]], [[-1.0]]], [[1.0], [1.0]], weights, note, step="0.1", steps=50
+    )
 
 
 NAMED: dict[str, Callable[[str, int], Named]] = {
@@ -128,5 +139,11 @@ def named_problem(name: str, kernel: str, seed: int) -> Named:
         arrays = read_arrays(Path(name), ("X", "y", "W_Q", "W_K", "W_V", "W_O"), "problem")
         weights = {block: arrays[block] for block in ("W_Q", "W_K", "W_V", "W_O")}
         stem = Path(name).stem
-        return Named(Problem.from_arrays(arrays["X"], arrays["y"], name=stem), Parameters.from_arrays(weights), {})
-    raise InputError("problem", name, f"choose one of {', '.join(NAMED)}, or give a .npz with data and weights")
+        return Named(
+            Problem.from_arrays(arrays["X"], arrays["y"], name=stem),
+            Parameters.from_arrays(weights),
+            {},
+        )
+    raise InputError(
+        "problem", name, f"choose one of {', '.join(NAMED)}, or give a .npz with data and weights"
+    )

@@ -36,7 +36,9 @@ def replay(saved: Any, progress: Any = None) -> Any:
 
     missing = [name for name in ("X", "y", *BLOCKS) if name not in saved.starts]
     if missing:
-        raise InputError("folder", ", ".join(missing), "give a run whose iterates.npz has its start")
+        raise InputError(
+            "folder", ", ".join(missing), "give a run whose iterates.npz has its start"
+        )
     name = str(saved.config.get("problem") or saved.config.get("data") or "saved")
     problem = Problem.from_arrays(saved.starts["X"], saved.starts["y"], name, saved.messages)
     params = Parameters.from_arrays({block: saved.starts[block] for block in BLOCKS})

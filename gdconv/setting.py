@@ -101,7 +101,9 @@ def prepare(config: Config) -> Setting:
             made = named_problem(config.problem, kernel, seed) if config.problem else None
             problem = made.problem if made else _load(config, seed)
             problems.append(problem)
-            params = made.params if made else _weights(theorem, judged, model, problem, config, seed)
+            params = (
+                made.params if made else _weights(theorem, judged, model, problem, config, seed)
+            )
             weights.append(params)
         return assemble(config, Problem.stack(problems), Parameters.stack(weights))
 
@@ -153,7 +155,12 @@ def _load(config: Config, seed: int) -> Problem:
 
 
 def _weights(
-    theorem: Theorem, judged: Statement, model: MultiHeadRegression, problem: Problem, config: Config, seed: int
+    theorem: Theorem,
+    judged: Statement,
+    model: MultiHeadRegression,
+    problem: Problem,
+    config: Config,
+    seed: int,
 ) -> Parameters:
     shape = (int(config.heads or 1), problem.D, int(config.head_dim or 1), problem.D_y)
     if config.init != "theorem":
@@ -165,7 +172,9 @@ def _weights(
         return Start(model, problem, params).sigma_0.lo
 
     def holds(params: Parameters) -> bool:
-        return all(h.holds for h in theorem.predict(judged, Start(model, problem, params)).hypotheses)
+        return all(
+            h.holds for h in theorem.predict(judged, Start(model, problem, params)).hypotheses
+        )
 
     return solve_scale(spread_scores(shape, seed, quality), holds, config.margin)
 
@@ -175,7 +184,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError("device", name, "give a device that this machine has, such as cpu") from None
+        raise InputError(
+            "device", name, "give a device that this machine has, such as cpu"
+        ) from None
     return device
 
 
@@ -201,10 +212,14 @@ def step_sizes(setting: Setting) -> tuple[np.ndarray, bool]:
         allowed = [_theory_step(judged.name, p) for p in setting.predictions]
         if all(allowed):
             return np.array([float(a or 0.0) for a in allowed]), False
-        setting.messages.append(f"{judged.name} allows no step here: the local step 0.5/|J_0|^2 is taken")
+        setting.messages.append(
+            f"{judged.name} allows no step here: the local step 0.5/|J_0|^2 is taken"
+        )
     norms = np.array([start.J_range[1].hi for start in setting.starts])
     if not (norms > 0).all():
-        raise InputError("step", setting.config.step, "the Jacobian is zero at the start; give a number")
+        raise InputError(
+            "step", setting.config.step, "the Jacobian is zero at the start; give a number"
+        )
     return 0.5 / norms**2, True
 
 
@@ -213,7 +228,11 @@ def _theory_step(judged: str, predictions: dict[str, Prediction]) -> float | Non
     own = predictions[judged].max_step
     if not own:
         return None
-    others = [p.max_step for p in predictions.values() if p.max_step and all(h.holds for h in p.hypotheses)]
+    others = [
+        p.max_step
+        for p in predictions.values()
+        if p.max_step and all(h.holds for h in p.hypotheses)
+    ]
     # just inside, so that rounding cannot leave "eta <= max_step" undecided
     return min([own, *others]) * (1 - 1e-9)
 
@@ -234,7 +253,9 @@ def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bo
     kinds, rates, prefactors, limits = [], [], [], []
     for r, step in zip(runs, eta, strict=True):
         rate = {name: (p.rate_lo, p.rate_hi) for name, p in setting.predictions[r].items()}
-        kinds.append({s.name: POSTERIOR if s.posterior else FIXED for s in setting.theorem.statements()})
+        kinds.append({
+            s.name: POSTERIOR if s.posterior else FIXED for s in setting.theorem.statements()
+        })
         rates.append(rate)
         prefactors.append({name: p.prefactor for name, p in setting.predictions[r].items()})
         limits.append(_limit(config, float(step), rate.get(setting.statement.name, (0.0, 0.0))[1]))
@@ -257,5 +278,3 @@ def _limit(config: Config, eta: float, rate: float) -> int:
     if config.until_bound and 0 < eta * rate < 1:
         steps = min(steps, ceil(log(config.until_bound) / log1p(-eta * rate)))
     return steps
-
-

@@ -270,7 +270,11 @@ def registry() -> dict[str, Theorem]:
         for info in pkgutil.iter_modules(package.__path__):
             module = importlib.import_module(f"{point.value}.{info.name}")
             for value in vars(module).values():
-                if isinstance(value, type) and issubclass(value, Theorem) and value.__module__ == module.__name__:
+                if (
+                    isinstance(value, type)
+                    and issubclass(value, Theorem)
+                    and value.__module__ == module.__name__
+                ):
                     if value.id in found:
                         raise InputError("theorem", value.id, "give every theorem an id of its own")
                     found[value.id] = value()

@@ -31,7 +31,10 @@ def draw(
         rng.standard_normal((runs, N, n, D)), rng.standard_normal((runs, N, n, D_y))
     )
     weights = {b: scale * rng.standard_normal((runs, H, D, d)) for b in ("W_Q", "W_K", "W_V")}
-    return problem, Parameters.from_arrays({**weights, "W_O": rng.standard_normal((runs, H, d, D_y))})
+    return problem, Parameters.from_arrays({
+        **weights,
+        "W_O": rng.standard_normal((runs, H, d, D_y)),
+    })
 
 
 def model(kernel: str) -> MultiHeadRegression:

@@ -13,17 +13,34 @@ import gdconv
 from gdconv.config import Config
 from gdconv.errors import DivergenceError, GdconvError, InputError
 
-SMALL: dict[str, Any] = {"data": "gaussian", "samples": 2, "tokens": 2, "embedding": 8, "head_dim": 4, "heads": 2}
+SMALL: dict[str, Any] = {
+    "data": "gaussian",
+    "samples": 2,
+    "tokens": 2,
+    "embedding": 8,
+    "head_dim": 4,
+    "heads": 2,
+}
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_engines_agree(kernel: str) -> None:
-    options = {**SMALL, "kernel": kernel, "init": "normal", "scales": "1,1,1,2", "step": "local", "steps": 300, "seeds": 3}
+    options = {
+        **SMALL,
+        "kernel": kernel,
+        "init": "normal",
+        "scales": "1,1,1,2",
+        "step": "local",
+        "steps": 300,
+        "seeds": 3,
+    }
     fused, plain = (gdconv.check("full-gd", **options, engine=e) for e in ("fused", "torch"))
     assert np.array_equal(fused.trace["step"], plain.trace["step"])
     visible = fused.trace["loss_ratio"] > 1e-12  # below, the last bits of the residual differ
     for column in ("loss", "grad_norm"):
-        assert np.allclose(fused.trace[column][visible], plain.trace[column][visible], rtol=1e-6, atol=0)
+        assert np.allclose(
+            fused.trace[column][visible], plain.trace[column][visible], rtol=1e-6, atol=0
+        )
     assert list(fused.verdicts["verdict"]) == list(plain.verdicts["verdict"])
     assert np.allclose(fused.starts["W_K_last"], plain.starts["W_K_last"], rtol=1e-7, atol=1e-9)
     # two enclosures of the same numbers overlap
@@ -33,7 +50,8 @@ def test_engines_agree(kernel: str) -> None:
 
 def test_same_options_same_numbers() -> None:
     first, second = (gdconv.check("full-gd", **SMALL, steps=50) for _ in range(2))
-    assert first.trace.equals(second.trace) and first.verdicts.equals(second.verdicts)
+    assert first.trace.equals(second.trace)
+    assert first.verdicts.equals(second.verdicts)
 
 
 def test_local_step_is_halved_until_nothing_rises() -> None:
@@ -46,9 +64,10 @@ def test_local_step_is_halved_until_nothing_rises() -> None:
 
 def gdconv_jacobian_norm(check: Any) -> float:
     """|J_0| of the first run, by plain SVD."""
+    from samples import model
+
     from gdconv.models.multihead import Parameters
     from gdconv.problem import Problem
-    from samples import model
 
     problem = Problem.from_arrays(check.starts["X"], check.starts["y"])
     params = Parameters.from_arrays({b: check.starts[b] for b in ("W_Q", "W_K", "W_V", "W_O")})
@@ -58,9 +77,13 @@ def gdconv_jacobian_norm(check: Any) -> float:
 
 def test_every_option_left_out_is_filled_from_the_statement() -> None:
     check = gdconv.check("full-gd", statement="run", steps=5)
-    assert check.config["data"] == "digits" and check.config["scales"] == "3,3,1,2"
+    assert check.config["data"] == "digits"
+    assert check.config["scales"] == "3,3,1,2"
     assert gdconv.check("full-gd", steps=5).config["init"] == "theorem"
-    assert gdconv.check("full-gd", statement="run", data="gaussian", heads=2, steps=5).config["heads"] == 2
+    assert (
+        gdconv.check("full-gd", statement="run", data="gaussian", heads=2, steps=5).config["heads"]
+        == 2
+    )
 
 
 def test_saved_start_is_a_problem_of_its_own(tmp_path: Path) -> None:
@@ -76,7 +99,9 @@ def test_user_data_runs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "mine.npz"
     np.savez(path, X=rng.standard_normal((3, 2, 6)), y=rng.standard_normal((3, 2, 2)))
-    check = gdconv.check("full-gd", data=str(path), kernel="gaussian", heads=2, head_dim=3, steps=500)
+    check = gdconv.check(
+        "full-gd", data=str(path), kernel="gaussian", heads=2, head_dim=3, steps=500
+    )
     assert check.starts["W_O"].shape == (1, 2, 3, 2)
     assert check.verdict in ("confirmed", "vacuous")
 
@@ -109,7 +134,8 @@ def test_user_data_runs(tmp_path: Path) -> None:
 def test_bad_options_are_named(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError) as caught:
         gdconv.check("full-gd", **options)
-    assert caught.value.field == field and "\n" not in str(caught.value)
+    assert caught.value.field == field
+    assert "\n" not in str(caught.value)
 
 
 def test_unknown_theorem_is_named() -> None:
@@ -121,11 +147,15 @@ def test_unknown_theorem_is_named() -> None:
 def test_divergence_is_one_sentence(engine: str) -> None:
     with pytest.raises(DivergenceError, match="diverged at step") as caught:
         gdconv.check("full-gd", **SMALL, init="normal", step="1e6", engine=engine)
-    assert isinstance(caught.value, GdconvError) and "local" in str(caught.value)
+    assert isinstance(caught.value, GdconvError)
+    assert "local" in str(caught.value)
 
 
 def test_config_ignores_presentation() -> None:
-    assert Config("full-gd", out="x", quiet=True, json=True).canonical() == Config("full-gd").canonical()
+    assert (
+        Config("full-gd", out="x", quiet=True, json=True).canonical()
+        == Config("full-gd").canonical()
+    )
 
 
 def test_zero_loss_at_the_start_is_bad_input() -> None:
@@ -138,5 +168,13 @@ def _zero_loss() -> Path:
 
     path = Path(tempfile.mkdtemp()) / "zero.npz"
     zero = np.zeros((1, 2, 1))
-    np.savez(path, X=np.ones((1, 1, 2)), y=np.zeros((1, 1)), W_Q=zero, W_K=zero, W_V=zero, W_O=np.ones((1, 1, 1)))
+    np.savez(
+        path,
+        X=np.ones((1, 1, 2)),
+        y=np.zeros((1, 1)),
+        W_Q=zero,
+        W_K=zero,
+        W_V=zero,
+        W_O=np.ones((1, 1, 1)),
+    )
     return path

@@ -21,7 +21,9 @@ def nearby(params: Parameters, rho: float, seed: int) -> tuple[Parameters, float
     rng = np.random.default_rng(seed)
     steps = {b: torch.from_numpy(rng.standard_normal(tuple(params.W_Q.shape))) for b in BLOCKS}
     length = float(torch.cat([s.flatten() for s in steps.values()]).norm())
-    return replace(params, **{b: getattr(params, b) + rho / length * s for b, s in steps.items()}), rho
+    return replace(
+        params, **{b: getattr(params, b) + rho / length * s for b, s in steps.items()}
+    ), rho
 
 
 def jacobian(kernel: str, problem: object, params: Parameters) -> np.ndarray:
@@ -30,9 +32,16 @@ def jacobian(kernel: str, problem: object, params: Parameters) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@given(shape=shapes, seed=st.integers(0, 10**6), rho=st.sampled_from([1e-3, 0.1, 1.0]), scale=st.sampled_from([0.1, 1.0]))
+@given(
+    shape=shapes,
+    seed=st.integers(0, 10**6),
+    rho=st.sampled_from([1e-3, 0.1, 1.0]),
+    scale=st.sampled_from([0.1, 1.0]),
+)
 @settings(max_examples=40)
-def test_norm_and_lipschitz_constants_hold(kernel: str, shape: tuple[int, ...], seed: int, rho: float, scale: float) -> None:
+def test_norm_and_lipschitz_constants_hold(
+    kernel: str, shape: tuple[int, ...], seed: int, rho: float, scale: float
+) -> None:
     problem, params = draw(shape, seed, scale)
     c = Constants(Start(model(kernel), problem, params), Radii.joint(rho))
     other, gap = nearby(params, rho, seed + 1)
@@ -52,7 +61,10 @@ def test_block_norms_hold_head_by_head(kernel: str) -> None:
         c = Constants(start, Radii.joint(0.0))
         at = model(kernel).forward(problem, params)
         for h in range(2):
-            J = {b: v[0].flatten(1).numpy() for b, v in model(kernel).jacobian_head(problem, params, at, h).items()}
+            J = {
+                b: v[0].flatten(1).numpy()
+                for b, v in model(kernel).jacobian_head(problem, params, at, h).items()
+            }
             assert np.linalg.norm(J["W_V"], 2) <= c.g_V()[h] * (1 + 1e-12)
             if kernel == "softmax":
                 assert np.linalg.norm(J["W_Q"], 2) <= c.g_Q()[h] * (1 + 1e-12)
@@ -67,7 +79,9 @@ def test_value_norm_is_attained() -> None:
     problem, params = draw((1, 1, 3, 2, 1, 1), 1)
     start = Start(model("softmax"), problem, params)
     third = start.J.shape[1] // 3
-    assert np.isclose(np.linalg.norm(start.J[:, 2 * third :], 2), Constants(start, Radii.joint(0.0)).g_V()[0])
+    assert np.isclose(
+        np.linalg.norm(start.J[:, 2 * third :], 2), Constants(start, Radii.joint(0.0)).g_V()[0]
+    )
 
 
 def test_gaussian_drift_is_nearly_attained() -> None:

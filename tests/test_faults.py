@@ -52,10 +52,13 @@ def test_wrong_gradient(kernel: type, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(kernel, "pullback", flipped)
     after = verdicts(**{**options, "steps": 300})
-    assert before["run"] == "confirmed" and after["run"] == "outside"
+    assert before["run"] == "confirmed"
+    assert after["run"] == "outside"
 
 
-def test_wrong_value_gradient_in_a_lazy_run(monkeypatch: pytest.MonkeyPatch, sound: dict[str, str]) -> None:
+def test_wrong_value_gradient_in_a_lazy_run(
+    monkeypatch: pytest.MonkeyPatch, sound: dict[str, str]
+) -> None:
     from gdconv.models.multihead import MultiHeadRegression
 
     gradient = MultiHeadRegression.gradient
@@ -66,7 +69,8 @@ def test_wrong_value_gradient_in_a_lazy_run(monkeypatch: pytest.MonkeyPatch, sou
 
     monkeypatch.setattr(MultiHeadRegression, "gradient", halved)
     after = verdicts(**ALIGNED, engine="torch")
-    assert sound["per-head"] == "confirmed" and after["per-head"] == "outside"
+    assert sound["per-head"] == "confirmed"
+    assert after["per-head"] == "outside"
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, **change: Any) -> dict[str, str]:
@@ -93,15 +97,19 @@ def test_bound_shifted_by_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shifted["per-head"] == "refuted"
 
 
-def test_sigma_min_of_the_transposed_features(monkeypatch: pytest.MonkeyPatch, sound: dict[str, str]) -> None:
+def test_sigma_min_of_the_transposed_features(
+    monkeypatch: pytest.MonkeyPatch, sound: dict[str, str]
+) -> None:
     transposed = property(lambda self: enclose_sigma_min(self.B.T))
     monkeypatch.setattr(Start, "sigma_0", transposed)
-    assert sound["per-head"] == "confirmed" and verdicts(**ALIGNED)["per-head"] == "outside"
+    assert sound["per-head"] == "confirmed"
+    assert verdicts(**ALIGNED)["per-head"] == "outside"
 
 
 def test_float32_decides_nothing(sound: dict[str, str]) -> None:
     check = gdconv.check("full-gd", **ALIGNED, dtype="float32")
-    assert check.level == "float32" and check.verdict == "undecided" != sound["per-head"]
+    assert check.level == "float32"
+    assert check.verdict == "undecided" != sound["per-head"]
 
 
 def test_torch_default_dtype_is_left_alone() -> None:

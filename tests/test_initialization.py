@@ -17,7 +17,12 @@ SHAPE = (4, 40, 30, 2)
 
 @pytest.mark.parametrize(
     ("rule", "inner", "outer"),
-    [("lecun", 1 / 40, 1 / 120), ("he", 2 / 40, 2 / 120), ("ntk", 1.0, 1 / 120), ("normal", 1 / 40, 1 / 30)],
+    [
+        ("lecun", 1 / 40, 1 / 120),
+        ("he", 2 / 40, 2 / 120),
+        ("ntk", 1.0, 1 / 120),
+        ("normal", 1 / 40, 1 / 30),
+    ],
 )
 def test_variances(rule: str, inner: float, outer: float) -> None:
     params = initialize(rule, SHAPE, 0)
@@ -28,8 +33,12 @@ def test_variances(rule: str, inner: float, outer: float) -> None:
 
 
 def test_scales_multiply_each_block() -> None:
-    plain, scaled = initialize("normal", SHAPE, 3), initialize("normal", SHAPE, 3, (3.0, 3.0, 1.0, 2.0))
-    assert torch.allclose(scaled.W_Q, 3 * plain.W_Q) and torch.allclose(scaled.W_O, 2 * plain.W_O)
+    plain, scaled = (
+        initialize("normal", SHAPE, 3),
+        initialize("normal", SHAPE, 3, (3.0, 3.0, 1.0, 2.0)),
+    )
+    assert torch.allclose(scaled.W_Q, 3 * plain.W_Q)
+    assert torch.allclose(scaled.W_O, 2 * plain.W_O)
     assert torch.equal(scaled.W_V, plain.W_V)
 
 
@@ -38,7 +47,8 @@ def test_paired_heads_cancel(kernel: str) -> None:
     problem, _ = draw((3, 2, 40, 1, 1, 2), 0)
     params = initialize("paired", SHAPE, 5, (1.0, 1.0, 1.0, 2.0))
     at = model(kernel).forward(problem, params)
-    assert float(at.F.abs().max()) < 1e-14 and float(at.u.abs().max()) > 0.1
+    assert float(at.F.abs().max()) < 1e-14
+    assert float(at.u.abs().max()) > 0.1
 
 
 def test_same_seed_same_weights() -> None:

@@ -20,7 +20,14 @@ UNMET = Hypothesis("unmet", 1.0, ">=", 2.0)
 OPEN = Hypothesis("open", Enclosure(0.9, 1.1), ">=", 1.0)
 
 
-def outcome(factor: float, rate: float, steps: int = 60, noise: float = 1e-15, eta: float = 0.1, defect: float = 0.1) -> Outcome:
+def outcome(
+    factor: float,
+    rate: float,
+    steps: int = 60,
+    noise: float = 1e-15,
+    eta: float = 0.1,
+    defect: float = 0.1,
+) -> Outcome:
     """A run whose loss falls by a constant factor."""
     led, tests = new_ledger(eta, 1.0), new_tests([FIXED], [float(np.log1p(-eta * rate))])
     led["noise_scale"] = noise
@@ -32,7 +39,9 @@ def outcome(factor: float, rate: float, steps: int = 60, noise: float = 1e-15, e
     return Outcome(eta, led[0], {"s": tests[0]}, rows, end, DONE, defect)
 
 
-def verdict(run: Outcome, *hypotheses: Hypothesis, rate: float = 1.0, max_step: float | None = None) -> str:
+def verdict(
+    run: Outcome, *hypotheses: Hypothesis, rate: float = 1.0, max_step: float | None = None
+) -> str:
     """Verdict of the only statement."""
     return judge("s", Prediction(hypotheses, rate, max_step), run).verdict
 
@@ -73,7 +82,10 @@ def test_undecided_when_rounding_drowns_the_bound() -> None:
 
 def test_tightness_is_one_for_an_exact_bound_and_half_for_its_root() -> None:
     row = judge("s", Prediction((MET,), 1.0), outcome(0.81, 1.0)).row
-    assert row["tightness"] == pytest.approx(0.5) and row["half_life"] == pytest.approx(np.log(2) / -np.log(0.9))
+    assert row["tightness"] == pytest.approx(0.5)
+    assert row["half_life"] == pytest.approx(
+        np.log(2) / -np.log(0.9)
+    )
 
 
 def test_worst_and_exit_codes() -> None:

@@ -33,7 +33,11 @@ def test_values_by_hand() -> None:
 @settings(max_examples=25)
 def test_pullback_and_tangents_match_autograd(name: str, n: int, d: int, o: int, seed: int) -> None:
     kernel, D = kernel_named(name), 3
-    X, W_Q, W_K = tokens(seed, n, D), tokens(seed + 1, D, d), tokens(seed + 2, D, d).requires_grad_()
+    X, W_Q, W_K = (
+        tokens(seed, n, D),
+        tokens(seed + 1, D, d),
+        tokens(seed + 2, D, d).requires_grad_(),
+    )
     q = (X @ W_Q).requires_grad_()
     k = X @ W_K
     v, G = tokens(seed + 3, n, o), tokens(seed + 4, n, n)
@@ -59,9 +63,14 @@ def test_lipschitz_constant_of_the_weights(name: str) -> None:
         X, W_Q, W_K = (torch.from_numpy(rng.standard_normal(s)) for s in ((n, D), (D, d), (D, d)))
         dQ, dK = (1e-6 * torch.from_numpy(rng.standard_normal((D, d))) for _ in range(2))
         moved = kernel.weights(X @ (W_Q + dQ), X @ (W_K + dK)) - kernel.weights(X @ W_Q, X @ W_K)
-        a, norm = float(torch.linalg.matrix_norm(X, 2)), lambda W: float(torch.linalg.matrix_norm(W, 2))
+        a, norm = (
+            float(torch.linalg.matrix_norm(X, 2)),
+            lambda W: float(torch.linalg.matrix_norm(W, 2)),
+        )
         if name == "softmax":
-            bound = a**2 * (norm(W_K) * float(dQ.norm()) + norm(W_Q) * float(dK.norm())) / (2 * sqrt(d))
+            bound = (
+                a**2 * (norm(W_K) * float(dQ.norm()) + norm(W_Q) * float(dK.norm())) / (2 * sqrt(d))
+            )
         else:
             bound = sqrt(2 * n / (e * sqrt(d))) * a * float(torch.hypot(dQ.norm(), dK.norm()))
         greatest = max(greatest, float(moved.norm()) / bound)
@@ -69,8 +78,11 @@ def test_lipschitz_constant_of_the_weights(name: str) -> None:
 
 
 def test_softmax_does_not_overflow() -> None:
-    S = kernel_named("softmax").weights(torch.full((2, 1), 1e200, dtype=torch.float64), torch.ones(2, 1).double())
-    assert torch.isfinite(S).all() and torch.allclose(S.sum(-1), torch.ones(2).double())
+    S = kernel_named("softmax").weights(
+        torch.full((2, 1), 1e200, dtype=torch.float64), torch.ones(2, 1).double()
+    )
+    assert torch.isfinite(S).all()
+    assert torch.allclose(S.sum(-1), torch.ones(2).double())
 
 
 def test_unknown_kernel_is_named() -> None:

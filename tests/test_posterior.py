@@ -15,7 +15,9 @@ from gdconv.problem import Problem
 from gdconv.start import Start
 
 
-def descend(kernel: str, problem: Problem, params: Parameters, eta: float, steps: int) -> tuple[Parameters, list[float]]:
+def descend(
+    kernel: str, problem: Problem, params: Parameters, eta: float, steps: int
+) -> tuple[Parameters, list[float]]:
     """Plain gradient descent, losses from the start on."""
     losses = []
     for _ in range(steps):
@@ -45,7 +47,8 @@ def test_tail_bounds_all_later_steps(kernel: str, seed: int) -> None:
     end, losses = descend(kernel, problem, params, eta, 150)
     bound = losses[0] * (1 - eta * certificate.rate) ** np.arange(len(losses))
     measurable = bound > 1e-24
-    assert certificate.rate > 0 and bound[measurable][-1] < 0.9 * bound[0]
+    assert certificate.rate > 0
+    assert bound[measurable][-1] < 0.9 * bound[0]
     assert (np.array(losses) <= bound * (1 + 1e-6))[measurable].all()
     moved = sum(float((getattr(end, b) - getattr(params, b)).square().sum()) for b in BLOCKS) ** 0.5
     assert moved <= certificate.rho

@@ -19,7 +19,9 @@ UNIT = 2.0**-53
 @given(st.integers(1, 3_000_000))
 def test_recorded_steps_are_few_and_complete(limit: int) -> None:
     steps = record_steps(limit)
-    assert steps[0] == 0 and steps[-1] == limit and len(steps) < 300
+    assert steps[0] == 0
+    assert steps[-1] == limit
+    assert len(steps) < 300
     assert all(a < b <= max(a + 1, a * 1.06 + 1) for a, b in zip(steps, steps[1:], strict=False))
 
 
@@ -31,7 +33,9 @@ def test_a_gradient_step_has_a_defect_within_rounding(kernel: str, seed: int) ->
     probed = probe(model(kernel), problem, params, eta)
     _, grad = model(kernel).gradient(problem, params)
     for r in range(2):
-        moved = replace(params, **{b: getattr(params, b) - eta[r] * getattr(grad, b) for b in BLOCKS})
+        moved = replace(
+            params, **{b: getattr(params, b) - eta[r] * getattr(grad, b) for b in BLOCKS}
+        )
         allowed = probed.allowed_defect(r, eta[r], UNIT)
         assert gap(moved, probed.descended)[r] <= allowed
         wrong = replace(moved, W_Q=moved.W_Q + 1e-9)  # negative control
@@ -57,4 +61,5 @@ def test_frozen_blocks_do_not_move() -> None:
     problem, params = draw((2, 2, 4, 3, 2, 1), 0)
     down = probe(model("softmax"), problem, params, np.array([0.1]), trained=("W_Q",)).descended
     moved = distances(down, params)
-    assert moved["distance_Q"][0] > 0 and moved["distance_K"][0] == moved["distance_V"][0] == 0
+    assert moved["distance_Q"][0] > 0
+    assert moved["distance_K"][0] == moved["distance_V"][0] == 0

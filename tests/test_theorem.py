@@ -42,7 +42,8 @@ def test_margin_is_from_the_unfavourable_ends() -> None:
 
 def test_prediction_adds_the_step() -> None:
     made = Prediction((), Enclosure(0.9, 1.0), max_step=0.1)
-    assert made.rate_hi == 1.0 and made.rate_lo == 0.9
+    assert made.rate_hi == 1.0
+    assert made.rate_lo == 0.9
     assert [h.holds for h in made.with_step(0.05)] == [True, True]
     assert [h.holds for h in made.with_step(0.2)] == [False, True]
     assert [h.holds for h in Prediction((), 10.0).with_step(0.2)] == [False]
@@ -67,7 +68,12 @@ class Twice(Theorem):
 def test_statements_keep_their_order_and_default() -> None:
     theorem = Twice()
     assert [s.name for s in theorem.statements()] == ["first", "second"]
-    assert isinstance(theorem.statement_named(None), Statement) and theorem.statement_named(None).name == "second"
+    assert (
+        isinstance(theorem.statement_named(None), Statement)
+    )
+    assert (
+        theorem.statement_named(None).name == "second"
+    )
     with pytest.raises(InputError, match="choose one of first, second"):
         theorem.statement_named("third")
 

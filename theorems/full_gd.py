@@ -30,7 +30,14 @@ NUDGE = 1 + 1e-9
 PROOFS = "docs/theory/full-gd.md"
 
 LAZY = {
-    "*": {"init": "theorem", "step": "theory", "until_bound": 0.5, "steps": 200_000, "head_dim": 8, "heads": 8},
+    "*": {
+        "init": "theorem",
+        "step": "theory",
+        "until_bound": 0.5,
+        "steps": 200_000,
+        "head_dim": 8,
+        "heads": 8,
+    },
     "gaussian": {"samples": 2, "tokens": 2, "embedding": 8, "head_dim": 4, "heads": 2},
     "digits": {"samples": 8, "tokens": 2},
 }
@@ -93,7 +100,9 @@ def theorem_a(start: Start, o: Enclosure, o_name: str) -> Prediction:
     radii = least_radii(start, o.lo)
     if radii is None:
         failed = Hypothesis("radii exist for the query and key paths", 0.0, ">", 1.0)
-        return Prediction((*basic, failed), beta, note="the score path outweighs sigma_0 for every radius")
+        return Prediction(
+            (*basic, failed), beta, note="the score path outweighs sigma_0 for every radius"
+        )
     c = Constants(start, radii)
     pull = 2 * r_0 / o.lo**2
     sigma_2, sigma_3 = squared(sigma), product(squared(sigma), sigma)
@@ -166,7 +175,9 @@ class FullGD(Theorem):
         steps = max(outcome.compared_steps("run"), 1)
         mean_rate = 0.0 - np.expm1(outcome.log_posterior / steps) / outcome.eta
         return Prediction(
-            (*descent_hypotheses(outcome), *certificate.hypotheses), float(mean_rate), note=certificate.sentence
+            (*descent_hypotheses(outcome), *certificate.hypotheses),
+            float(mean_rate),
+            note=certificate.sentence,
         )
 
 

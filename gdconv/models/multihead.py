@@ -65,12 +65,17 @@ class Parameters:
 
     def numpy(self) -> dict[str, np.ndarray]:
         """Float64 numpy copies by name, replica axis included."""
-        return {f.name: getattr(self, f.name).detach().cpu().double().numpy().copy() for f in fields(self)}
+        return {
+            f.name: getattr(self, f.name).detach().cpu().double().numpy().copy()
+            for f in fields(self)
+        }
 
     @staticmethod
     def stack(runs: list[Parameters]) -> Parameters:
         """Concatenate along the replica axis."""
-        return Parameters(*(torch.cat([getattr(p, f.name) for p in runs]) for f in fields(Parameters)))
+        return Parameters(
+            *(torch.cat([getattr(p, f.name) for p in runs]) for f in fields(Parameters))
+        )
 
     @staticmethod
     def from_arrays(arrays: dict[str, np.ndarray]) -> Parameters:
@@ -92,11 +97,17 @@ class Parameters:
             array = np.asarray(arrays[name], dtype=np.float64)
             array = array[None] if array.ndim == 3 else array
             if array.ndim != 4 or not np.isfinite(array).all():
-                raise InputError(name, f"shape {array.shape}", "give finite numbers of shape (H, rows, columns)")
+                raise InputError(
+                    name, f"shape {array.shape}", "give finite numbers of shape (H, rows, columns)"
+                )
             made[name] = torch.from_numpy(array.copy())
         shape, out = made["W_Q"].shape, made["W_O"].shape
         if any(made[b].shape != shape for b in BLOCKS) or out[:3] != (shape[0], shape[1], shape[3]):
-            raise InputError("weights", {k: tuple(v.shape) for k, v in made.items()}, "give W_Q, W_K, W_V of one shape (H, D, d) and W_O of shape (H, d, D_y)")
+            raise InputError(
+                "weights",
+                {k: tuple(v.shape) for k, v in made.items()},
+                "give W_Q, W_K, W_V of one shape (H, D, d) and W_O of shape (H, d, D_y)",
+            )
         return Parameters(**made)
 
 

@@ -7,7 +7,6 @@ over the runs, followed by every run that is not confirmed; CSV always has every
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pandas as pd
 

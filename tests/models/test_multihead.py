@@ -68,7 +68,9 @@ def test_jacobian_matches_autograd(kernel: str, shape: tuple[int, ...], seed: in
     W = leaves(params)
 
     def output(*blocks: torch.Tensor) -> torch.Tensor:
-        return plain_output(kernel, problem.X[0], dict(zip(BLOCKS, blocks, strict=True)) | {"W_O": W["W_O"]}).flatten()
+        return plain_output(
+            kernel, problem.X[0], dict(zip(BLOCKS, blocks, strict=True)) | {"W_O": W["W_O"]}
+        ).flatten()
 
     expected = torch.autograd.functional.jacobian(output, tuple(W[b].detach() for b in BLOCKS))
     expected = torch.cat([J.flatten(1) for J in expected], dim=1)

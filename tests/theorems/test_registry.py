@@ -18,16 +18,20 @@ CASES = [(theorem, s.name) for theorem in registry().values() for s in theorem.s
 
 @pytest.mark.parametrize("theorem", registry().values(), ids=lambda t: t.id)
 def test_identity(theorem: Theorem) -> None:
-    assert theorem.title and theorem.source and theorem_named(theorem.id) is not None
+    assert theorem.title
+    assert theorem.source
+    assert theorem_named(theorem.id) is not None
     defaults = [s.name for s in theorem.statements() if s.default]
-    assert len(defaults) == 1 and theorem.statement_named(None).name == defaults[0]
+    assert len(defaults) == 1
+    assert theorem.statement_named(None).name == defaults[0]
     assert len({s.name for s in theorem.statements()}) == len(theorem.statements())
 
 
 @pytest.mark.parametrize(("theorem", "name"), CASES, ids=[f"{t.id}:{n}" for t, n in CASES])
 def test_statement_is_documented_and_its_proof_exists(theorem: Theorem, name: str) -> None:
     s = theorem.statement_named(name)
-    assert s.summary.endswith(".") and len(s.summary) < 100
+    assert s.summary.endswith(".")
+    assert len(s.summary) < 100
     page, _, anchor = s.proof.partition("#")
     assert f'id="{anchor}"' in (ROOT / page).read_text(encoding="utf-8")
 
@@ -36,14 +40,19 @@ def test_statement_is_documented_and_its_proof_exists(theorem: Theorem, name: st
 @pytest.mark.parametrize(("theorem", "name"), CASES, ids=[f"{t.id}:{n}" for t, n in CASES])
 def test_default_settings_give_a_whole_check(theorem: Theorem, name: str, kernel: str) -> None:
     check = gdconv.check(theorem.id, statement=name, kernel=kernel)
-    assert check.verdict in ("confirmed", "refuted") and check.statement == name
+    assert check.verdict in ("confirmed", "refuted")
+    assert check.statement == name
     assert set(check.verdicts["statement"]) == {s.name for s in theorem.statements()}
     assert set(check.verdicts["verdict"]) <= set(ORDER)
     json.dumps(check.to_json(), allow_nan=False)
     trace = check.trace
-    assert (trace["sigma_min_lo"] <= trace["sigma_min_hi"]).all() and (trace["step"].diff().dropna() > 0).all()
+    assert (trace["sigma_min_lo"] <= trace["sigma_min_hi"]).all()
+    assert (
+        trace["step"].diff().dropna() > 0
+    ).all()
     compared = trace[f"bound[{name}]"].notna()
-    assert compared.any() and np.isfinite(trace["loss"]).all()
+    assert compared.any()
+    assert np.isfinite(trace["loss"]).all()
     if check.verdict == "confirmed":
         assert (trace["loss_ratio"] <= trace[f"bound[{name}]"] * (1 + 1e-9))[compared].all()
 
@@ -76,5 +85,7 @@ def test_a_users_own_package_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     mine = EntryPoint("mine", "my_theorems", "gdconv.theorems")
     monkeypatch.setattr("gdconv.theorem.entry_points", lambda group: (ours, mine))
     assert set(registry()) >= {"full-gd", "toy"}
-    check = gdconv.check("toy", data="gaussian", samples=1, tokens=1, embedding=2, heads=1, head_dim=1, steps=3)
+    check = gdconv.check(
+        "toy", data="gaussian", samples=1, tokens=1, embedding=2, heads=1, head_dim=1, steps=3
+    )
     assert check.verdict == "vacuous"
