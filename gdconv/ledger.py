@@ -16,6 +16,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
+
 FIXED, POSTERIOR, UNTESTED = 0, 1, -1
 """Kinds of test: (1 - eta rate)^t, the a-posteriori product, no testable bound."""
 

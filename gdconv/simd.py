@@ -18,6 +18,8 @@ from numba import extending, types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
+import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
+
 WIDTH = 8
 intrinsic: Any = extending.intrinsic  # its first argument is numba's, mypy cannot know
 _F8, _I8 = ir.DoubleType(), ir.IntType(64)
