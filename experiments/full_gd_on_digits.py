@@ -1,8 +1,8 @@
-"""The first theorem on real data: does full-parameter gradient descent obey its bound on the UCI digits?
+"""The first theorem on real data: does gradient descent on all of W_Q, W_K, W_V obey its bound?
 
-Softmax and Gaussian attention, four seeds each, ordinary weights of order one; the judged statement is
-`run`: the a-posteriori bound on [0, T] and a certificate for every later step. Writes a table and one
-figure to OUT/ and the saved runs beside them.
+UCI digits, softmax and Gaussian attention, four seeds each, ordinary weights of order one; the judged
+statement is `run`: the a-posteriori bound on [0, T] and a certificate for every later step. Writes a
+table and one figure to OUT/ and the saved runs beside them.
 
     python -m experiments.full_gd_on_digits [--out runs/full_gd_on_digits] [--seeds 4]
 """

@@ -137,7 +137,7 @@ def ball_attention(
         >>> S = ball_attention([[[1.0], [2.0]]], [[[0.0]]], [[[0.0]]])
         >>> float(S[0][0][0, 1])
         0.5
-    """  # noqa: DOC502
+    """
     a = _checked(kernel, X=X, W_Q=W_Q, W_K=W_K)
     with working_precision(precision):
         return _attention(a, kernel)
@@ -165,7 +165,7 @@ def ball_B(
         >>> B = ball_B([[[1.0], [3.0]]], [[[0.0]]], [[[0.0]]])
         >>> float(B[0, 0])
         2.0
-    """  # noqa: DOC502
+    """
     a = _checked(kernel, X=X, W_Q=W_Q, W_K=W_K)
     with working_precision(precision):
         rows: list[list[arb]] = []
@@ -223,7 +223,7 @@ def ball_loss(
         >>> one = [[[1.0]]]
         >>> ball_loss(one, [[[0.5]]], one, one, [[[3.0]]], one).mid
         3.125
-    """  # noqa: DOC502
+    """
     a = _checked(kernel, X=X, y=y, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
     def value(_: int) -> arb:
@@ -311,7 +311,7 @@ def ball_gradient_norm(
         >>> one = [[[1.0]]]
         >>> ball_gradient_norm(one, [[[0.5]]], one, one, [[[3.0]]], one).mid
         2.5
-    """  # noqa: DOC502
+    """
     a = _checked(kernel, X=X, y=y, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
     def value(_: int) -> arb:
@@ -349,7 +349,7 @@ def certified_sigma_min_at(
     Example:
         >>> certified_sigma_min_at([[[2.0]]], [[[1.0]]], [[[1.0]]]).mid
         2.0
-    """  # noqa: DOC502
+    """
     a = _checked(kernel, X=X, W_Q=W_Q, W_K=W_K)
     limit = 1024  # beyond that a zero is likelier than a small number
 

@@ -101,7 +101,7 @@ class Check:
         return render(self, format)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """The figure: loss ratio with its bounds, sigma_min below it; written when a path is given."""
+        """The figure: loss ratio with bounds, sigma_min below it; written when a path is given."""
         from gdconv.report.plots import figure, save_figure
 
         drawn = figure(self)
@@ -223,7 +223,8 @@ def _descend_batch(
 def _phase(setting: Setting, runs: list[int], halving: int) -> str:
     which = f"run {runs[0] + 1}" if len(runs) == 1 else f"{len(runs)} runs"
     halved = f", step / {2**halving}" if halving else ""
-    return f"{setting.theorem.id} {setting.model.kernel.name}, {which} of {len(setting.starts)}{halved}"
+    what = f"{setting.theorem.id} {setting.model.kernel.name}"
+    return f"{what}, {which} of {len(setting.starts)}{halved}"
 
 
 def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
@@ -279,8 +280,9 @@ def _hypothesis_rows(run: int, name: str, judgement: Judgement) -> list[dict[str
     said = {True: "true", False: "false", None: "undecided"}
     return [
         {
-            "run": run, "statement": name, "hypothesis": h.name, "lhs": _ends(h.lhs), "relation": h.relation,
-            "rhs": _ends(h.rhs), "margin": h.margin, "holds": said[h.holds],
+            "run": run, "statement": name, "hypothesis": h.name,
+            "lhs": _ends(h.lhs), "relation": h.relation, "rhs": _ends(h.rhs),
+            "margin": h.margin, "holds": said[h.holds],
         }
         for h in judgement.hypotheses
     ]  # fmt: skip

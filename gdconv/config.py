@@ -51,7 +51,8 @@ class Config:
     margin: float = 1.12
     """init theorem: factor above the least scale of W_O that meets the hypotheses"""
     step: str | None = None
-    """theory (the largest that every applicable statement admits), local (0.5/|J_0|^2, halved while a step rises) or a number"""
+    """theory (the largest that every applicable statement admits), local (0.5/|J_0|^2, halved while
+    a step rises) or a number"""
     steps: int | None = None
     """greatest number of steps"""
     until_bound: float | None = None
@@ -84,7 +85,7 @@ class Config:
         Returns:
             A config whose values are checked.
         """
-        filled = {
+        filled: dict[str, Any] = {
             f.name: next((d[f.name] for d in defaults if d.get(f.name) is not None), None)
             for f in fields(self)
             if getattr(self, f.name) is None

@@ -1,6 +1,6 @@
 """The two engines behind `gdconv.descent`: compiled CPU loop, batched torch.
 
-Both hold R replicas and advance them to a given step, calling `gdconv.ledger.observe` once per step.
+Both hold R replicas and advance them to a given step; `gdconv.ledger.observe` runs once per step.
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ class FusedEngine(Engine):
                 model.kernel.name,
                 X[r % len(X)],
                 y[r % len(y)],
-                *(arrays[b][r] for b in ("W_Q", "W_K", "W_V", "W_O")),
+                W_Q=arrays["W_Q"][r],
+                W_K=arrays["W_K"][r],
+                W_V=arrays["W_V"][r],
+                W_O=arrays["W_O"][r],
                 led=self.ledgers[r],
                 tests=self.tests[r],
                 trained=trained,

@@ -1,6 +1,6 @@
 """Initial weights: LeCun, He, NTK, normal, paired heads, and the scale that meets a theorem.
 
-Every rule draws W_Q, W_K, W_V (H, D, d) and W_O (H, d, D_y) from numpy's generator at the given seed:
+Every rule draws W_Q, W_K, W_V (H, D, d) and W_O (H, d, D_y) from numpy's generator at the seed:
 
 =========  =====================  ==========================================
 rule       W_Q, W_K, W_V          W_O
@@ -87,8 +87,8 @@ def spread_scores(
     """Lazy weights, W_V = 0 and orthonormal W_O,h, whose scores tell tokens apart best.
 
     Tiny W_Q, W_K make all rows of a sample alike, large ones saturate softmax and kill the Gaussian
-    kernel; sigma_min(B_0) is small both ways. So `DRAWS` draws at each of `SCORE_SCALES` (over sqrt D)
-    compete.
+    kernel; sigma_min(B_0) is small both ways. So `DRAWS` draws at each of `SCORE_SCALES` (over
+    sqrt D) compete.
 
     Args:
         shape: (H, D, d, D_y); needs d >= D_y.
@@ -149,9 +149,11 @@ def solve_scale(base: Parameters, holds: Callable[[Parameters], bool], margin: f
     met = next((float(e) for e in np.arange(-6.0, 12.5, 0.5) if holds(scaled(float(e)))), None)
     if met is None:
         raise InputError(
-            "init", "theorem",
-            "no size of W_O meets the hypotheses here; use H D >= N n, distinct tokens, or another statement",
-        )  # fmt: skip
+            "init",
+            "theorem",
+            "no size of W_O meets the hypotheses here; use H D >= N n, distinct tokens, "
+            "or another statement",
+        )
     lo, hi = met - 0.5, met
     while hi - lo > 1e-3:
         mid = (lo + hi) / 2

@@ -1,14 +1,14 @@
 """The per-step bookkeeping of one run: every bound is tested at every step, nothing is stored.
 
-A run has one `LEDGER` record (loss, noise, sigma_min, a-posteriori product) and one `TEST` record per
-statement. Both engines call `observe` once per step, at the iterate theta_t and before the update, so
-there is one copy of the comparison. Memory does not grow with the number of steps.
+A run has one `LEDGER` record (loss, noise, sigma_min, a-posteriori product) and one `TEST` record
+per statement. Both engines call `observe` once per step, at the iterate theta_t and before the
+update, so there is one copy of the comparison. Memory does not grow with the number of steps.
 
-Rounding, per step (docs/theory/enclosures.md): the computed residual norm r_t = sqrt(2 f_t) is wrong by
-at most nu_t r_t with nu_t = noise_scale / r_t, so log f_t is wrong by about 2 nu_t; the defects of the
-stored steps add the same again, so the comparison at step t carries the error bar
-E_t = 2 nu_0 + 2 nu_t + sum_{s<=t} 2 nu_s. A bound holds when it does so with the rate from above, and is
-violated when it is so with the rate from below.
+Rounding, per step (docs/theory/enclosures.md): the computed residual norm r_t = sqrt(2 f_t) is
+wrong by at most nu_t r_t with nu_t = noise_scale / r_t, so log f_t is wrong by about 2 nu_t; the
+defects of the stored steps add the same again, so the comparison at step t carries the error bar
+E_t = 2 nu_0 + 2 nu_t + sum_{s<=t} 2 nu_s. A bound holds when it does so with the rate from above,
+and is violated when it is so with the rate from below.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
         led.rises += 1
         if led.first_rise < 0:
             led.first_rise = led.step + 1
-    # |g| from above: its error is at most |J|_F times the error of the residual, plus its own products
+    # |g| from above: its error is at most |J|_F times that of the residual, plus its own products
     r = np.sqrt(2.0 * led.loss)
     grad = np.sqrt(led.grad_sq) + led.jacobian_norm * (led.noise_scale + 64 * 2.3e-16 * r)
     c = (led.loss - loss - error) / (led.eta * grad * grad)

@@ -151,12 +151,14 @@ def field_texts() -> dict[str, str]:
         >>> field_texts()["samples"]
         'N, number of samples'
     """
-    body = ast.parse(inspect.getsource(Config)).body[0].body  # type: ignore[attr-defined]
+    made = ast.parse(inspect.getsource(Config)).body[0]
+    body = made.body if isinstance(made, ast.ClassDef) else []
     texts = {}
     for before, after in zip(body, body[1:], strict=False):
-        named = isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)
-        if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            texts[before.target.id] = str(after.value.value)
+        if not (isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)):
+            continue
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            texts[before.target.id] = " ".join(str(after.value.value).split())
     return texts
 
 

@@ -1,7 +1,8 @@
 """A-posteriori certificates: AP on [0, T] and TAIL from T on.
 
 AP    f_T <= prod_{t<T} (1 - 2 c_t eta mu_t) f_0 whenever mu_t is a PL constant at theta_t and
-      f_{t+1} <= f_t - c_t eta |grad f(theta_t)|^2 with c_t > 0; a step that only does not rise counts 1.
+      f_{t+1} <= f_t - c_t eta |grad f(theta_t)|^2 with c_t > 0; a step that only does not rise
+      counts 1.
 TAIL  at theta_T with r = sqrt(2 f_T), s = sigma_m(J_T), S = |J_T|: if some rho > 0 has, with
       M = M_2(rho), (T1) M rho < s, (T2) c = 1 - eta L / 2 > 0, L = min(G^2, (S + M rho)^2) + M r,
       (T3) r < c rho (s - M rho), then exact gradient descent from theta_T obeys
@@ -46,7 +47,8 @@ class Tail:
     def sentence(self) -> str:
         """One sentence for the table."""
         if all(h.holds for h in self.hypotheses):
-            return f"TAIL fires: rate {self.rate:.3g} for all later steps, zero loss within distance {self.rho:.2g}"
+            rate, rho = f"{self.rate:.3g}", f"{self.rho:.2g}"
+            return f"TAIL fires: rate {rate} for all later steps, zero loss within distance {rho}"
         return "TAIL does not fire at the last step: more steps, or a smaller step size, may help"
 
 

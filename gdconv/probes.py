@@ -108,10 +108,11 @@ def probe(
     frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in (*BLOCKS, "W_O")}
     scale = at.F.flatten(1).norm(dim=1) + problem.y.flatten(1).norm(dim=1)
     scale = scale + sum(norm_sq[b].sqrt() * frob[b] for b in BLOCKS)
+    none = torch.zeros_like(at.loss)
     return Probe(
         noise_scale=_numpy(8 * unit * scale),
-        jacobian_norm=_numpy(sum(norm_sq[b] for b in trained).sqrt()),  # type: ignore[union-attr]
-        weight_norm=_numpy(sum(frob[b] ** 2 for b in trained).sqrt()),  # type: ignore[union-attr]
+        jacobian_norm=_numpy(sum((norm_sq[b] for b in trained), none).sqrt()),
+        weight_norm=_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=_numpy(residual.norm(dim=1)),
         descended=Parameters(**moved, W_O=params.W_O),
     )
@@ -128,7 +129,7 @@ def distances(params: Parameters, start: Parameters) -> dict[str, np.ndarray]:
         Arrays of shape (R,) by name: distance, distance_Q, distance_K, distance_V.
     """
     moved = {b: (getattr(params, b) - getattr(start, b)).flatten(1).norm(dim=1) for b in BLOCKS}
-    total = sum(m.square() for m in moved.values()).sqrt()  # type: ignore[union-attr]
+    total = sum(m.square() for m in moved.values()).sqrt()
     return {"distance": _numpy(total)} | {f"distance_{b[-1]}": _numpy(m) for b, m in moved.items()}
 
 

@@ -40,17 +40,25 @@ def _named(name: str, X: Any, y: Any, weights: dict[str, Any], note: str, **opti
 def stacked_witness(kernel: str, seed: int) -> Named:
     """W1: one token, three heads, only the first one reaches the output.
 
-    X = 1, y = 1, W_O = (1, 0, 0)^T, W_Q = W_K = W_V = 0. The printed constant read as sigma_min of the
-    concatenated W_O gives beta = 3; the true factor of the loss is (1 - eta)^2 > 1 - 3 eta.
+    X = 1, y = 1, W_O = (1, 0, 0)^T, W_Q = W_K = W_V = 0. The printed constant read as sigma_min of
+    the concatenated W_O gives beta = 3; the true factor of the loss is (1 - eta)^2 > 1 - 3 eta.
+
+    Args:
+        kernel: Attention kernel; the witness is the same for all.
+        seed: Not used: nothing is drawn.
+
+    Returns:
+        Problem, weights and suggested options.
     """
     zero = np.zeros((3, 1, 1))
     weights = {"W_Q": zero, "W_K": zero, "W_V": zero, "W_O": [[[1.0]], [[0.0]], [[0.0]]]}
     note = "witness W1: two of the three heads have W_O = 0, B_0 counts them all the same"
-    return _named("stacked-witness", [[[1.0]]], [[1.0]], weights, note, statement="stacked", step="theory", steps=50, until_bound=1e-9)  # fmt: skip
+    options = {"statement": "stacked", "step": "theory", "steps": 50, "until_bound": 1e-9}
+    return _named("stacked-witness", [[[1.0]]], [[1.0]], weights, note, **options)
 
 
 def stacked_aligned(kernel: str, seed: int) -> Named:
-    """R1: a generic lazy problem with four equal heads, labels along the slowest direction of B_0."""
+    """R1: a generic lazy problem, four equal heads, labels along the slowest direction of B_0."""
     X = np.random.default_rng([seed, 2]).standard_normal((2, 2, 8))
     blank = Problem.from_arrays(X, np.zeros((2, 2)))
     model = MultiHeadRegression(kernel_named(kernel))
@@ -71,6 +79,16 @@ def stacked_stationary(kernel: str, seed: int) -> Named:
 
     Two heads of width 1, two outputs, W_O = I: each output sees one head only, and the labels are
     orthogonal to what that head can reach, so the loss never moves.
+
+    Args:
+        kernel: Must be "gaussian".
+        seed: Not used: nothing is drawn.
+
+    Returns:
+        Problem, weights and suggested options.
+
+    Raises:
+        InputError: The kernel is another one.
     """
     if kernel != "gaussian":
         raise InputError(
@@ -83,13 +101,17 @@ def stacked_stationary(kernel: str, seed: int) -> Named:
         "W_V": zero,
         "W_O": [[[1.0, 0.0]], [[0.0, 1.0]]],
     }
-    note = "each output is reached by one head, sigma_min(W_O,h) = 0: the gradient is zero at the start"
+    note = (
+        "each output is reached by one head, sigma_min(W_O,h) = 0: "
+        "the gradient is zero at the start"
+    )
     y = [[[-2e-3, 0.0]], [[1e-3, 0.0]]]
-    return _named("stacked-stationary", [[[1.0]], [[2.0]]], y, weights, note, statement="stacked", step="theory", steps=200)  # fmt: skip
+    options = {"statement": "stacked", "step": "theory", "steps": 200}
+    return _named("stacked-stationary", [[[1.0]], [[2.0]]], y, weights, note, **options)
 
 
 def narrow_head(kernel: str, seed: int) -> Named:
-    """d < D_y: one head of width 1 cannot reach the second output; the gradient vanishes at f = 1/2."""
+    """d < D_y: one head of width 1 cannot reach the second output; the gradient is 0 at f = 1/2."""
     zero = np.zeros((1, 1, 1))
     weights = {"W_Q": zero, "W_K": zero, "W_V": zero, "W_O": [[[1.0, 0.0]]]}
     note = "d = 1 < D_y = 2: sigma_min(W_O,h) = 0, gradient descent starts at a stationary point"

@@ -74,7 +74,7 @@ def enclose_sigma_min(B: ArrayLike, field: str = "B") -> Enclosure:
         (True, True)
         >>> enclose_sigma_min([[1.0], [2.0]])
         Enclosure(lo=0.0, hi=0.0)
-    """  # noqa: DOC502
+    """
     A = prepared(B, field)
     if A.shape[0] > A.shape[1] or dependent_rows(A):
         return Enclosure(0.0, 0.0)
@@ -232,7 +232,7 @@ def norm2_upper(A: ArrayLike, field: str = "A") -> float:
     Example:
         >>> 3.0 <= norm2_upper([[3.0, 0.0], [0.0, 2.0]]) < 3.0 + 1e-12
         True
-    """  # noqa: DOC502
+    """
     M = as_matrix(A, field)
     if M.size == 0 or not M.any():
         return 0.0

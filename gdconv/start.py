@@ -1,7 +1,7 @@
 """What a theorem reads at one point theta of one run: norms, features, Jacobian, as numpy numbers.
 
-A `Start` is one replica. Singular values that decide a hypothesis are enclosures; spectral norms are
-float64 and compared with the slack that `gdconv.theorem.Hypothesis` states.
+A `Start` is one replica. Singular values that decide a hypothesis are enclosures; spectral norms
+are float64 and compared with the slack that `gdconv.theorem.Hypothesis` states.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.models.multihead import Forward, MultiHeadRegression, Parameters
 from gdconv.problem import Problem
 from gdconv.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range
 
@@ -30,9 +30,10 @@ class Start:
 
     Example:
         >>> from gdconv.kernels import kernel_named
-        >>> one = {b: np.zeros((1, 1, 1)) for b in ("W_Q", "W_K", "W_V")} | {"W_O": np.ones((1, 1, 1))}
+        >>> zero, one = np.zeros((1, 1, 1)), np.ones((1, 1, 1))
+        >>> weights = {"W_Q": zero, "W_K": zero, "W_V": zero, "W_O": one}
         >>> start = Start(MultiHeadRegression(kernel_named("softmax")),
-        ...     Problem.from_arrays(np.ones((1, 1, 1)), np.ones((1, 1))), Parameters.from_arrays(one))
+        ...     Problem.from_arrays(one, np.ones((1, 1))), Parameters.from_arrays(weights))
         >>> start.f_0, start.r_0, start.sigma_0.lo > 0.999
         (0.5, 1.0, True)
     """
@@ -82,7 +83,7 @@ class Start:
         return {name: value[0] for name, value in self.params.numpy().items()}
 
     @cached_property
-    def _forward(self):  # type: ignore[no-untyped-def]
+    def _forward(self) -> Forward:
         return self.model.forward(self.problem, self.params)
 
     @property

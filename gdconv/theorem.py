@@ -1,8 +1,8 @@
 """Theorem, Statement, Hypothesis, Prediction and the registry.
 
-A theorem is a class whose methods, decorated with `statement`, turn a start into a `Prediction`. The
-registry scans the packages named in the entry-point group ``gdconv.theorems``; the library never
-imports a theorem by name.
+A theorem is a class whose methods, decorated with `statement`, turn a start into a `Prediction`.
+The registry scans the packages named in the entry-point group ``gdconv.theorems``; the library
+never imports a theorem by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 SLACK = 1e-11
 """Relative slack of a hypothesis side that is a plain float: far above its rounding error."""
 
-Side = float | Enclosure
+Side = int | float | Enclosure
+"""A side of a hypothesis; two whole numbers (counts) are compared without slack."""
 
 
 def _ends(side: Side) -> tuple[float, float]:
@@ -56,16 +57,11 @@ class Hypothesis:
     rhs: Side
 
     @property
-    def exact(self) -> bool:
-        """Both sides are whole numbers (counts): compared without slack."""
-        return isinstance(self.lhs, int) and isinstance(self.rhs, int)
-
-    @property
     def holds(self) -> bool | None:
         """True, False, or None when the error bars overlap."""
         big, small = (self.lhs, self.rhs) if ">" in self.relation else (self.rhs, self.lhs)
-        if self.exact:
-            return big >= small if "=" in self.relation else big > small  # type: ignore[operator]
+        if isinstance(big, int) and isinstance(small, int):
+            return big >= small if "=" in self.relation else big > small
         (big_lo, big_hi), (small_lo, small_hi) = _ends(big), _ends(small)
         if big_lo != big_lo or small_lo != small_lo:
             return None
@@ -77,12 +73,15 @@ class Hypothesis:
 
     @property
     def margin(self) -> float:
-        """lhs/rhs - 1 (or rhs/lhs - 1 for <=), from the unfavourable ends; inf when the small side is 0."""
+        """lhs/rhs - 1 (rhs/lhs - 1 for <=), unfavourable ends; inf when the small side is 0."""
         big, small = (self.lhs, self.rhs) if ">" in self.relation else (self.rhs, self.lhs)
-        big_lo, small_hi = (big, small) if self.exact else (_ends(big)[0], _ends(small)[1])
+        if isinstance(big, int) and isinstance(small, int):
+            big_lo, small_hi = float(big), float(small)
+        else:
+            big_lo, small_hi = _ends(big)[0], _ends(small)[1]
         if small_hi == 0:
-            return float("inf") if big_lo > 0 else 0.0  # type: ignore[operator]
-        return big_lo / small_hi - 1  # type: ignore[operator]
+            return float("inf") if big_lo > 0 else 0.0
+        return big_lo / small_hi - 1
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,11 @@ class Statement:
 
     Attributes:
         name: Its name on the command line.
-        predict: (theorem, start) -> Prediction, or (theorem, start, outcome) -> Prediction if posterior.
+        predict: (theorem, start) -> Prediction; also takes the outcome if posterior.
         default: Whether the theorem's verdict speaks of it when none is asked for.
         proof: Where its proof stands, or why it has none.
         posterior: Judged from the finished run (a-posteriori bound).
-        settings: Defaults of the options under which it was seen to work, by data set ("*" for all).
+        settings: Option defaults under which it was seen to work, by data set ("*" for all).
         summary: First line of its docstring.
     """
 

@@ -1,14 +1,14 @@
 """The five verdicts, their order and exit codes.
 
-=============  ============  =============================  ==========================================
+=============  ============  =============================  ====================================
 verdict        hypotheses    bound on every step            meaning
-=============  ============  =============================  ==========================================
+=============  ============  =============================  ====================================
 confirmed      met           holds, and is informative      the prediction is seen
 vacuous        met           holds, never below 0.9         nothing was tested
 refuted        met           violated beyond error          a witness
 outside        not met       holds or violated (said)       the theorem is silent here
 undecided      any undecided                                error bars overlap: raise the precision
-=============  ============  =============================  ==========================================
+=============  ============  =============================  ====================================
 """
 
 from __future__ import annotations

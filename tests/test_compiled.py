@@ -29,10 +29,13 @@ def test_a_fresh_cache_is_kept(tmp_path: Path) -> None:
 def test_an_edit_elsewhere_drops_every_entry(tmp_path: Path) -> None:
     folder = layout(tmp_path)
     os.utime(folder / "ledger.py", (300, 300))
-    assert drop_stale(folder) == 2 and not list((folder / "__pycache__").iterdir())
+    assert drop_stale(folder) == 2
+    assert not list((folder / "__pycache__").iterdir())
 
 
 def test_every_compiled_module_is_listed() -> None:
     package = Path(gdconv.__file__).parent
-    jitted = {p.stem for p in package.glob("*.py") if "numba.njit(" in p.read_text(encoding="utf-8")}
+    jitted = {
+        p.stem for p in package.glob("*.py") if "numba.njit(" in p.read_text(encoding="utf-8")
+    }
     assert jitted <= set(SOURCES)

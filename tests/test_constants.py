@@ -75,7 +75,7 @@ def test_block_norms_hold_head_by_head(kernel: str) -> None:
 
 
 def test_value_norm_is_attained() -> None:
-    """Negative control for g_V: one token, one head gives |J_V| = |x| O exactly, so nothing smaller holds."""
+    """Negative control for g_V: one token, one head gives |J_V| = |x| O: nothing smaller holds."""
     problem, params = draw((1, 1, 3, 2, 1, 1), 1)
     start = Start(model("softmax"), problem, params)
     third = start.J.shape[1] // 3
@@ -85,7 +85,7 @@ def test_value_norm_is_attained() -> None:
 
 
 def test_gaussian_drift_is_nearly_attained() -> None:
-    """Negative control for delta: two tokens at the steepest point of the Gaussian reach half of it."""
+    """Negative control for delta: two tokens where the Gaussian is steepest reach half of it."""
     best = 0.0
     for seed in range(300):
         problem, params = draw((1, 2, 2, 1, 1, 1), seed, scale=1.0)

@@ -32,16 +32,21 @@ def sound() -> dict[str, str]:
 
 def test_without_a_fault(sound: dict[str, str]) -> None:
     assert sound == {
-        "stacked": "refuted", "per-head": "confirmed", "block-free": "confirmed", "kernel": "confirmed", "run": "confirmed",
-    }  # fmt: skip
+        "stacked": "refuted",
+        "per-head": "confirmed",
+        "block-free": "confirmed",
+        "kernel": "confirmed",
+        "run": "confirmed",
+    }
     assert verdicts(**ALIGNED, engine="torch") == sound
 
 
 @pytest.mark.parametrize("kernel", [Softmax, Gaussian])
 def test_wrong_gradient(kernel: type, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {
-        "kernel": kernel.name, "engine": "torch", "init": "normal", "data": "gaussian", "samples": 2, "tokens": 2,
-        "embedding": 8, "head_dim": 4, "heads": 4, "statement": "run", "scales": "1,1,1,2", "steps": 3_000, "until_loss": 1e-11,
+        "kernel": kernel.name, "engine": "torch", "init": "normal", "scales": "1,1,1,2",
+        "data": "gaussian", "samples": 2, "tokens": 2, "embedding": 8, "head_dim": 4, "heads": 4,
+        "statement": "run", "steps": 3_000, "until_loss": 1e-11,
     }  # fmt: skip
     before = verdicts(**options)
     pullback = kernel.pullback

@@ -83,9 +83,7 @@ def test_undecided_when_rounding_drowns_the_bound() -> None:
 def test_tightness_is_one_for_an_exact_bound_and_half_for_its_root() -> None:
     row = judge("s", Prediction((MET,), 1.0), outcome(0.81, 1.0)).row
     assert row["tightness"] == pytest.approx(0.5)
-    assert row["half_life"] == pytest.approx(
-        np.log(2) / -np.log(0.9)
-    )
+    assert row["half_life"] == pytest.approx(np.log(2) / -np.log(0.9))
 
 
 def test_worst_and_exit_codes() -> None:

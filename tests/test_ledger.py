@@ -79,7 +79,7 @@ def test_rounding_floor_is_found_where_the_loss_stops() -> None:
 @pytest.mark.parametrize("mu", [0.5, 1.0])
 def test_posterior_product_is_the_loss_when_the_constant_is_exact(mu: float) -> None:
     led, tests = run(geometric(0.8, 40), np.log(0.9), mu=mu, noise=1e-17)
-    # |g|^2 = 2 mu f exactly and c_t = (f_t - f_{t+1}) / (eta |g|^2): the product telescopes to f_T / f_0
+    # |g|^2 = 2 mu f and c_t = (f_t - f_{t+1}) / (eta |g|^2): the product telescopes to f_T / f_0
     assert np.isclose(led["log_posterior"], 39 * np.log(0.8), rtol=1e-10)
     assert tests[1]["violations"] == 0
 
@@ -94,18 +94,10 @@ def test_too_large_a_constant_violates_the_posterior_bound() -> None:
 
 def test_a_rise_is_counted_and_breaks_descent() -> None:
     led, _ = run([1.0, 0.9, 0.95, 0.8], np.log(0.99))
-    assert (
-        led["rises"] == 1
-    )
-    assert (
-        led["first_rise"] == 2
-    )
-    assert (
-        led["c_least"] < 0
-    )
-    assert (
-        led["c_least_step"] == 1
-    )
+    assert led["rises"] == 1
+    assert led["first_rise"] == 2
+    assert led["c_least"] < 0
+    assert led["c_least_step"] == 1
 
 
 def test_a_loss_of_zero_is_below_every_bound() -> None:

@@ -68,12 +68,8 @@ class Twice(Theorem):
 def test_statements_keep_their_order_and_default() -> None:
     theorem = Twice()
     assert [s.name for s in theorem.statements()] == ["first", "second"]
-    assert (
-        isinstance(theorem.statement_named(None), Statement)
-    )
-    assert (
-        theorem.statement_named(None).name == "second"
-    )
+    assert isinstance(theorem.statement_named(None), Statement)
+    assert theorem.statement_named(None).name == "second"
     with pytest.raises(InputError, match="choose one of first, second"):
         theorem.statement_named("third")
 

@@ -14,6 +14,7 @@ References   [1] Song, Han, Zhang, Ding, Hong (2024), NeurIPS 37, arXiv:2411.075
 from __future__ import annotations
 
 from math import e, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ NUDGE = 1 + 1e-9
 
 PROOFS = "docs/theory/full-gd.md"
 
-LAZY = {
+LAZY: dict[str, dict[str, Any]] = {
     "*": {
         "init": "theorem",
         "step": "theory",
@@ -43,7 +44,7 @@ LAZY = {
 }
 """Settings under which the a-priori statements were seen to hold."""
 
-ORDINARY = {
+ORDINARY: dict[str, dict[str, Any]] = {
     "*": {
         "data": "digits", "init": "normal", "scales": "3,3,1,2", "step": "local",
         "steps": 20_000, "until_loss": 1e-12, "head_dim": 8, "heads": 8,
@@ -68,8 +69,15 @@ def least_radii(start: Start, o: float) -> Radii | None:
     """The smallest radii that satisfy the linear inequalities of Theorem A, None if there are none.
 
     C_V = 2 r_0 max_h g_V / (o^2 sigma_0^2); C_Q and C_K are the least fixed point of
-    C_Q = 2 r_0 max_h g_Q(C_K) / (o^2 sigma_0^2) and its twin. Every other inequality, and L, grow with
-    the radii, so the least ones are the best ones: no scan is needed.
+    C_Q = 2 r_0 max_h g_Q(C_K) / (o^2 sigma_0^2) and its twin. Every other inequality, and L, grow
+    with the radii, so the least ones are the best ones: no scan is needed.
+
+    Args:
+        start: The run at step 0.
+        o: The constant in the place of min_h sigma_min(W_O,h), positive.
+
+    Returns:
+        The radii, or None when the fixed point is beyond 1e8.
     """
     pull = 2 * start.r_0 / (o**2 * start.sigma_0.lo**2) * NUDGE
     C_V = pull * float(Constants(start, Radii.joint(0.0)).g_V().max())
@@ -150,6 +158,12 @@ class FullGD(Theorem):
 
         Its hypotheses are those of Theorem A with the printed constant in the place of o, so that a
         refutation happens under inequalities of the paper's shape.
+
+        Args:
+            start: The run at step 0.
+
+        Returns:
+            The prediction.
         """
         return theorem_a(start, start.o_stacked, "sigma_min(W_O)")
 

@@ -113,7 +113,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Forward:
-    """What one forward pass leaves behind: S, q, k (R, H, N, n, .), values u = X W_V W_O, F, loss."""
+    """What a forward pass leaves behind: S, q, k (R, H, N, n, .), values u = X W_V W_O, F, loss."""
 
     q: Float[Tensor, "R H N n d"]
     k: Float[Tensor, "R H N n d"]

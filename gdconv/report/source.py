@@ -20,7 +20,6 @@ class CheckLike(Protocol):
         level: "float64" or "float32".
         config: Options, as JSON can hold them.
         environment: Versions and threads, as JSON can hold them.
-        verdict: Worst verdict of the statement over the runs.
         verdicts: One row per run and statement.
         hypotheses: One row per run, statement and hypothesis.
         trace: One row per run and recorded step.
@@ -41,10 +40,13 @@ class CheckLike(Protocol):
     level: str
     config: dict[str, Any]
     environment: dict[str, Any]
-    verdict: str
     verdicts: pd.DataFrame
     hypotheses: pd.DataFrame
     trace: pd.DataFrame
     runs: pd.DataFrame
     messages: list[str]
     starts: dict[str, np.ndarray]
+
+    @property
+    def verdict(self) -> str:
+        """Worst verdict of the statement over the runs; a field will do."""

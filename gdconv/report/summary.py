@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+import pandas as pd
+
 from gdconv.report.layout import number
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import render
@@ -121,8 +123,8 @@ def verdict_line(check: CheckLike) -> str:
     return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
 
 
-def _span(values: object) -> str:
-    low, high = number(values.min()), number(values.max())  # type: ignore[attr-defined]
+def _span(values: pd.Series) -> str:
+    low, high = number(values.min()), number(values.max())
     return low if low == high else f"{low}..{high}"
 
 

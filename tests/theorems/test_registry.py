@@ -47,9 +47,7 @@ def test_default_settings_give_a_whole_check(theorem: Theorem, name: str, kernel
     json.dumps(check.to_json(), allow_nan=False)
     trace = check.trace
     assert (trace["sigma_min_lo"] <= trace["sigma_min_hi"]).all()
-    assert (
-        trace["step"].diff().dropna() > 0
-    ).all()
+    assert (trace["step"].diff().dropna() > 0).all()
     compared = trace[f"bound[{name}]"].notna()
     assert compared.any()
     assert np.isfinite(trace["loss"]).all()
