@@ -1,7 +1,7 @@
 """The first theorem on real data: does gradient descent on all of W_Q, W_K, W_V obey its bound?
 
-UCI digits, softmax and Gaussian attention, four seeds each, ordinary weights of order one; the judged
-statement is `run`: the a-posteriori bound on [0, T] and a certificate for every later step. Writes a
+UCI digits, softmax and Gaussian attention, four seeds each, weights of order one; the judged
+statement is `run`: the a-posteriori bound on [0, T] and a certificate for all later steps. Writes a
 table and one figure to OUT/ and the saved runs beside them.
 
     python -m experiments.full_gd_on_digits [--out runs/full_gd_on_digits] [--seeds 4]
