@@ -22,6 +22,7 @@ from gdconv.judge import Judgement, judge
 from gdconv.models.multihead import Parameters
 from gdconv.problem import Problem
 from gdconv.setting import Setting, plan_of, prepare, step_sizes
+from gdconv.stall import diagnose
 from gdconv.threads import one_thread
 from gdconv.verdict import worst
 
@@ -229,8 +230,9 @@ def _phase(setting: Setting, runs: list[int], halving: int) -> str:
 
 def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
     verdicts, hypotheses, traces, runs = [], [], [], []
+    messages = list(setting.messages)
     for r, (start, outcome) in enumerate(zip(setting.starts, outcomes, strict=True)):
-        for s in setting.theorem.statements():
+        for s in setting.statements:
             prediction = (
                 setting.theorem.predict(s, start, outcome)
                 if s.posterior
@@ -245,7 +247,10 @@ def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
             })
             hypotheses += _hypothesis_rows(r, s.name, judgement)
         traces.append(pd.DataFrame(outcome.rows).assign(run=r))
-        runs.append(_run_row(r, setting.seeds[r], outcome))
+        stall = diagnose(start, outcome)
+        if stall:
+            messages.append(f"run {r} {stall}")
+        runs.append(_run_row(r, setting.seeds[r], outcome) | {"stall": stall})
     trace = pd.concat(traces, ignore_index=True)
     arrays = {
         "X": setting.problem.X.cpu().double().numpy(),
@@ -264,7 +269,7 @@ def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
         hypotheses=pd.DataFrame(hypotheses),
         trace=trace[["run", *(c for c in trace.columns if c != "run")]],
         runs=pd.DataFrame(runs),
-        messages=setting.messages,
+        messages=messages,
         starts=arrays
         | setting.params.numpy()
         | {f"{k}_last": v for k, v in ends.items() if k != "W_O"},

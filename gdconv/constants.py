@@ -117,3 +117,38 @@ class Constants:
         if self.softmax:
             return float(self._score_slope() * (self.start.O * self.Lambda).max())
         return float(self.epsilon * self.start.s(4) * self.start.O.max())
+
+
+class QueryConstants:
+    """Constants of W_Q -> J_Q, global in W_Q, at one start (docs/theory/query-gd.md, "Constants").
+
+    Args:
+        start: Gives the tokens, W_K, W_V and W_O, which do not move.
+
+    Example:
+        >>> from gdconv.setting import prepare
+        >>> from gdconv.config import Config
+        >>> start = prepare(Config("full-gd", problem="stacked-witness")).starts[0]
+        >>> QueryConstants(start).M_2()
+        0.0
+    """
+
+    def __init__(self, start: Start) -> None:
+        self.start, self.softmax = start, start.kernel == "softmax"
+        values = start.arrays["W_V"] @ start.arrays["W_O"]
+        self.vo = np.linalg.norm(values, 2, axis=(1, 2))
+        """vo_h = |W_V,h W_O,h|_2."""
+
+    def M_2(self) -> float:
+        """(sqrt 6/9)(s_10/d) max_h |W_K,h|^2 vo_h; Gaussian (sqrt n s_6/sqrt d) max_h vo_h."""
+        s, d = self.start, self.start.d
+        if self.softmax:
+            return float(SOFTMAX_SECOND * s.s(10) / d * (s.norm("W_K") ** 2 * self.vo).max())
+        return float(sqrt(s.n) * s.s(6) / sqrt(d) * self.vo.max())
+
+    def G_squared(self) -> float:
+        """(s_6^2/(4d)) sum_h |W_K,h|^2 vo_h^2; Gaussian (n s_4^2/(e sqrt d)) sum_h vo_h^2."""
+        s, d = self.start, self.start.d
+        if self.softmax:
+            return float(s.s(6) ** 2 / (4 * d) * (s.norm("W_K") ** 2 * self.vo**2).sum())
+        return float(s.n * s.s(4) ** 2 / (e * sqrt(d)) * (self.vo**2).sum())

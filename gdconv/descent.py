@@ -74,16 +74,32 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """One bound to test at every step.
+
+    Attributes:
+        kind: FIXED, POSTERIOR, DECREASE or UNTESTED of `gdconv.ledger`.
+        rate: beta of (1 - eta beta)^t, from below and from above.
+        prefactor: Bound at step 0 over f_0.
+        coefficient: c of f_0 - c sum |grad f|^2.
+    """
+
+    kind: int
+    rate: tuple[float, float] = (0.0, 0.0)
+    prefactor: float = 1.0
+    coefficient: float = 0.0
+
+
+@dataclass(frozen=True)
 class Plan:
     """How R runs are to be made.
 
     Attributes:
         eta: Step sizes, shape (R,).
         limits: Greatest number of steps, shape (R,).
-        kinds: Kind of test per statement name (codes of `gdconv.ledger`), one dictionary per run.
-        rates: Rate per statement name as (from below, from above), one dictionary per run.
-        prefactors: Bound at step 0 over f_0 per statement name, one dictionary per run.
-        o_squared: Lower bound of min_h sigma(W_O,h)^2, shape (R,).
+        bounds: Bound per statement name, one dictionary per run.
+        o_squared: PL constant per sigma_min(B)^2, min_h sigma(W_O,h)^2 from below, shape (R,).
+        jacobian_drift: Lipschitz constant of J where sigma_m(J) is followed, else 0, shape (R,).
         target: Stop at this share of f_0; 0 for never.
         stop_on_rise: End a run at its first rise (for the local step).
         trained: Blocks that move.
@@ -92,10 +108,9 @@ class Plan:
 
     eta: np.ndarray
     limits: np.ndarray
-    kinds: list[dict[str, int]]
-    rates: list[dict[str, tuple[float, float]]]
-    prefactors: list[dict[str, float]]
+    bounds: list[dict[str, Bound]]
     o_squared: np.ndarray
+    jacobian_drift: np.ndarray
     target: float = 0.0
     stop_on_rise: bool = False
     trained: tuple[str, ...] = BLOCKS
@@ -140,7 +155,7 @@ def descend(
         here = engine.parameters()
         probed = probe(model, problem, here, plan.eta, plan.trained)
         _refresh(engine, probed)
-        _record(engine, rows, active, distances(here, params))
+        _record(engine, rows, active, distances(here, params), probed)
         if progress:
             progress(t, last)
         if not (steppers := engine.live()):
@@ -152,7 +167,8 @@ def descend(
             allowed = probed.allowed_defect(r, float(plan.eta[r]), unit)
             rows[r][-1]["defect"] = float(after[r])
             worst[r] = max(worst[r], after[r] / allowed if allowed > 0 else after[r] > 0)
-        _record(engine, rows, [r for r in steppers if engine.finished[r]], distances(here, params))
+        ended = [r for r in steppers if engine.finished[r]]
+        _record(engine, rows, ended, distances(here, params), probed)
     return [_outcome(engine, model, problem, plan, r, rows[r], float(worst[r])) for r in runs]
 
 
@@ -174,13 +190,19 @@ def _record(
     rows: list[list[dict[str, float]]],
     active: list[int],
     moved: dict[str, np.ndarray],
+    probed: Probe,
 ) -> None:
     for r in active:
         if not rows[r] or rows[r][-1]["step"] != engine.ledgers[r]["step"][0]:
-            rows[r].append(_row(engine, r, {name: float(v[r]) for name, v in moved.items()}))
+            extra = {name: float(v[r]) for name, v in moved.items()}
+            extra["entropy"] = float(probed.entropy[r])
+            if engine.plan.jacobian_drift[r] > 0:
+                least = engine.sharpen(r)
+                extra |= {"sigma_J_lo": least.lo, "sigma_J_hi": least.hi}
+            rows[r].append(_row(engine, r, extra))
 
 
-def _row(engine: Engine, r: int, moved: dict[str, float]) -> dict[str, float]:
+def _row(engine: Engine, r: int, extra: dict[str, float]) -> dict[str, float]:
     led = engine.ledgers[r][0]
     loss, grad_sq = float(led["loss"]), float(led["grad_sq"])
     row = {
@@ -190,18 +212,19 @@ def _row(engine: Engine, r: int, moved: dict[str, float]) -> dict[str, float]:
         "sigma_min_lo": float(led["sigma_lo"]),
         "sigma_min_hi": float(led["sigma_hi"]),
         "grad_norm": grad_sq**0.5,
+        "grad_square_sum": float(led["grad_sum"]),
         "pl_ratio": grad_sq / (2 * loss) if loss > 0 else np.nan,
-        **moved,
+        **extra,
         "defect": np.nan,
         "noise": float(led["two_nu"]),
     }
     for name, test in zip(engine.names, engine.tests[r], strict=True):
-        row[f"bound[{name}]"] = _bound(test, led)
+        row[f"bound[{name}]"] = _bound(test)
     return row
 
 
-def _bound(test: Any, led: Any) -> float:
-    """The bound at the ledger's step as a share of f_0; nan where it is not compared."""
+def _bound(test: Any) -> float:
+    """The bound at the last step as a share of f_0; nan where it is not compared."""
     if test["kind"] < 0 or test["floor_step"] >= 0:
         return float("nan")
     return float(np.exp(test["log_bound"]))
@@ -221,7 +244,7 @@ def _outcome(
         ledger=engine.ledgers[r][0],
         tests=dict(zip(engine.names, engine.tests[r], strict=True)),
         rows=rows,
-        end=Start(model, problem[r if problem.R > 1 else 0], engine.parameters()[r]),
+        end=Start(model, problem[r if problem.R > 1 else 0], engine.parameters()[r], plan.trained),
         status=int(engine.status[r]),
         defect_ratio=defect_ratio,
     )

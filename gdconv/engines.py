@@ -14,67 +14,106 @@ import torch
 
 from gdconv.errors import InputError
 from gdconv.fused import DIVERGED, DONE, ROSE, TARGET, FusedRun
-from gdconv.ledger import FIXED, UNTESTED, new_ledger, new_tests, observe
+from gdconv.ledger import (
+    DECREASE,
+    FIXED,
+    POSTERIOR,
+    UNTESTED,
+    new_ledger,
+    new_tests,
+    observe,
+    sharpen,
+)
 from gdconv.models.multihead import MultiHeadRegression, Parameters
 from gdconv.problem import Problem
 from gdconv.simd import padded
+from gdconv.spectrum import Enclosure
+from gdconv.start import Start
 from gdconv.tracking import follow, new_tracker
 
 if TYPE_CHECKING:
-    from gdconv.descent import Plan
+    from gdconv.descent import Bound, Plan
 
 FINITE_LIMIT = 1e12
 """A loss above this many times f_0 counts as diverged."""
+
+MOST_SHARPENINGS = 1000
+"""How often sigma_m(J) is enclosed between records before it is followed at records only."""
 
 
 class Engine(ABC):
     """R runs with their ledgers.
 
     Args:
-        plan: Steps, limits, tests.
+        model: The model.
+        problem: Data.
+        params: Start weights.
+        plan: Steps, limits, bounds.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.names = list(plan.kinds[0])
-        self.ledgers = [
-            new_ledger(float(e), float(o)) for e, o in zip(plan.eta, plan.o_squared, strict=True)
-        ]
-        self.tests = [_tests(plan, r) for r in range(len(plan.eta))]
-        self.status = np.full(len(plan.eta), DONE)
-        self.finished = np.zeros(len(plan.eta), bool)
+    def __init__(
+        self, model: MultiHeadRegression, problem: Problem, params: Parameters, plan: Plan
+    ) -> None:
+        self.model, self.problem, self.plan = model, problem, plan
+        self.names = list(plan.bounds[0])
+        R = range(len(plan.eta))
+        self.ledgers = [new_ledger(float(plan.eta[r]), float(plan.o_squared[r])) for r in R]
+        self.tests = [_tests(plan, r) for r in R]
+        self.status = np.full(len(R), DONE)
+        self.finished = np.zeros(len(R), bool)
+        self.sharpenings = np.zeros(len(R), int)
+        for r in R:
+            self.ledgers[r]["jacobian_drift"] = plan.jacobian_drift[r]
 
     def live(self) -> list[int]:
         """Replicas that have not ended."""
         return [r for r in range(len(self.status)) if not self.finished[r]]
 
+    @abstractmethod
     def advance(self, until: int) -> None:
         """Take every live replica to step `until`, or to its own end."""
-        for r in self.live():
-            goal = min(until, int(self.plan.limits[r]))
-            self.status[r] = self.step_to(r, goal)
-            self.finished[r] = self.status[r] != DONE or goal == self.plan.limits[r]
-
-    @abstractmethod
-    def step_to(self, r: int, until: int) -> int:
-        """Take replica r to a step; returns a status code of `gdconv.fused`."""
 
     @abstractmethod
     def parameters(self) -> Parameters:
         """Weights of all replicas now."""
 
+    def sharpen(self, r: int) -> Enclosure:
+        """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
+        problem = self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
+        here = self.parameters()[r].to("cpu", torch.float64)
+        least = Start(self.model, problem, here, self.plan.trained).J_range[0]
+        sharpen(self.ledgers[r], least.lo)
+        return least
+
+    def freshen(self, r: int) -> None:
+        """Answer a stale ledger; once the budget is spent, sigma_m(J) counts at records only."""
+        if not self.ledgers[r]["stale"][0]:
+            return
+        self.sharpenings[r] += 1
+        if self.sharpenings[r] <= MOST_SHARPENINGS:
+            self.sharpen(r)
+        else:
+            self.ledgers[r]["jacobian_lo"], self.ledgers[r]["stale"] = 0.0, 0
+
 
 def _tests(plan: Plan, r: int) -> np.ndarray:
-    """Test records of replica r; a bound whose factor is not in (0, 1) is not tested."""
-    kinds, logs, starts, slacks = [], [], [], []
-    for name, kind in plan.kinds[r].items():
-        lo, hi = (float(plan.eta[r]) * rate for rate in plan.rates[r].get(name, (0.0, 0.0)))
-        fixed = kind == FIXED and 0 < hi < 1
-        kinds.append(UNTESTED if kind == FIXED and not fixed else kind)
-        logs.append(float(np.log1p(-hi)) if fixed else 0.0)
-        slacks.append(float(np.log1p(-lo) - np.log1p(-hi)) if fixed else 0.0)
-        starts.append(float(np.log(plan.prefactors[r].get(name, 1.0))))
-    return new_tests(kinds, logs, starts, slacks)
+    """Test records of replica r; a rate whose factor is not in (0, 1) is not tested."""
+    bounds = list(plan.bounds[r].values())
+    scaled = [(float(plan.eta[r]) * b.rate[0], float(plan.eta[r]) * b.rate[1]) for b in bounds]
+    fixed = [b.kind == FIXED and 0 < hi < 1 for b, (_, hi) in zip(bounds, scaled, strict=True)]
+    pairs = list(zip(bounds, scaled, fixed, strict=True))
+    return new_tests(
+        [b.kind if ok or _testable(b) else UNTESTED for b, _, ok in pairs],
+        [float(np.log1p(-hi)) if ok else 0.0 for _, (_, hi), ok in pairs],
+        [float(np.log(b.prefactor)) for b in bounds],
+        [float(np.log1p(-lo) - np.log1p(-hi)) if ok else 0.0 for _, (lo, hi), ok in pairs],
+        [b.coefficient for b in bounds],
+    )
+
+
+def _testable(bound: Bound) -> bool:
+    """A bound that claims something whatever the step is."""
+    return bound.kind == POSTERIOR or (bound.kind == DECREASE and bound.coefficient > 0)
 
 
 class FusedEngine(Engine):
@@ -83,7 +122,7 @@ class FusedEngine(Engine):
     def __init__(
         self, model: MultiHeadRegression, problem: Problem, params: Parameters, plan: Plan
     ) -> None:
-        super().__init__(plan)
+        super().__init__(model, problem, params, plan)
         self.weights_O = params.W_O
         arrays = params.numpy()
         X, y = problem.X.numpy(), problem.y.numpy()
@@ -104,8 +143,17 @@ class FusedEngine(Engine):
             for r in range(len(plan.eta))
         ]
 
-    def step_to(self, r: int, until: int) -> int:
-        """Advance one replica inside compiled code."""
+    def advance(self, until: int) -> None:
+        """Every live replica in turn, inside compiled code."""
+        for r in self.live():
+            goal = min(until, int(self.plan.limits[r]))
+            self.status[r] = self._step_to(r, goal)
+            while self.status[r] == DONE and self.ledgers[r]["step"][0] < goal:
+                self.freshen(r)
+                self.status[r] = self._step_to(r, goal)
+            self.finished[r] = self.status[r] != DONE or goal == self.plan.limits[r]
+
+    def _step_to(self, r: int, until: int) -> int:
         run, led, plan = self.runs[r], self.ledgers[r], self.plan
         if led["step"][0] < 0 and (status := run.advance(0)) != DONE:
             return status
@@ -128,8 +176,8 @@ class TorchEngine(Engine):
     def __init__(
         self, model: MultiHeadRegression, problem: Problem, params: Parameters, plan: Plan
     ) -> None:
-        super().__init__(plan)
-        self.model, self.problem, self.params = model, problem, params
+        super().__init__(model, problem, params, plan)
+        self.params = params
         X = problem.X.detach().cpu().double().numpy()
         self.trackers = [
             new_tracker(X[r % len(X)], params.H, 0.01, True) for r in range(len(plan.eta))
@@ -147,13 +195,11 @@ class TorchEngine(Engine):
             moving = [r for r in self.live() if self.ledgers[r]["step"][0] < until]
             if not moving:
                 return
+            for r in moving:
+                self.freshen(r)
             self._update(moving)
             self._observe(moving)
             self._close(until)
-
-    def step_to(self, r: int, until: int) -> int:
-        """Not used: `advance` moves all replicas at once."""
-        raise NotImplementedError
 
     def parameters(self) -> Parameters:
         """Weights of all replicas."""

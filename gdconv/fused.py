@@ -90,7 +90,7 @@ def advance(  # type: ignore[no-untyped-def]
         stop_on_rise: Stop once the ledger has seen the loss rise.
 
     Returns:
-        DONE, DIVERGED, TARGET or ROSE. An iterate whose loss is not finite is not observed.
+        DONE, DIVERGED, TARGET or ROSE; DONE before `until` when the ledger is stale. An iterate whose loss is not finite is not observed.
     """
     led = ledger[0]
     gaussian = kernel == GAUSSIAN
@@ -112,7 +112,7 @@ def advance(  # type: ignore[no-untyped-def]
             status = TARGET
         elif stop_on_rise and led.rises > 0:
             status = ROSE
-        if status != DONE or led.step >= until:
+        if status != DONE or led.step >= until or led.stale > 0:
             break
         _descend(W, w.dW, W_next, 0, block, led.eta, q)
         _descend(W, w.dW, W_next, block, 2 * block, led.eta, k)

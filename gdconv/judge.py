@@ -89,13 +89,15 @@ def _row(
     last = outcome.compared_steps(name) if tested else 0
     log_bound = float(test["log_bound"]) if tested else np.nan
     per_step = (log_bound - float(test["log_start"])) / last if last > 0 else np.nan
+    if prediction.decrease is not None:
+        per_step = np.nan  # no half-life: the bound is no geometric sequence
     eta, rate = outcome.eta, prediction.rate_hi
     return {
         "worst_margin": float(test["worst_margin"]) if test["worst_step"] >= 0 else np.nan,
         "worst_step": int(test["worst_step"]),
         "first_violation": int(test["first_violation"]),
         "half_life": float(-np.log(2) / per_step) if per_step < 0 else np.nan,
-        "tightness": log_bound / _log_ratio_at(outcome, last) if last > 0 else np.nan,
+        "tightness": _tightness(prediction, outcome, log_bound, last),
         "rate": rate,
         "step": eta,
         "eta_rate": eta * rate,
@@ -105,6 +107,16 @@ def _row(
         "noise_ratio": float(test["noise_ratio"]),
         "note": "; ".join(part for part in (note, prediction.note) if part),
     }
+
+
+def _tightness(prediction: Prediction, outcome: Outcome, log_bound: float, last: int) -> float:
+    """Predicted over measured decrease, of the logarithm or (for a sum of squares) of the loss."""
+    log_ratio = _log_ratio_at(outcome, last)
+    if last == 0 or log_ratio != log_ratio:
+        return float("nan")
+    if prediction.decrease is not None:
+        return float(np.expm1(log_bound) / np.expm1(log_ratio))
+    return log_bound / log_ratio
 
 
 def _log_ratio_at(outcome: Outcome, step: int) -> float:

@@ -18,8 +18,12 @@ import numpy as np
 
 import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
 
-FIXED, POSTERIOR, UNTESTED = 0, 1, -1
-"""Kinds of test: (1 - eta rate)^t, the a-posteriori product, no testable bound."""
+FIXED, POSTERIOR, DECREASE, UNTESTED = 0, 1, 2, -1
+"""Kinds of test: (1 - eta rate)^t f_0; the a-posteriori product; f_0 - c sum_{s<t} |grad f_s|^2; no
+testable bound."""
+
+STALE_SHARE = 0.02
+"""sigma_m(J) is asked for again once it may have drifted by this share."""
 
 INFORMATIVE = float(np.log(0.9))
 """A bound that never falls below 0.9 of its start has tested nothing."""
@@ -43,7 +47,14 @@ LEDGER = np.dtype([
     ("sigma_hi", "f8"),
     ("sigma_least", "f8"),  # least lower end over the run
     ("sigma_least_step", "i8"),
-    ("mu", "f8"),
+    ("grad_sum", "f8"),  # sum_{s<t} |grad f_s|^2
+    ("grad_sum_error", "f8"),
+    ("decrease_error", "f8"),  # sum_{s<t} 2 nu_s f_s, what the stored steps' defects change
+    ("jacobian_lo", "f8"),  # lower end of sigma_m(J) where it was last enclosed
+    ("jacobian_drift", "f8"),  # Lipschitz constant of J; 0 when sigma_m(J) is not followed
+    ("path", "f8"),  # sum of step lengths since then
+    ("stale", "i8"),  # sigma_m(J) should be enclosed again
+    ("mu", "f8"),  # PL constant: max of o^2 sigma_min(B)^2 and sigma_m(J)^2
     ("log_posterior", "f8"),  # sum_{s<t} log(1 - 2 c_s eta mu_s)
     ("posterior_closed", "i8"),  # step at which rounding ended the product, else -1
     ("c_least", "f8"),
@@ -57,6 +68,7 @@ TEST = np.dtype([
     ("log_start", "f8"),  # log of the bound at step 0 as a share of f_0, 0 without a prefactor
     ("log_rate", "f8"),  # log(1 - eta rate) for FIXED, the rate from above
     ("log_slack", "f8"),  # what the rate from below adds to it: a refutation must beat both
+    ("coefficient", "f8"),  # c for DECREASE
     ("log_bound", "f8"),  # at the last observed step
     ("worst_margin", "f8"),  # least log bound - log(f_t / f_0) over compared steps
     ("worst_step", "i8"),
@@ -97,6 +109,7 @@ def new_tests(
     log_rates: list[float],
     log_starts: list[float] | None = None,
     log_slacks: list[float] | None = None,
+    coefficients: list[float] | None = None,
 ) -> np.ndarray:
     """Fresh `TEST` records, one per statement.
 
@@ -105,6 +118,7 @@ def new_tests(
         log_rates: log(1 - eta rate) per statement; ignored unless the kind is FIXED.
         log_starts: Log of the bound at step 0 over f_0, per statement; 0 when left out.
         log_slacks: log(1 - eta rate_lo) - log(1 - eta rate_hi) per statement; 0 when left out.
+        coefficients: c of a DECREASE test, per statement; 0 when left out.
 
     Returns:
         Array of shape (len(kinds),).
@@ -120,6 +134,8 @@ def new_tests(
         tests["log_start"] = log_starts
     if log_slacks is not None:
         tests["log_slack"] = log_slacks
+    if coefficients is not None:
+        tests["coefficient"] = coefficients
     for name in (
         "worst_step",
         "first_violation",
@@ -138,6 +154,14 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
     A step without a positive PL constant contributes the factor 1. Once the loss moves by less than
     its rounding error the product is closed: later steps say nothing.
     """
+    # |g| from above: its error is at most |J|_F times that of the residual, plus its own products
+    r, norm = np.sqrt(2.0 * led.loss), np.sqrt(led.grad_sq)
+    grad_error = led.jacobian_norm * (led.noise_scale + 64 * 2.3e-16 * r)
+    grad = norm + grad_error
+    led.grad_sum += led.grad_sq
+    led.grad_sum_error += grad_error * (2.0 * norm + grad_error)
+    led.decrease_error += led.two_nu * led.loss
+    led.path += led.eta * grad
     error = led.two_nu * led.loss + two_nu * loss
     if led.posterior_closed >= 0:
         return
@@ -148,9 +172,6 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
         led.rises += 1
         if led.first_rise < 0:
             led.first_rise = led.step + 1
-    # |g| from above: its error is at most |J|_F times that of the residual, plus its own products
-    r = np.sqrt(2.0 * led.loss)
-    grad = np.sqrt(led.grad_sq) + led.jacobian_norm * (led.noise_scale + 64 * 2.3e-16 * r)
     c = (led.loss - loss - error) / (led.eta * grad * grad)
     if c < led.c_least:
         led.c_least, led.c_least_step = c, led.step
@@ -159,26 +180,51 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _compare(test, t, log_ratio, error):  # type: ignore[no-untyped-def]
-    """Test one bound at step t, three-valued."""
-    margin = test.log_bound - log_ratio
-    if t == 0:  # both sides are f_0 up to the prefactor: no rounding
-        if margin < 0.0:
-            test.worst_margin, test.worst_step = margin, 0
-            test.violations, test.first_violation = 1, 0
-        return
+def _enter(test, t, margin, holds):  # type: ignore[no-untyped-def]
+    """Enter a three-valued comparison (holds: 1 true, -1 false, 0 undecided) at step t."""
     if margin < test.worst_margin:
         test.worst_margin, test.worst_step = margin, t
-    if margin + t * test.log_slack < -error:
+    if holds < 0:
         test.violations += 1
         if test.first_violation < 0:
             test.first_violation = t
-    elif margin < error:
+    elif holds == 0:
         test.undecided += 1
         if test.first_undecided < 0:
             test.first_undecided = t
     if test.log_bound < INFORMATIVE and test.informative_step < 0:
         test.informative_step = t
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _compare(test, t, log_ratio, error):  # type: ignore[no-untyped-def]
+    """log bound against log(f_t / f_0) with the error bar of the latter."""
+    margin = test.log_bound - log_ratio
+    if t == 0:  # both sides are f_0 up to the prefactor: no rounding
+        if margin < 0.0:
+            _enter(test, 0, margin, -1)
+    elif margin + t * test.log_slack < -error:
+        _enter(test, t, margin, -1)
+    else:
+        _enter(test, t, margin, 1 if margin >= error else 0)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _compare_decrease(test, led, t, loss, two_nu):  # type: ignore[no-untyped-def]
+    """f_0 - f_t against c sum_{s<t} |grad f_s|^2."""
+    predicted = test.coefficient * led.grad_sum
+    share = predicted / led.loss_0
+    test.log_bound = np.log1p(-share) if share < 1.0 else -np.inf
+    if t == 0 or not predicted > 0.0:
+        return
+    drop = led.loss_0 - loss
+    error = 2.0 * led.noise_scale * np.sqrt(2.0 * led.loss_0) + two_nu * loss + led.decrease_error
+    error += test.coefficient * led.grad_sum_error
+    margin = np.log(drop / predicted) if drop > 0.0 else -np.inf
+    if drop + error < predicted:
+        _enter(test, t, margin, -1)
+    else:
+        _enter(test, t, margin, 1 if drop - error >= predicted else 0)
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -209,6 +255,9 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
         test = tests[i]
         if test.kind == UNTESTED or test.floor_step >= 0:
             continue
+        if test.kind == DECREASE:
+            _compare_decrease(test, led, t, loss, two_nu)
+            continue
         if test.kind == FIXED:
             test.noise_ratio = max(test.noise_ratio, two_nu / -test.log_rate)
             if two_nu > -NOISE_SHARE * test.log_rate:
@@ -223,4 +272,25 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
         _compare(test, t, log_ratio, error)
     led.step, led.loss, led.grad_sq, led.two_nu = t, loss, grad_sq, two_nu
     led.sigma_lo, led.sigma_hi = sigma_lo, sigma_hi
-    led.mu = led.o_squared * sigma_lo * sigma_lo
+    drifted = led.jacobian_drift * led.path
+    kept = max(led.jacobian_lo - drifted, 0.0)
+    led.mu = max(led.o_squared * sigma_lo * sigma_lo, kept * kept)
+    if led.posterior_closed < 0 and drifted > STALE_SHARE * led.jacobian_lo > 0.0:
+        led.stale = 1
+
+
+def sharpen(led: np.ndarray, jacobian_lo: float) -> None:
+    """Enter an enclosure of sigma_m(J) made at the last observed iterate.
+
+    Args:
+        led: `LEDGER` array of length one.
+        jacobian_lo: Lower end of sigma_m(J) there.
+
+    Example:
+        >>> led = new_ledger(0.1, 0.0)
+        >>> sharpen(led, 2.0)
+        >>> float(led["mu"][0])
+        4.0
+    """
+    led["jacobian_lo"], led["path"], led["stale"] = jacobian_lo, 0.0, 0
+    led["mu"] = np.maximum(led["mu"], jacobian_lo**2)

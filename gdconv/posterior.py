@@ -13,14 +13,14 @@ Proofs: docs/theory/full-gd.md, "AP and TAIL".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdconv.constants import Constants, Radii
+from gdconv.prediction import Hypothesis, Prediction
 from gdconv.start import Start
-from gdconv.theorem import Hypothesis
 
 if TYPE_CHECKING:
     from gdconv.descent import Outcome
@@ -52,26 +52,28 @@ class Tail:
         return "TAIL does not fire at the last step: more steps, or a smaller step size, may help"
 
 
-def tail(end: Start, eta: float, noise: float = 0.0) -> Tail:
+def tail(
+    end: Start,
+    eta: float,
+    constants: Callable[[float], tuple[float, float]],
+    noise: float = 0.0,
+) -> Tail:
     """Look for the radius at which TAIL fires.
 
     Args:
         end: The run at theta_T.
         eta: Step size of the run.
+        constants: rho -> (M_2, G^2) on the ball of radius rho around theta_T.
         noise: Error bar of the residual norm there, added to r.
 
     Returns:
         The certificate with the best margin of (T3), fulfilled or not.
-
-    Example:
-        >>> # tail(outcome.end, outcome.eta).hypotheses
     """
     s, S, r = end.J_range[0].lo, end.J_range[1].hi, end.r_0 + noise
     best, best_margin = None, -np.inf
     for rho in RHO_GRID:
-        constants = Constants(end, Radii.joint(float(rho)))
-        M = constants.M_2()
-        L = min(constants.G_squared(), (S + M * rho) ** 2) + M * r
+        M, G_squared = constants(float(rho))
+        L = min(G_squared, (S + M * rho) ** 2) + M * r
         c, room = 1 - eta * L / 2, s - M * rho
         margin = c * rho * room / r if c > 0 and room > 0 and r > 0 else -rho
         if best is None or margin > best_margin:
@@ -84,6 +86,26 @@ def tail(end: Start, eta: float, noise: float = 0.0) -> Tail:
         Hypothesis("T3: r < c rho (s - M rho)", r, "<", max(c, 0.0) * rho * max(room, 0.0)),
     )
     return Tail(rho, 2 * c * room**2 if min(c, room) > 0 else float("nan"), hypotheses)
+
+
+def run_certificate(
+    outcome: Outcome, name: str, constants: Callable[[float], tuple[float, float]]
+) -> Prediction:
+    """AP on [0, T] and TAIL at T, as a prediction about the finished run.
+
+    Args:
+        outcome: The finished run.
+        name: The statement, to know how far it was compared.
+        constants: As for `tail`.
+
+    Returns:
+        Hypotheses P1, P2, T1, T2, T3; the mean rate of the product.
+    """
+    certificate = tail(outcome.end, outcome.eta, constants, float(outcome.ledger["noise_scale"]))
+    steps = max(outcome.compared_steps(name), 1)
+    mean_rate = 0.0 - np.expm1(outcome.log_posterior / steps) / outcome.eta
+    hypotheses = (*descent_hypotheses(outcome), *certificate.hypotheses)
+    return Prediction(hypotheses, float(mean_rate), note=certificate.sentence)
 
 
 def descent_hypotheses(outcome: Outcome) -> tuple[Hypothesis, ...]:

@@ -9,6 +9,7 @@ At a recorded step the Jacobian is built head by head. It gives, apart from the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,7 @@ class Probe:
         jacobian_norm: |J|_F over the trained blocks.
         weight_norm: |theta|_F over the trained blocks.
         residual_norm: |F - y|_F.
+        entropy: Mean entropy of the normalised attention rows over log n: 0 one-hot, 1 uniform.
         descended: The weights after one exact-formula step from here.
     """
 
@@ -57,6 +59,7 @@ class Probe:
     jacobian_norm: np.ndarray
     weight_norm: np.ndarray
     residual_norm: np.ndarray
+    entropy: np.ndarray
     descended: Parameters
 
     def allowed_defect(self, r: int, eta: float, unit: float) -> float:
@@ -114,8 +117,18 @@ def probe(
         jacobian_norm=_numpy(sum((norm_sq[b] for b in trained), none).sqrt()),
         weight_norm=_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=_numpy(residual.norm(dim=1)),
+        entropy=_numpy(_entropy(at.S)),
         descended=Parameters(**moved, W_O=params.W_O),
     )
+
+
+def _entropy(S: torch.Tensor) -> torch.Tensor:
+    """Entropy of attention rows over log n, averaged; rows of weight zero count as one-hot."""
+    n = S.shape[-1]
+    if n == 1:
+        return torch.zeros_like(S[:, 0, 0, 0, 0])
+    p = S / S.sum(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
+    return torch.special.entr(p).sum(-1).mean((1, 2, 3)) / math.log(n)
 
 
 def distances(params: Parameters, start: Parameters) -> dict[str, np.ndarray]:

@@ -14,11 +14,11 @@ import torch
 
 from gdconv import data as sources
 from gdconv.config import Config
-from gdconv.descent import Plan
+from gdconv.descent import Bound, Plan
 from gdconv.errors import InputError
-from gdconv.initialization import initialize, solve_scale, spread_scores
+from gdconv.initialization import initialize, solve_scale
 from gdconv.kernels import kernel_named
-from gdconv.ledger import FIXED, POSTERIOR
+from gdconv.ledger import DECREASE, FIXED, POSTERIOR
 from gdconv.models.multihead import MultiHeadRegression, Parameters
 from gdconv.problem import Problem
 from gdconv.problems import named_problem
@@ -47,6 +47,11 @@ class Setting:
     predictions: list[dict[str, Prediction]]
     seeds: list[int]
     messages: list[str]
+
+    @property
+    def statements(self) -> list[Statement]:
+        """The statements that speak of this kernel."""
+        return self.theorem.statements(self.model.kernel.name)
 
     @property
     def batched(self) -> bool:
@@ -87,8 +92,8 @@ def prepare(config: Config) -> Setting:
     theorem = theorem_named(config.validate().theorem)
     kernel = config.kernel or FALLBACK["kernel"]
     named = named_problem(config.problem, kernel, config.seed) if config.problem else None
-    options = named.options if named else {}
-    judged = theorem.statement_named(config.statement or options.get("statement"))
+    options = named.options_for(theorem.id) if named else {}
+    judged = theorem.statement_named(config.statement or options.get("statement"), kernel)
     general = judged.settings.get("*", {})
     source = config.data or general.get("data") or FALLBACK["data"]
     config = config.resolve(
@@ -124,18 +129,18 @@ def assemble(config: Config, problem: Problem, params: Parameters) -> Setting:
     """
     theorem = theorem_named(config.theorem)
     model = MultiHeadRegression(kernel_named(str(config.kernel)))
-    starts = [Start(model, problem[r], params[r]) for r in range(problem.R)]
+    starts = [Start(model, problem[r], params[r], theorem.trains) for r in range(problem.R)]
     if not all(start.f_0 > 0 for start in starts):
         remedy = "give other labels, weights or seeds: there is nothing to descend"
         raise InputError("y", "a loss of zero at the start", remedy)
-    before = [s for s in theorem.statements() if not s.posterior]
+    before = [s for s in theorem.statements(str(config.kernel)) if not s.posterior]
     messages = [*problem.notes]
     if note := problem.overparametrization_note(params.H):
         messages.append(note)
     device, dtype = _device(config.device), getattr(torch, config.dtype)
     return Setting(
         theorem=theorem,
-        statement=theorem.statement_named(config.statement),
+        statement=theorem.statement_named(config.statement, config.kernel),
         config=config,
         model=model,
         problem=problem.to(device, dtype),
@@ -166,17 +171,15 @@ def _weights(
     if config.init != "theorem":
         return initialize(str(config.init), shape, seed, config.scale_list())
     if judged.posterior:
-        judged = theorem.statement_named(None)
+        judged = theorem.statement_named(None, model.kernel.name)
 
-    def quality(params: Parameters) -> float:
-        return Start(model, problem, params).sigma_0.lo
+    def at(params: Parameters) -> Start:
+        return Start(model, problem, params, theorem.trains)
 
     def holds(params: Parameters) -> bool:
-        return all(
-            h.holds for h in theorem.predict(judged, Start(model, problem, params)).hypotheses
-        )
+        return all(h.holds for h in theorem.predict(judged, at(params)).hypotheses)
 
-    return solve_scale(spread_scores(shape, seed, quality), holds, config.margin)
+    return solve_scale(theorem.base(shape, seed, at), holds, config.margin)
 
 
 def _device(name: str) -> torch.device:
@@ -208,7 +211,7 @@ def step_sizes(setting: Setting) -> tuple[np.ndarray, bool]:
     if setting.config.step == "theory":
         judged = setting.statement
         if judged.posterior:
-            judged = setting.theorem.statement_named(None)
+            judged = setting.theorem.statement_named(None, setting.model.kernel.name)
         allowed = [_theory_step(judged.name, p) for p in setting.predictions]
         if all(allowed):
             return np.array([float(a or 0.0) for a in allowed]), False
@@ -225,16 +228,17 @@ def step_sizes(setting: Setting) -> tuple[np.ndarray, bool]:
 
 def _theory_step(judged: str, predictions: dict[str, Prediction]) -> float | None:
     """The judged statement's step, lowered so that every statement that applies admits the run."""
-    own = predictions[judged].max_step
+    own = _own_step(predictions[judged])
     if not own:
         return None
-    others = [
-        p.max_step
-        for p in predictions.values()
-        if p.max_step and all(h.holds for h in p.hypotheses)
-    ]
+    applicable = [p for p in predictions.values() if all(h.holds for h in p.hypotheses)]
+    others = [step for p in applicable if (step := _own_step(p))]
     # just inside, so that rounding cannot leave "eta <= max_step" undecided
     return min([own, *others]) * (1 - 1e-9)
+
+
+def _own_step(prediction: Prediction) -> float | None:
+    return prediction.best_step or prediction.max_step
 
 
 def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bool) -> Plan:
@@ -249,28 +253,36 @@ def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bo
     Returns:
         The plan.
     """
-    config = setting.config
-    kinds, rates, prefactors, limits = [], [], [], []
+    config, theorem = setting.config, setting.theorem
+    bounds, limits, o_squared, drift = [], [], [], []
     for r, step in zip(runs, eta, strict=True):
-        rate = {name: (p.rate_lo, p.rate_hi) for name, p in setting.predictions[r].items()}
-        kinds.append({
-            s.name: POSTERIOR if s.posterior else FIXED for s in setting.theorem.statements()
-        })
-        rates.append(rate)
-        prefactors.append({name: p.prefactor for name, p in setting.predictions[r].items()})
-        limits.append(_limit(config, float(step), rate.get(setting.statement.name, (0.0, 0.0))[1]))
+        made = setting.predictions[r]
+        bounds.append({s.name: _bound(made.get(s.name), step) for s in setting.statements})
+        judged = made.get(setting.statement.name)
+        limits.append(_limit(config, float(step), judged.rate_hi if judged else 0.0))
+        on_B = theorem.follows == "B"
+        o_squared.append(setting.starts[r].o.lo ** 2 if on_B else 0.0)
+        drift.append(0.0 if on_B else theorem.constants(setting.starts[r], 0.0)[0])
     return Plan(
         eta=eta,
         limits=np.array(limits),
-        kinds=kinds,
-        rates=rates,
-        prefactors=prefactors,
-        o_squared=np.array([setting.starts[r].o.lo ** 2 for r in runs]),
+        bounds=bounds,
+        o_squared=np.array(o_squared),
+        jacobian_drift=np.array(drift),
         target=config.until_loss or 0.0,
         stop_on_rise=stop_on_rise,
-        trained=setting.theorem.trains,
+        trained=theorem.trains,
         engine=config.engine,
     )
+
+
+def _bound(prediction: Prediction | None, eta: float) -> Bound:
+    """The test of one statement; without an a-priori prediction it is the a-posteriori product."""
+    if prediction is None:
+        return Bound(POSTERIOR)
+    if prediction.decrease is not None:
+        return Bound(DECREASE, coefficient=prediction.decrease(float(eta)))
+    return Bound(FIXED, (prediction.rate_lo, prediction.rate_hi), prediction.prefactor)
 
 
 def _limit(config: Config, eta: float, rate: float) -> int:

@@ -11,12 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from gdconv.models.multihead import Forward, MultiHeadRegression, Parameters
+from gdconv.models.multihead import BLOCKS, Forward, MultiHeadRegression, Parameters
 from gdconv.problem import Problem
 from gdconv.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range
-
-TINY_GRAM = 2_000
-"""Rows up to which a dense Jacobian is formed for the statements that need it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,7 @@ class Start:
         model: The model, with its attention kernel.
         problem: Data, one replica.
         params: Weights, one replica.
+        trained: Blocks that gradient descent moves; J is the Jacobian by these.
 
     Example:
         >>> from gdconv.kernels import kernel_named
@@ -41,6 +39,7 @@ class Start:
     model: MultiHeadRegression
     problem: Problem
     params: Parameters
+    trained: tuple[str, ...] = BLOCKS
 
     @property
     def kernel(self) -> str:
@@ -142,8 +141,11 @@ class Start:
 
     @cached_property
     def J(self) -> np.ndarray:
-        """J = dF / d(W_Q, W_K, W_V), shape (m, 3 H D d)."""
-        return self.model.jacobian(self.problem, self.params)[0].cpu().double().numpy()
+        """J = dF / d(trained blocks), shape (m, |trained| H D d)."""
+        return self._jacobian(self.trained)
+
+    def _jacobian(self, blocks: tuple[str, ...]) -> np.ndarray:
+        return self.model.jacobian(self.problem, self.params, blocks)[0].cpu().double().numpy()
 
     @cached_property
     def J_range(self) -> tuple[Enclosure, Enclosure]:
@@ -156,5 +158,4 @@ class Start:
         """sigma_m(J_V), the value block alone."""
         if self.problem.duplicate_tokens:
             return Enclosure(0.0, 0.0)
-        third = self.J.shape[1] // 3
-        return enclose_singular_range(self.J[:, 2 * third :])[0]
+        return enclose_singular_range(self._jacobian(("W_V",)))[0]

@@ -1,4 +1,4 @@
-"""Theorem, Statement, Hypothesis, Prediction and the registry.
+"""Theorem, Statement and the registry (Hypothesis and Prediction: gdconv.prediction).
 
 A theorem is a class whose methods, decorated with `statement`, turn a start into a `Prediction`.
 The registry scans the packages named in the entry-point group ``gdconv.theorems``; the library
@@ -12,125 +12,29 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gdconv.constants import Constants, Radii
 from gdconv.errors import InputError
-from gdconv.spectrum import Enclosure
+from gdconv.initialization import spread_scores
+from gdconv.models.multihead import Parameters
+from gdconv.prediction import Hypothesis, Prediction
+from gdconv.start import Start
 
 if TYPE_CHECKING:
     from gdconv.descent import Outcome
-    from gdconv.start import Start
 
-SLACK = 1e-11
-"""Relative slack of a hypothesis side that is a plain float: far above its rounding error."""
+__all__ = [
+    "Hypothesis",
+    "Prediction",
+    "Statement",
+    "Theorem",
+    "registry",
+    "statement",
+    "theorem_named",
+]
 
-Side = int | float | Enclosure
-"""A side of a hypothesis; two whole numbers (counts) are compared without slack."""
-
-
-def _ends(side: Side) -> tuple[float, float]:
-    if isinstance(side, Enclosure):
-        return side.lo, side.hi
-    wide = abs(side) * SLACK if isfinite(side) else 0.0
-    return side - wide, side + wide
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One inequality lhs >= rhs (or lhs > rhs, <=, <), three-valued.
-
-    Attributes:
-        name: What it says, in words.
-        lhs: Left side, a float or an enclosure.
-        relation: One of ">=", ">", "<=", "<".
-        rhs: Right side.
-
-    Example:
-        >>> Hypothesis("heads suffice", 8, ">=", 4).holds, Hypothesis("x", 1.0, ">", 1.0).holds
-        (True, None)
-    """
-
-    name: str
-    lhs: Side
-    relation: str
-    rhs: Side
-
-    @property
-    def holds(self) -> bool | None:
-        """True, False, or None when the error bars overlap."""
-        big, small = (self.lhs, self.rhs) if ">" in self.relation else (self.rhs, self.lhs)
-        if isinstance(big, int) and isinstance(small, int):
-            return big >= small if "=" in self.relation else big > small
-        (big_lo, big_hi), (small_lo, small_hi) = _ends(big), _ends(small)
-        if big_lo != big_lo or small_lo != small_lo:
-            return None
-        if big_lo > small_hi or ("=" in self.relation and big_lo >= small_hi):
-            return True
-        if big_hi < small_lo or ("=" not in self.relation and big_hi <= small_lo):
-            return False
-        return None
-
-    @property
-    def margin(self) -> float:
-        """lhs/rhs - 1 (rhs/lhs - 1 for <=), unfavourable ends; inf when the small side is 0."""
-        big, small = (self.lhs, self.rhs) if ">" in self.relation else (self.rhs, self.lhs)
-        if isinstance(big, int) and isinstance(small, int):
-            big_lo, small_hi = float(big), float(small)
-        else:
-            big_lo, small_hi = _ends(big)[0], _ends(small)[1]
-        if small_hi == 0:
-            return float("inf") if big_lo > 0 else 0.0
-        return big_lo / small_hi - 1
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a statement says of one run.
-
-    Attributes:
-        hypotheses: Everything it assumes, the step size excepted.
-        rate: The constant beta of (1 - eta beta)^t; compared from its upper end.
-        prefactor: C in f_t <= C (1 - eta beta)^t f_0.
-        max_step: Largest step size it allows; None when any step is allowed.
-        note: One sentence for the table.
-
-    Example:
-        >>> Prediction(hypotheses=(), rate=0.5, max_step=0.1).rate_hi
-        0.5
-    """
-
-    hypotheses: tuple[Hypothesis, ...]
-    rate: Side
-    max_step: float | None = None
-    note: str = ""
-    prefactor: float = 1.0
-
-    @property
-    def rate_hi(self) -> float:
-        """The claim is tested with the rate from above."""
-        return self.rate.hi if isinstance(self.rate, Enclosure) else float(self.rate)
-
-    @property
-    def rate_lo(self) -> float:
-        """A violation counts only if the rate from below is violated too."""
-        return self.rate.lo if isinstance(self.rate, Enclosure) else float(self.rate)
-
-    def with_step(self, eta: float) -> tuple[Hypothesis, ...]:
-        """All hypotheses, those about the step included.
-
-        Args:
-            eta: Step size of the run.
-
-        Returns:
-            The hypotheses, then eta <= max_step and eta rate < 1.
-        """
-        steps: list[Hypothesis] = []
-        if self.max_step is not None:
-            # the run takes exactly max_step under --step theory: shave the slack, not the theorem
-            steps.append(Hypothesis("the step is small enough", eta, "<=", self.max_step))
-        steps.append(Hypothesis("eta beta < 1", eta * self.rate_hi, "<", 1.0))
-        return (*self.hypotheses, *steps)
+At = Callable[[Parameters], Start]
 
 
 @dataclass(frozen=True)
@@ -145,6 +49,7 @@ class Statement:
         posterior: Judged from the finished run (a-posteriori bound).
         settings: Option defaults under which it was seen to work, by data set ("*" for all).
         summary: First line of its docstring.
+        kernel: The only attention kernel it speaks of, None for all.
     """
 
     name: str
@@ -154,6 +59,7 @@ class Statement:
     posterior: bool
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     summary: str = ""
+    kernel: str | None = None
 
 
 def statement(
@@ -163,6 +69,7 @@ def statement(
     default: bool = False,
     posterior: bool = False,
     settings: dict[str, dict[str, Any]] | None = None,
+    kernel: str | None = None,
 ) -> Callable[[Callable[..., Prediction]], Callable[..., Prediction]]:
     """Mark a method of a `Theorem` as one of its statements.
 
@@ -172,6 +79,7 @@ def statement(
         default: The statement that the theorem's verdict speaks of.
         posterior: The method also takes the finished run.
         settings: Option defaults by data set.
+        kernel: The only attention kernel it speaks of.
 
     Returns:
         The decorator.
@@ -189,7 +97,7 @@ def statement(
 
     def mark(method: Callable[..., Prediction]) -> Callable[..., Prediction]:
         summary = (method.__doc__ or "").strip().split("\n")[0]
-        made = Statement(name, method, default, proof, posterior, settings or {}, summary)
+        made = Statement(name, method, default, proof, posterior, settings or {}, summary, kernel)
         method.statement = made  # type: ignore[attr-defined]
         return method
 
@@ -204,31 +112,43 @@ class Theorem:
         title: One line.
         source: Paper and theorem number.
         trains: Blocks that gradient descent moves.
+        follows: What bounds the PL constant at every step: "B" for o^2 sigma_min(B)^2, "J" for
+            sigma_m(J)^2 with the global Lipschitz constant of J.
     """
 
     id: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     trains: ClassVar[tuple[str, ...]] = ("W_Q", "W_K", "W_V")
+    follows: ClassVar[str] = "B"
 
-    def statements(self) -> list[Statement]:
-        """The statements in the order they are written."""
+    def statements(self, kernel: str | None = None) -> list[Statement]:
+        """The statements in the order they are written.
+
+        Args:
+            kernel: Only those that speak of this attention kernel; None for all.
+
+        Returns:
+            The statements.
+        """
         found = (getattr(v, "statement", None) for v in type(self).__dict__.values())
-        return [s for s in found if isinstance(s, Statement)]
+        known = [s for s in found if isinstance(s, Statement)]
+        return [s for s in known if None in (kernel, s.kernel) or s.kernel == kernel]
 
-    def statement_named(self, name: str | None) -> Statement:
+    def statement_named(self, name: str | None, kernel: str | None = None) -> Statement:
         """The statement of that name, or the default one.
 
         Args:
             name: A name, or None.
+            kernel: The attention kernel of the run.
 
         Returns:
             The statement.
 
         Raises:
-            InputError: No statement has that name.
+            InputError: No statement has that name, or not for that kernel.
         """
-        known = self.statements()
+        known = self.statements(kernel)
         if name is None:
             return next(s for s in known if s.default)
         for s in known:
@@ -248,6 +168,32 @@ class Theorem:
             The prediction.
         """
         return s.predict(self, start, outcome) if s.posterior else s.predict(self, start)
+
+    def constants(self, start: Start, rho: float) -> tuple[float, float]:
+        """(M_2, G^2) of the trained blocks on the ball of radius rho around a start.
+
+        Args:
+            start: The centre.
+            rho: Radius; infinite where the constants are global.
+
+        Returns:
+            Lipschitz constant of J and upper bound of |J|^2.
+        """
+        made = Constants(start, Radii.joint(rho))
+        return made.M_2(), made.G_squared()
+
+    def base(self, shape: tuple[int, int, int, int], seed: int, at: At) -> Parameters:
+        """Weights with F = 0 whose W_O `--init theorem` scales until the hypotheses hold.
+
+        Args:
+            shape: (H, D, d, D_y).
+            seed: Seed of the draws.
+            at: Makes a start of weights.
+
+        Returns:
+            The weights.
+        """
+        return spread_scores(shape, seed, lambda params: at(params).sigma_0.lo)
 
 
 def registry() -> dict[str, Theorem]:

@@ -10,9 +10,16 @@ from samples import KERNELS, draw, model
 
 from gdconv.initialization import initialize
 from gdconv.models.multihead import BLOCKS, Parameters
-from gdconv.posterior import tail
+from gdconv.posterior import Tail, tail
 from gdconv.problem import Problem
 from gdconv.start import Start
+from theorems.full_gd import FullGD
+
+
+def certify(kernel: str, problem: Problem, params: Parameters, eta: float) -> Tail:
+    """TAIL with the constants of the full model."""
+    start = Start(model(kernel), problem, params)
+    return tail(start, eta, lambda rho: FullGD().constants(start, rho))
 
 
 def descend(
@@ -34,7 +41,7 @@ def warmed_up(kernel: str, seed: int) -> tuple[Problem, Parameters, float]:
     eta = 0.3 / Start(model(kernel), problem, params).J_range[1].hi ** 2
     for _ in range(400):
         params, _ = descend(kernel, problem, params, eta, 25)
-        if all(h.holds for h in tail(Start(model(kernel), problem, params), eta).hypotheses):
+        if all(h.holds for h in certify(kernel, problem, params, eta).hypotheses):
             return problem, params, eta
     raise AssertionError("TAIL never fired")
 
@@ -43,7 +50,7 @@ def warmed_up(kernel: str, seed: int) -> tuple[Problem, Parameters, float]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_tail_bounds_all_later_steps(kernel: str, seed: int) -> None:
     problem, params, eta = warmed_up(kernel, seed)
-    certificate = tail(Start(model(kernel), problem, params), eta)
+    certificate = certify(kernel, problem, params, eta)
     end, losses = descend(kernel, problem, params, eta, 150)
     bound = losses[0] * (1 - eta * certificate.rate) ** np.arange(len(losses))
     measurable = bound > 1e-24
@@ -57,7 +64,7 @@ def test_tail_bounds_all_later_steps(kernel: str, seed: int) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_tail_does_not_fire_far_from_zero_loss(kernel: str) -> None:
     problem, params = draw((2, 2, 8, 4, 4, 1), 3)
-    assert not all(h.holds for h in tail(Start(model(kernel), problem, params), 1e-3).hypotheses)
+    assert not all(h.holds for h in certify(kernel, problem, params, 1e-3).hypotheses)
 
 
 def test_tail_refuses_a_large_step() -> None:
@@ -65,5 +72,5 @@ def test_tail_refuses_a_large_step() -> None:
     problem, params, _ = warmed_up("softmax", 0)
     start = Start(model("softmax"), problem, params)
     eta = 2.5 / start.J_range[1].hi ** 2
-    named = {h.name[:2]: h.holds for h in tail(start, eta).hypotheses}
+    named = {h.name[:2]: h.holds for h in certify("softmax", problem, params, eta).hypotheses}
     assert named["T2"] is False

@@ -20,7 +20,7 @@ import numpy as np
 
 from gdconv.constants import Constants, Radii
 from gdconv.descent import Outcome
-from gdconv.posterior import descent_hypotheses, tail
+from gdconv.posterior import run_certificate
 from gdconv.spectrum import Enclosure
 from gdconv.start import Start
 from gdconv.theorem import Hypothesis, Prediction, Theorem, statement
@@ -185,14 +185,7 @@ class FullGD(Theorem):
     @statement("run", posterior=True, proof=f"{PROOFS}#ap-and-tail", settings=ORDINARY)
     def run(self, start: Start, outcome: Outcome) -> Prediction:
         """AP on [0, T] and TAIL at T: certified from the run itself, for every later step too."""
-        certificate = tail(outcome.end, outcome.eta, float(outcome.ledger["noise_scale"]))
-        steps = max(outcome.compared_steps("run"), 1)
-        mean_rate = 0.0 - np.expm1(outcome.log_posterior / steps) / outcome.eta
-        return Prediction(
-            (*descent_hypotheses(outcome), *certificate.hypotheses),
-            float(mean_rate),
-            note=certificate.sentence,
-        )
+        return run_certificate(outcome, "run", lambda rho: self.constants(outcome.end, rho))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ def test_identity(theorem: Theorem) -> None:
     assert theorem.title
     assert theorem.source
     assert theorem_named(theorem.id) is not None
-    defaults = [s.name for s in theorem.statements() if s.default]
-    assert len(defaults) == 1
-    assert theorem.statement_named(None).name == defaults[0]
+    for kernel in ("softmax", "gaussian"):
+        defaults = [s.name for s in theorem.statements(kernel) if s.default]
+        assert len(defaults) == 1
+        assert theorem.statement_named(None, kernel).name == defaults[0]
     assert len({s.name for s in theorem.statements()}) == len(theorem.statements())
 
 

@@ -1,0 +1,143 @@
+"""Gradient descent on W_Q alone, one-layer multi-head attention.
+
+Problem      min over W_Q of f = 1/2 |F - y|_F^2,  F = sum_h S_h X W_V,h W_O,h
+Algorithm    W_Q <- W_Q - eta grad_{W_Q} f(W_Q), full batch; W_K, W_V, W_O fixed
+Guarantee    upper, Gaussian kernel: f_t <= (1 - eta gamma)^t f_0, gamma a constant of the start [1,
+             Theorem 2]; softmax: f_t <= f_0 - eta sum_{s<t} |grad f_s|^2 [1, Theorem 2]
+Tracked      sigma_m(J_Q), |grad f|^2 and its sum, attention entropy, sigma_min(B_t), loss ratio
+Relative to the paper: our D is its embedding dimension; gamma is made explicit as kappa_0 =
+sigma_m(J_Q(0))^2 (Theorem B), for both kernels; the constants M_2, G^2 are global in W_Q. Proofs:
+docs/theory/query-gd.md.
+References   [1] Song, Han, Zhang, Ding, Hong (2024), NeurIPS 37, arXiv:2411.07538
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gdconv.constants import QueryConstants
+from gdconv.descent import Outcome
+from gdconv.initialization import SCORE_SCALES, initialize
+from gdconv.models.multihead import Parameters
+from gdconv.posterior import run_certificate
+from gdconv.spectrum import Enclosure
+from gdconv.start import Start
+from gdconv.theorem import At, Hypothesis, Prediction, Theorem, statement
+
+PROOFS = "docs/theory/query-gd.md"
+
+LAZY: dict[str, dict[str, Any]] = {
+    "*": {
+        "init": "theorem",
+        "step": "theory",
+        "until_bound": 0.4,
+        "steps": 200_000,
+        "head_dim": 4,
+        "heads": 8,
+    },
+    "gaussian": {"samples": 2, "tokens": 2, "embedding": 8},
+    "digits": {"samples": 2, "tokens": 2},
+}
+"""Paired heads and scaled values, under which Theorem B's hypotheses hold."""
+
+ORDINARY: dict[str, dict[str, Any]] = {
+    "*": {
+        "data": "digits",
+        "init": "normal",
+        "scales": "1,1,1,2",
+        "step": "local",
+        "steps": 20_000,
+        "until_loss": 1e-12,
+        "head_dim": 8,
+        "heads": 8,
+    },
+    "gaussian": {"samples": 4, "tokens": 2, "embedding": 32},
+    "digits": {"samples": 4, "tokens": 2},
+}
+"""Settings of an ordinary run, weights of order one."""
+
+DRAWS = 4
+"""Draws per score scale that compete in `QueryGD.base`."""
+
+
+def smoothness(start: Start) -> float:
+    """L = G^2 + M_2 r_0, the Lipschitz constant of grad_{W_Q} f where f <= f_0."""
+    c = QueryConstants(start)
+    return c.G_squared() + c.M_2() * start.r_0
+
+
+class QueryGD(Theorem):
+    """Theorem 2 of Song et al. 2024, in its readings."""
+
+    id = "query-gd"
+    title = "Gradient descent on W_Q alone"
+    source = "Song et al. 2024, Theorem 2 (arXiv:2411.07538)"
+    trains = ("W_Q",)
+    follows = "J"
+
+    def theorem_b(self, start: Start) -> Prediction:
+        """Theorem B: kappa_0 = sigma_m(J_Q(0))^2 >= 6 M_2 r_0 and eta <= 2 / (9 L)."""
+        sigma = start.J_range[0]
+        kappa = Enclosure(sigma.lo**2, sigma.hi**2)
+        needed = 6 * QueryConstants(start).M_2() * start.r_0
+        hypotheses = (
+            Hypothesis("kappa_0 = sigma_m(J_Q)^2 is positive", kappa, ">", 0.0),
+            Hypothesis("kappa_0 >= 6 M_2 r_0", kappa, ">=", needed),
+        )
+        return Prediction(hypotheses, kappa, 2 / (9 * smoothness(start)))
+
+    @statement("gaussian-rate", default=True, kernel="gaussian", proof=f"{PROOFS}#b", settings=LAZY)
+    def gaussian_rate(self, start: Start) -> Prediction:
+        """Theorem B for the Gaussian kernel: the printed linear rate, gamma = kappa_0."""
+        return self.theorem_b(start)
+
+    @statement("softmax-rate", default=True, kernel="softmax", proof=f"{PROOFS}#b", settings=LAZY)
+    def softmax_rate(self, start: Start) -> Prediction:
+        """Theorem B for softmax: it has a linear rate too wherever kappa_0 > 0."""
+        return self.theorem_b(start)
+
+    @statement("stationarity", proof=f"{PROOFS}#stationarity", settings=LAZY)
+    def stationarity(self, start: Start) -> Prediction:
+        """f_t <= f_0 - eta (1 - eta L/2) sum |grad f_s|^2 for every eta below 2/L."""
+        L = smoothness(start)
+        return Prediction(
+            (), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: eta * (1 - eta * L / 2)
+        )
+
+    @statement("printed-stationarity", proof=f"{PROOFS}#printed-stationarity", settings=LAZY)
+    def printed_stationarity(self, start: Start) -> Prediction:
+        """The printed coefficient eta: not valid wherever the curvature along a step is positive."""
+        L = smoothness(start)
+        return Prediction((), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: eta)
+
+    @statement("run", posterior=True, proof=f"{PROOFS}#run", settings=ORDINARY)
+    def run(self, start: Start, outcome: Outcome) -> Prediction:
+        """AP on [0, T] and TAIL at T with J_Q: certified from the run itself."""
+        return run_certificate(outcome, "run", lambda rho: self.constants(outcome.end, rho))
+
+    def constants(self, start: Start, rho: float) -> tuple[float, float]:
+        """(M_2, G^2), global in W_Q: the radius does not matter."""
+        c = QueryConstants(start)
+        return c.M_2(), c.G_squared()
+
+    def base(self, shape: tuple[int, int, int, int], seed: int, at: At) -> Parameters:
+        """Paired heads (F = 0); among several score scales the one with the largest kappa_0 / G^2."""
+        best, best_share = None, -1.0
+        for scale in SCORE_SCALES:
+            for draw in range(DRAWS):
+                drawn = initialize("paired", shape, seed + 7919 * draw, (scale, scale, 1.0, 1.0))
+                start = at(drawn)
+                G_squared = QueryConstants(start).G_squared()
+                share = start.J_range[0].lo ** 2 / G_squared if G_squared > 0 else 0.0
+                if share > best_share and np.isfinite(share):
+                    best, best_share = drawn, share
+        assert best is not None
+        return best
+
+
+if __name__ == "__main__":
+    from gdconv.cli import run_theorem
+
+    raise SystemExit(run_theorem(QueryGD.id))
