@@ -90,7 +90,8 @@ def advance(  # type: ignore[no-untyped-def]
         stop_on_rise: Stop once the ledger has seen the loss rise.
 
     Returns:
-        DONE, DIVERGED, TARGET or ROSE; DONE before `until` when the ledger is stale. An iterate whose loss is not finite is not observed.
+        DONE, DIVERGED, TARGET or ROSE; DONE before `until` when the ledger is stale. An iterate
+        whose loss is not finite is not observed.
     """
     led = ledger[0]
     gaussian = kernel == GAUSSIAN
@@ -162,7 +163,7 @@ def _blocks(tokens: Array, y: Array, W_O: Array, d: int) -> Work:
         P * Dp,
         H * n * n * L,
     ]
-    sizes += [n * n * 8, D_y * n * 8, n * 8]
+    sizes += [n * n * 8, D_y * n * 8]
     return Work(N, n, D, d, H, D_y, L, Dp, X, Xt, targets, O, *(zeros(size) for size in sizes))
 
 

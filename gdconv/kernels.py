@@ -111,9 +111,22 @@ class Gaussian(Kernel):
         return torch.exp(-gap.square().sum(-1) / (2 * sqrt(q.shape[-1])))
 
     def pullback(self, S: Weights, q: Tokens, k: Tokens, G: Weights) -> tuple[Tokens, Tokens]:
-        """A = G o S; -(diag(A 1) q - A k) and -(diag(A^T 1) k - A^T q), over sqrt(d)."""
-        A = G * S / sqrt(q.shape[-1])
-        return A @ k - A.sum(-1).unsqueeze(-1) * q, A.mT @ q - A.sum(-2).unsqueeze(-1) * k
+        """A = G o S; -sum_j A_kj (q_k - k_j) and sum_k A_kj (q_k - k_j), over sqrt(d).
+
+        From differences: diag(A 1) q - A k would cancel for near tokens and large scores.
+
+        Args:
+            S: Weights.
+            q: Queries.
+            k: Keys.
+            G: Gradient by the weights.
+
+        Returns:
+            Gradients by q and k.
+        """
+        gap = q.unsqueeze(-2) - k.unsqueeze(-3)
+        pull = (G * S / sqrt(q.shape[-1])).unsqueeze(-1) * gap
+        return -pull.sum(-2), pull.sum(-3)
 
     def query_tangent(
         self, S: Weights, q: Tokens, k: Tokens, v: Float[Tensor, "*b n o"]

@@ -49,7 +49,6 @@ class Work(NamedTuple):
     S: Array  # (H, n, n, L)
     P: Array  # (n, n, 8): gradient by the scores, one head and one group of lanes
     R: Array  # (D_y, n, 8): residual
-    sums: Array  # (n, 8)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -166,33 +165,36 @@ def _by_scores(w, gaussian, h, i):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _mix(w, gaussian, h, i, by_key):  # type: ignore[no-untyped-def]
-    """dQ = P K (by_key = 0) or dK = P^T Q (1); Gaussian: minus the row sums of P times Q (or K)."""
+    """dQ_k = sum_j P_kj k_j (by_key = 0) or dK_j = sum_k P_kj q_k (1).
+
+    Gaussian: the other token minus the own one takes its place, a difference before the sum, which
+    does not cancel for near tokens.
+    """
     n, d, L, Y, P = w.n, w.d, w.L, w.Y, w.P
     row = n * L
     own = (by_key * w.H + h) * d * row + i
     other = ((1 - by_key) * w.H + h) * d * row + i
     step_k, step_j = (8, 8 * n) if by_key else (8 * n, 8)
-    if gaussian:
-        for k in range(n):
-            s = splat(0.0)
-            for j in range(n):
-                s = sub(s, load(P, k * step_k + j * step_j))
-            store(w.sums, k * 8, s)
     for k in range(0, n, 2):
         k1 = min(k + 1, n - 1)
         for c in range(0, d, 2):
             c1 = min(c + 1, d - 1)
             o0, o1 = own + c * row, own + c1 * row
             a = b = e = g = splat(0.0)
-            if gaussian:
-                s, t = load(w.sums, k * 8), load(w.sums, k1 * 8)
-                a, b = mul(s, load(Y, o0 + k * L)), mul(s, load(Y, o1 + k * L))
-                e, g = mul(t, load(Y, o0 + k1 * L)), mul(t, load(Y, o1 + k1 * L))
             p0, p1, v0, v1 = k * step_k, k1 * step_k, other + c * row, other + c1 * row
-            for _ in range(n):
-                s, t, x, z = load(P, p0), load(P, p1), load(Y, v0), load(Y, v1)
-                a, b, e, g = fma(s, x, a), fma(s, z, b), fma(t, x, e), fma(t, z, g)
-                p0, p1, v0, v1 = p0 + step_j, p1 + step_j, v0 + L, v1 + L
+            if gaussian:
+                m00, m10 = load(Y, o0 + k * L), load(Y, o1 + k * L)
+                m01, m11 = load(Y, o0 + k1 * L), load(Y, o1 + k1 * L)
+                for _ in range(n):
+                    s, t, x, z = load(P, p0), load(P, p1), load(Y, v0), load(Y, v1)
+                    a, b = fma(s, sub(x, m00), a), fma(s, sub(z, m10), b)
+                    e, g = fma(t, sub(x, m01), e), fma(t, sub(z, m11), g)
+                    p0, p1, v0, v1 = p0 + step_j, p1 + step_j, v0 + L, v1 + L
+            else:
+                for _ in range(n):
+                    s, t, x, z = load(P, p0), load(P, p1), load(Y, v0), load(Y, v1)
+                    a, b, e, g = fma(s, x, a), fma(s, z, b), fma(t, x, e), fma(t, z, g)
+                    p0, p1, v0, v1 = p0 + step_j, p1 + step_j, v0 + L, v1 + L
             store(w.dY, o0 + k * L, a)
             store(w.dY, o1 + k * L, b)
             store(w.dY, o0 + k1 * L, e)

@@ -52,28 +52,22 @@ class Tail:
         return "TAIL does not fire at the last step: more steps, or a smaller step size, may help"
 
 
-def tail(
-    end: Start,
-    eta: float,
-    constants: Callable[[float], tuple[float, float]],
-    noise: float = 0.0,
-) -> Tail:
+def tail(end: Start, eta: float, constants: Callable[[float], tuple[float, float]]) -> Tail:
     """Look for the radius at which TAIL fires.
 
     Args:
         end: The run at theta_T.
         eta: Step size of the run.
         constants: rho -> (M_2, G^2) on the ball of radius rho around theta_T.
-        noise: Error bar of the residual norm there, added to r.
 
     Returns:
         The certificate with the best margin of (T3), fulfilled or not.
     """
-    s, S, r = end.J_range[0].lo, end.J_range[1].hi, end.r_0 + noise
+    s, S, r = end.J_range[0].lo, end.J_range[1].hi, end.r_0
     best, best_margin = None, -np.inf
     for rho in RHO_GRID:
         M, G_squared = constants(float(rho))
-        L = min(G_squared, (S + M * rho) ** 2) + M * r
+        L = min(G_squared, (S + M * rho) * (S + M * rho)) + M * r
         c, room = 1 - eta * L / 2, s - M * rho
         margin = c * rho * room / r if c > 0 and room > 0 and r > 0 else -rho
         if best is None or margin > best_margin:
@@ -101,11 +95,14 @@ def run_certificate(
     Returns:
         Hypotheses P1, P2, T1, T2, T3; the mean rate of the product.
     """
-    certificate = tail(outcome.end, outcome.eta, constants, float(outcome.ledger["noise_scale"]))
-    steps = max(outcome.compared_steps(name), 1)
+    certificate = tail(outcome.end, outcome.eta, constants)
+    steps = max(compared := outcome.compared_steps(name), 1)
     mean_rate = 0.0 - np.expm1(outcome.log_posterior / steps) / outcome.eta
     hypotheses = (*descent_hypotheses(outcome), *certificate.hypotheses)
-    return Prediction(hypotheses, float(mean_rate), note=certificate.sentence)
+    gap = (
+        f"; AP covers [0, {compared}], rounding hides the rest" if compared < outcome.steps else ""
+    )
+    return Prediction(hypotheses, float(mean_rate), note=certificate.sentence + gap)
 
 
 def descent_hypotheses(outcome: Outcome) -> tuple[Hypothesis, ...]:

@@ -1,10 +1,11 @@
-"""Why a run stalls: saturated attention, a residual that the Jacobian does not reach, or a small step.
+"""Why a run stalls: saturated attention, a residual out of reach, or a step that is too small.
 
-A run stalls when its loss is not yet small and fell by less than a tenth over the second half of its
-steps. With J the Jacobian by the trained blocks and g = J^T r the gradient at the last iterate:
+A run stalls when its loss is not yet small and fell by less than a tenth over the second half of
+its steps. With J the Jacobian by the trained blocks and g = J^T r the gradient at the last iterate:
 
+* saturation         |J_T|^2 < 0.01 |J_0|^2 or < 1e-4 G^2: under the attention rows keys and values
+                     no longer covary, whatever the queries do
 * too small a step   eta |J|^2 < 0.01 although |g|^2 / (|J|^2 |r|^2) >= 0.001
-* saturation         |J_T|^2 < 0.01 |J_0|^2: keys and values no longer covary under the attention rows
 * loss of rank       otherwise: the residual is nearly orthogonal to what the weights can change
 """
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from gdconv.descent import Outcome
 
 SMALL_LOSS, SLOW, FEW = 1e-6, 0.9, 20
-SMALL_STEP, SMALL_SHARE, SATURATED = 1e-2, 1e-3, 1e-2
+SMALL_STEP, SMALL_SHARE, SHRUNK, FAINT = 1e-2, 1e-3, 1e-2, 1e-4
 
 
 def stalled(outcome: Outcome) -> bool:
@@ -37,12 +38,13 @@ def stalled(outcome: Outcome) -> bool:
     return last["loss"] > SLOW * middle["loss"]
 
 
-def diagnose(start: Start, outcome: Outcome) -> str:
+def diagnose(start: Start, outcome: Outcome, G_squared: float) -> str:
     """One sentence that names the cause, empty when the run does not stall.
 
     Args:
         start: The run at step 0.
         outcome: The finished run.
+        G_squared: Upper bound of |J|^2 at the last iterate.
 
     Returns:
         The sentence.
@@ -50,16 +52,16 @@ def diagnose(start: Start, outcome: Outcome) -> str:
     if not stalled(outcome):
         return ""
     last = outcome.rows[-1]
-    J_first, J_last = start.J_range[1].hi, outcome.end.J_range[1].hi
-    reach = last["grad_norm"] ** 2 / (2 * last["loss"] * J_last**2) if J_last > 0 else 0.0
+    first, now = start.J_range[1].hi ** 2, outcome.end.J_range[1].hi ** 2
     where = f"stalls at loss {last['loss']:.6g}"
-    if outcome.eta * J_last**2 < SMALL_STEP and reach >= SMALL_SHARE:
-        better = 1 / J_last**2
-        return f"{where}: too small a step, eta |J|^2 = {outcome.eta * J_last**2:.1e}; try {better:.2g}"
-    if J_last**2 < SATURATED * J_first**2:
-        share, entropy = J_last / J_first if J_first > 0 else 0.0, last["entropy"]
+    if now < SHRUNK * first or now < FAINT * G_squared:
+        share = (now / G_squared) ** 0.5 if G_squared > 0 else 0.0
         return (
-            f"{where}: saturation, |J| has shrunk to {share:.1e} of its start, "
-            f"attention entropy {entropy:.2g} of log n"
+            f"{where}: saturation, |J| is {share:.1e} of its bound and was "
+            f"{(first / G_squared) ** 0.5 if G_squared > 0 else 0.0:.1e} at the start; attention "
+            f"entropy {last['entropy']:.2g} of log n"
         )
+    reach = last["grad_norm"] ** 2 / (2 * last["loss"] * now)
+    if outcome.eta * now < SMALL_STEP and reach >= SMALL_SHARE:
+        return f"{where}: too small a step, eta |J|^2 = {outcome.eta * now:.1e}; try {1 / now:.2g}"
     return f"{where}: loss of rank, only {reach:.1e} of |J|^2 |r|^2 is left in the gradient"

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from gdconv.models.multihead import BLOCKS, Forward, MultiHeadRegression, Parameters
+from gdconv.probes import probe
 from gdconv.problem import Problem
 from gdconv.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range
 
@@ -32,7 +33,7 @@ class Start:
         >>> weights = {"W_Q": zero, "W_K": zero, "W_V": zero, "W_O": one}
         >>> start = Start(MultiHeadRegression(kernel_named("softmax")),
         ...     Problem.from_arrays(one, np.ones((1, 1))), Parameters.from_arrays(weights))
-        >>> start.f_0, start.r_0, start.sigma_0.lo > 0.999
+        >>> start.f_0, round(start.r_0, 12), start.sigma_0.lo > 0.999
         (0.5, 1.0, True)
     """
 
@@ -90,10 +91,26 @@ class Start:
         """f(theta) = 1/2 |F - y|^2."""
         return float(self._forward.loss[0])
 
+    @cached_property
+    def r_error(self) -> float:
+        """A-priori error bar of the computed residual norm: 8u (|F| + |y| + sum |J_W|_F |W|_F)."""
+        return float(probe(self.model, self.problem, self.params, np.zeros(1)).noise_scale[0])
+
     @property
     def r_0(self) -> float:
-        """Residual norm sqrt(2 f)."""
-        return float(np.sqrt(2 * self.f_0))
+        """Residual norm sqrt(2 f) from above: the hypotheses that hold with it, hold."""
+        return float(np.sqrt(2 * self.f_0)) + self.r_error
+
+    def uncertain(self, side: float) -> Enclosure:
+        """A side of a hypothesis that grows with r_0, widened by what the error of r_0 allows.
+
+        Args:
+            side: The side, computed with r_0 from above.
+
+        Returns:
+            From side (1 - 8 r_error / r_0), a safe lower end for sides up to cubic in r_0, to side.
+        """
+        return Enclosure(side * max(0.0, 1 - 8 * self.r_error / self.r_0), side * (1 + 1e-11))
 
     @cached_property
     def a(self) -> np.ndarray:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from gdconv.constants import Constants, Radii
 from gdconv.errors import InputError
 from gdconv.initialization import spread_scores
@@ -167,7 +169,8 @@ class Theorem:
         Returns:
             The prediction.
         """
-        return s.predict(self, start, outcome) if s.posterior else s.predict(self, start)
+        with np.errstate(all="ignore"):  # absurd scales give inf or nan, which no hypothesis meets
+            return s.predict(self, start, outcome) if s.posterior else s.predict(self, start)
 
     def constants(self, start: Start, rho: float) -> tuple[float, float]:
         """(M_2, G^2) of the trained blocks on the ball of radius rho around a start.

@@ -1,4 +1,4 @@
-"""Witnesses and traps of the theory: data and weights fixed exactly (gdconv.problems names them)."""
+"""Witnesses and traps of the theory: data and weights fixed exactly, named in gdconv.problems."""
 
 from __future__ import annotations
 
@@ -131,9 +131,7 @@ def too_few_heads(kernel: str, seed: int) -> Named:
     zero = np.zeros((1, 1, 1))
     weights = {"W_Q": zero, "W_K": zero, "W_V": zero, "W_O": [[[1.0]]]}
     note = "H D = 1 < N n = 2: the labels are orthogonal to everything B can reach"
-    return _named(
-        "too-few-heads", [[[1.0]], [[-1.0]]], [[1.0], [1.0]], weights, note, step="0.1", steps=50
-    )
+    return _named("too-few-heads", [[[1.0]], [[-1.0]]], [[1.0], [1.0]], weights, note, {"*": STILL})
 
 
 def printed_stationarity(kernel: str, seed: int) -> Named:
@@ -171,7 +169,7 @@ def _trap(name: str, queries: list[float], keys: list[float], values: list[float
         "W_V": [[[v] for v in values]],
         "W_O": [[[1.0]]],
     }
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "*": {**TRAP, "steps": 20_000},
         "query-gd": {"statement": "run", "steps": steps},
         "full-gd": {"statement": "run"},

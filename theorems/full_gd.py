@@ -126,7 +126,8 @@ def theorem_a(start: Start, o: Enclosure, o_name: str) -> Prediction:
         Hypothesis(f"sigma_0^2 outweighs the {path} path", sigma_2, ">=", pull * float(g.max()))
         for path, g in linear
     )
-    cubic = Hypothesis("sigma_0^3 outweighs the drift of B", sigma_3, ">=", float(drift))
+    needed = start.uncertain(float(drift))
+    cubic = Hypothesis("sigma_0^3 outweighs the drift of B", sigma_3, ">=", needed)
     L = c.G_squared() + c.M_2() * r_0
     return Prediction((*basic, *inequalities, cubic), beta, 2 / (9 * L))
 
@@ -140,8 +141,10 @@ def local_pl(start: Start, kappa: Enclosure, drift_name: str) -> Prediction:
     c = Constants(start, Radii.joint(rho))
     drift = c.delta() if drift_name == "delta" else c.M_2()
     J_norm = start.J_range[1].hi
-    L = min(c.G_squared(), (J_norm + c.M_2() * rho) ** 2) + c.M_2() * start.r_0
-    outweighs = Hypothesis(f"kappa >= 6 {drift_name}(rho) r_0", kappa, ">=", 6 * drift * start.r_0)
+    reach = J_norm + c.M_2() * rho
+    L = min(c.G_squared(), reach * reach) + c.M_2() * start.r_0
+    needed = start.uncertain(6 * drift * start.r_0)
+    outweighs = Hypothesis(f"kappa >= 6 {drift_name}(rho) r_0", kappa, ">=", needed)
     return Prediction((positive, outweighs), kappa, 2 / (9 * L))
 
 

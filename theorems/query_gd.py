@@ -84,7 +84,7 @@ class QueryGD(Theorem):
         needed = 6 * QueryConstants(start).M_2() * start.r_0
         hypotheses = (
             Hypothesis("kappa_0 = sigma_m(J_Q)^2 is positive", kappa, ">", 0.0),
-            Hypothesis("kappa_0 >= 6 M_2 r_0", kappa, ">=", needed),
+            Hypothesis("kappa_0 >= 6 M_2 r_0", kappa, ">=", start.uncertain(needed)),
         )
         return Prediction(hypotheses, kappa, 2 / (9 * smoothness(start)))
 
@@ -108,7 +108,7 @@ class QueryGD(Theorem):
 
     @statement("printed-stationarity", proof=f"{PROOFS}#printed-stationarity", settings=LAZY)
     def printed_stationarity(self, start: Start) -> Prediction:
-        """The printed coefficient eta: not valid wherever the curvature along a step is positive."""
+        """The printed coefficient eta: not valid where the curvature along a step is positive."""
         L = smoothness(start)
         return Prediction((), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: eta)
 
@@ -123,7 +123,7 @@ class QueryGD(Theorem):
         return c.M_2(), c.G_squared()
 
     def base(self, shape: tuple[int, int, int, int], seed: int, at: At) -> Parameters:
-        """Paired heads (F = 0); among several score scales the one with the largest kappa_0 / G^2."""
+        """Paired heads (F = 0), the best of several draws and scales by kappa_0 / G^2."""
         best, best_share = None, -1.0
         for scale in SCORE_SCALES:
             for draw in range(DRAWS):
