@@ -14,6 +14,12 @@ from gdconv.verdict import ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = [(theorem, s.name) for theorem in registry().values() for s in theorem.statements()]
+RUNS = [
+    (theorem, s.name, kernel)
+    for theorem in registry().values()
+    for kernel in ("softmax", "gaussian")
+    for s in theorem.statements(kernel)
+]
 
 
 @pytest.mark.parametrize("theorem", registry().values(), ids=lambda t: t.id)
@@ -37,13 +43,14 @@ def test_statement_is_documented_and_its_proof_exists(theorem: Theorem, name: st
     assert f'id="{anchor}"' in (ROOT / page).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("kernel", ["softmax", "gaussian"])
-@pytest.mark.parametrize(("theorem", "name"), CASES, ids=[f"{t.id}:{n}" for t, n in CASES])
+@pytest.mark.parametrize(
+    ("theorem", "name", "kernel"), RUNS, ids=[f"{t.id}:{n}:{k}" for t, n, k in RUNS]
+)
 def test_default_settings_give_a_whole_check(theorem: Theorem, name: str, kernel: str) -> None:
     check = gdconv.check(theorem.id, statement=name, kernel=kernel)
     assert check.verdict in ("confirmed", "refuted")
     assert check.statement == name
-    assert set(check.verdicts["statement"]) == {s.name for s in theorem.statements()}
+    assert set(check.verdicts["statement"]) == {s.name for s in theorem.statements(kernel)}
     assert set(check.verdicts["verdict"]) <= set(ORDER)
     json.dumps(check.to_json(), allow_nan=False)
     trace = check.trace
