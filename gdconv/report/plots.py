@@ -26,6 +26,9 @@ SIGMA = "#555555"
 MANY, CROWD = 4, 12
 """Above MANY runs lines get thinner, above CROWD a statement's bounds become a band."""
 
+KEEPS = ("per-head", "gaussian-rate", "softmax-rate")
+"""Statements whose proof keeps three quarters of the starting value."""
+
 TINY = 1e-320
 
 
@@ -97,7 +100,7 @@ def side_by_side(checks: Sequence[CheckLike]) -> Figure:
         _tidy(low)
     _scale_sigma([axes[1, c] for c in range(columns)])
     axes[0, 0].set_ylabel(r"loss ratio $f_t/f_0$")
-    axes[1, 0].set_ylabel(r"$\sigma_{\min}(B_t)/\sigma_{\min}(B_0)$")
+    axes[1, 0].set_ylabel(_followed(checks[0])[1])
     return fig
 
 
@@ -252,26 +255,32 @@ def _draw_band(axes: Axes, curves: list[pd.DataFrame], column: str, style: dict[
     axes.fill_between(steps[common], low[common], high[common], **band)
 
 
+def _followed(check: CheckLike) -> tuple[str, str]:
+    """What bounds the PL constant: sigma_m(J) where it was enclosed on the way, else sigma(B)."""
+    if "sigma_J_lo" in check.trace.columns:
+        return "sigma_J", r"$\sigma_m(J_t)/\sigma_m(J_0)$"
+    return "sigma_min", r"$\sigma_{\min}(B_t)/\sigma_{\min}(B_0)$"
+
+
 def _draw_sigma(axes: Axes, check: CheckLike) -> None:
-    first = check.trace.groupby("run")[["sigma_min_lo", "sigma_min_hi"]].first().mean(axis=1)
+    column, _ = _followed(check)
+    lower, upper = f"{column}_lo", f"{column}_hi"
+    first = check.trace.groupby("run")[[lower, upper]].first().mean(axis=1)
     runs = list(check.trace.groupby("run"))
     for run, rows in runs:
         start = float(first[run])
         if not start > 0:
             continue
-        seen = rows[rows["sigma_min_hi"].notna()]
-        low, high = seen["sigma_min_lo"] / start, seen["sigma_min_hi"] / start
+        seen = rows[rows[upper].notna()]
+        low, high = seen[lower] / start, seen[upper] / start
         axes.fill_between(seen["step"], low, high, color=SIGMA, alpha=0.3, lw=0)
         axes.plot(seen["step"], (low + high) / 2, color=SIGMA, lw=1.2 if len(runs) <= MANY else 0.7)
     if not (first > 0).any():
-        axes.text(0.5, 0.5, r"$\sigma_{\min}(B_0) = 0$", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "zero at the start", ha="center", transform=axes.transAxes)
     axes.axhline(1.0, color="#999999", lw=0.8, zorder=1)
     axes.axhline(0.75, color="#999999", lw=0.8, ls=":", zorder=1)
-    keeps = (
-        "3/4, what the proof\nof per-head keeps"
-        if "per-head" in set(check.verdicts["statement"])
-        else "3/4"
-    )
+    proof = next((name for name in check.verdicts["statement"] if name in KEEPS), None)
+    keeps = f"3/4, what the proof\nof {proof} keeps" if proof else "3/4"
     place_labels(axes, [("start", "#777777", 1.0), (keeps, "#777777", 0.75)])
 
 
