@@ -6,7 +6,7 @@ config -> problem -> parameters -> hypotheses, step, rate -> gradient descent ->
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,9 @@ import pandas as pd
 from gdconv.config import Config
 from gdconv.descent import STOPPED, Outcome, descend
 from gdconv.environment import environment
-from gdconv.errors import InputError
+from gdconv.errors import DivergenceError, InputError
 from gdconv.fused import ROSE
+from gdconv.interruption import deferred
 from gdconv.judge import Judgement, judge
 from gdconv.models.multihead import Parameters
 from gdconv.problem import Problem
@@ -141,15 +142,9 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
         >>> check("full-gd", problem="stacked-witness").verdict
         'refuted'
     """
-    known = {f.name for f in fields(Config)} - {"theorem"}
-    for name in options:
-        if name not in known:
-            raise InputError(
-                name, options[name], f"choose options among {', '.join(sorted(known))}"
-            )
-    if "step" in options and options["step"] is not None:
+    if options.get("step") is not None:
         options["step"] = str(options["step"])
-    return execute(prepare(Config(theorem, **options)), progress)
+    return execute(prepare(Config.of(theorem, options)), progress)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -178,6 +173,7 @@ def execute(setting: Setting, progress: Progress | None = None) -> Check:
 
     Raises:
         Interrupted: The user pressed control-C; the finished seeds come with it.
+        DivergenceError: A run diverged; the seeds that were finished before come with it.
 
     Example:
         >>> execute(prepare(Config("full-gd", problem="stacked-witness"))).verdict
@@ -186,17 +182,28 @@ def execute(setting: Setting, progress: Progress | None = None) -> Check:
     R = len(setting.starts)
     # the compiled loop gains nothing from a batch: one seed after another, so that none is lost
     batches = [list(range(R))] if setting.batched else [[r] for r in range(R)]
-    eta, local = step_sizes(setting)
+    eta, rule = step_sizes(setting)
     outcomes: list[Outcome] = []
     with one_thread():
         try:
             for runs in batches:
-                outcomes += _descend_batch(setting, runs, eta, local, progress)
+                outcomes += _descend_batch(setting, runs, eta, rule == "local", progress)
         except KeyboardInterrupt:
-            done = len(outcomes)
-            kept = _finish(setting.first(done), outcomes) if done else None
-            raise Interrupted(kept, R - done) from None
-        return _finish(setting, outcomes)
+            raise Interrupted(_finished(setting, outcomes, rule), R - len(outcomes)) from None
+        except DivergenceError as error:
+            error.check, error.total = _finished(setting, outcomes, rule), R
+            raise
+        with deferred() as pressed:
+            check = _finish(setting, outcomes, rule)
+        if pressed:
+            raise Interrupted(check, 0)
+        return check
+
+
+def _finished(setting: Setting, outcomes: list[Outcome], rule: str) -> Check | None:
+    """The check of the runs that were finished; None if there are none."""
+    with deferred():
+        return _finish(setting.first(len(outcomes)), outcomes, rule) if outcomes else None
 
 
 def _descend_batch(
@@ -210,7 +217,11 @@ def _descend_batch(
         plan = plan_of(setting, pending, eta[pending], local and halving < MOST_HALVINGS)
         phase = _phase(setting, pending, halving)
         report = (lambda t, last: progress(phase, t, last)) if progress else None  # noqa: B023
-        made = descend(setting.model, problem, setting.params[pending], plan, report)
+        try:
+            made = descend(setting.model, problem, setting.params[pending], plan, report)
+        except DivergenceError as e:  # it counts within the batch
+            run = pending[e.run]
+            raise DivergenceError(run, e.eta, e.step, e.loss, setting.seeds[run], local) from None
         outcomes |= dict(zip(pending, made, strict=True))
         pending = [r for r in pending if outcomes[r].status == ROSE]
         if not pending:
@@ -228,7 +239,8 @@ def _phase(setting: Setting, runs: list[int], halving: int) -> str:
     return f"{what}, {which} of {len(setting.starts)}{halved}"
 
 
-def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
+@np.errstate(all="ignore")  # absurd scales give inf or nan, which no hypothesis meets
+def _finish(setting: Setting, outcomes: list[Outcome], rule: str) -> Check:
     verdicts, hypotheses, traces, runs = [], [], [], []
     messages = list(setting.messages)
     for r, (start, outcome) in enumerate(zip(setting.starts, outcomes, strict=True)):
@@ -247,15 +259,13 @@ def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
             })
             hypotheses += _hypothesis_rows(r, s.name, judgement)
         traces.append(pd.DataFrame(outcome.rows).assign(run=r))
-        stall = diagnose(start, outcome)
+        G_squared = setting.theorem.constants(outcome.end, 0.0)[1]
+        stall = diagnose(start, outcome, G_squared)
         if stall:
             messages.append(f"run {r} {stall}")
-        runs.append(_run_row(r, setting.seeds[r], outcome) | {"stall": stall})
+        row = _run_row(r, setting.seeds[r], outcome)
+        runs.append(row | {"step_rule": rule, "stall": stall})
     trace = pd.concat(traces, ignore_index=True)
-    arrays = {
-        "X": setting.problem.X.cpu().double().numpy(),
-        "y": setting.problem.y.cpu().double().numpy(),
-    }
     ends = Parameters.stack([o.end.params for o in outcomes]).numpy()
     return Check(
         theorem=setting.theorem.id,
@@ -270,9 +280,7 @@ def _finish(setting: Setting, outcomes: list[Outcome]) -> Check:
         trace=trace[["run", *(c for c in trace.columns if c != "run")]],
         runs=pd.DataFrame(runs),
         messages=messages,
-        starts=arrays
-        | setting.params.numpy()
-        | {f"{k}_last": v for k, v in ends.items() if k != "W_O"},
+        starts=setting.arrays | {f"{k}_last": v for k, v in ends.items() if k != "W_O"},
     )
 
 

@@ -1,10 +1,9 @@
 """The command `gdconv`: list, check, table, replay.
 
 Exit codes: 0 confirmed, 1 refuted, 2 bad input, 3 vacuous, outside or undecided, 130 interrupted.
-Results go
-to standard output, everything else to standard error. torch, numpy and pandas are imported when a
-command
-runs, not for its help.
+Results go to standard output, everything else to standard error. torch, numpy and pandas are
+imported when a command runs, not for its help. GDCONV_DEBUG=1 shows the traceback of what should
+not have happened.
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gdconv.errors import GdconvError
+from gdconv.errors import DivergenceError, GdconvError, InputError
+from gdconv.interruption import deferred
 from gdconv.options import Parser, add_config_options, config_options, dashed
 from gdconv.verdict import EXIT_CODES
 
@@ -39,18 +40,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["check", "full-gd", "--steps", "none"])
         2
     """
+    if sys.stderr is None:  # closed by the caller (2>&-); libraries write there too
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
     try:
         words = dashed(sys.argv[1:] if argv is None else argv)
         options = _parser().parse_args(words)
         return int(options.command(options))
     except GdconvError as error:
-        print(f"gdconv: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _say(str(error), BAD_INPUT)
     except KeyboardInterrupt as stop:
-        print(f"gdconv: {stop or 'interrupted; nothing was saved'}", file=sys.stderr)
-        return INTERRUPTED
+        return _say(str(stop) or "interrupted; nothing was saved", INTERRUPTED)
     except SystemExit as stop:  # --help and --version
-        return int(stop.code or 0)
+        with contextlib.suppress(GdconvError):
+            _show("")
+            return int(stop.code or 0)
+        return BAD_INPUT
+    except Exception as error:  # never 1, which would say that a theorem is refuted
+        if os.environ.get("GDCONV_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+        return _say(_unexpected(error), BAD_INPUT)
+
+
+def _unexpected(error: Exception) -> str:
+    """One sentence on an error that nobody foresaw."""
+    if isinstance(error, MemoryError):
+        return "out of memory: make the problem smaller."
+    lines = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+    return f"unexpected {what} (please report it; GDCONV_DEBUG=1 shows where it came from)."
 
 
 def run_theorem(theorem: str, argv: Sequence[str] | None = None) -> int:
@@ -115,6 +134,7 @@ class _Version(argparse.Action):
 
 
 def _list(options: Any) -> int:
+    _import("gdconv.theorem")
     from gdconv.report.jsonable import jsonable
     from gdconv.theorem import registry
 
@@ -145,6 +165,7 @@ def _list(options: Any) -> int:
 def _check(options: Any) -> int:
     given = config_options(vars(options))
     quiet, out = bool(given.get("quiet")), given.get("out")
+    _import("gdconv.checks", "gdconv.store")
     if out is not None:
         from gdconv.store import require_writable
 
@@ -154,27 +175,41 @@ def _check(options: Any) -> int:
     return _report(check, folder, bool(given.get("json")), not quiet)
 
 
+def _import(*modules: str) -> None:
+    """Import what a command needs; control-C waits, or it could abort the process."""
+    with deferred() as pressed:
+        for module in modules:
+            import_module(module)
+    if pressed:
+        raise KeyboardInterrupt
+
+
 def _run(theorem: str, given: dict[str, Any], out: str | None, progress: Any) -> tuple[Any, Any]:
     """The check and its folder; one that is saved complete is read and not run again."""
     from gdconv.checks import Interrupted, execute
     from gdconv.config import Config
     from gdconv.setting import prepare
-    from gdconv.store import is_run, load, run_name
+    from gdconv.store import is_run, load, place_of
 
     setting = prepare(Config(theorem, **given))
-    place = None if out is None else Path(out) / run_name(setting.config.canonical())
-    if place is not None and is_run(place):
-        print(f"gdconv: {place} is complete already; read, not run again", file=sys.stderr)
-        return load(place), place
+    if out is not None:
+        place = place_of(out, setting.config.canonical(), setting.arrays)
+        if is_run(place):
+            _say(f"{place} is complete already; read, not run again")
+            return load(place), place
     try:
         made = execute(setting, progress)
     except Interrupted as stop:
         raise KeyboardInterrupt(f"{stop}; {_kept(stop.check, out)}") from None
+    except DivergenceError as stop:
+        done = 0 if stop.check is None else len(stop.check.runs)
+        finished = f"{done} of {stop.total} runs were finished; {_kept(stop.check, out)}"
+        raise GdconvError(f"{str(stop).removesuffix('.')}; {finished}.") from None
     return made, None if out is None else made.save(out)
 
 
 def _kept(check: Any, out: str | None) -> str:
-    """Where the finished runs of an interrupted check are."""
+    """Where the finished runs of a check that ended early are."""
     if check is None or out is None:
         return "nothing was saved"
     return f"they are saved in {check.save(out)}"
@@ -209,6 +244,7 @@ def _report(check: Any, folder: Path | None, as_json: bool, notes: bool) -> int:
 
 
 def _table(options: Any) -> int:
+    _import("gdconv.checks", "gdconv.store")
     from gdconv.report.tables import hypotheses_table, render, verdict_table
     from gdconv.store import find_runs, load
 
@@ -242,6 +278,7 @@ def _table(options: Any) -> int:
 
 
 def _replay(options: Any) -> int:
+    _import("gdconv.checks", "gdconv.store")
     from gdconv.replay import differences, replay
     from gdconv.store import load
 
@@ -251,17 +288,48 @@ def _replay(options: Any) -> int:
     lines = differences(saved, again)
     code = _report(again, None, options.json, not options.quiet)
     text = "; ".join(lines) or "same verdicts and first violations as saved"
-    print(f"replay of {options.folder}: {text}.", file=sys.stderr, flush=True)
-    return 3 if lines else code
+    return _say(f"replay of {options.folder}: {text}.", 3 if lines else code)
 
 
 def _show(text: str) -> None:
-    """Print to standard output; a reader that has gone (`| head`) is no error."""
+    """Print to standard output; a reader that has gone (`| head`) is no error, a full disk is.
+
+    A terminal that cannot show a character gets its code instead.
+
+    Raises:
+        InputError: Standard output cannot be written.
+    """
+    if sys.stdout is None:  # closed by the caller (>&-)
+        return
     try:
-        print(text.rstrip("\n"), flush=True)
+        text = _encodable(text, sys.stdout)
+        print(text.rstrip("\n"), end="\n" if text else "", flush=True)
     except BrokenPipeError:
-        # the interpreter flushes once more at exit: give it a place to write to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
+    except OSError as error:
+        _discard(sys.stdout)
+        remedy = "give it a place that can be written"
+        raise InputError("standard output", error.strerror or error, remedy) from None
+
+
+def _say(text: str, code: int = 0) -> int:
+    """Print one line to standard error, where nothing can be done about an error; the exit code."""
+    try:
+        print(_encodable(f"gdconv: {text}", sys.stderr), file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
+    return code
+
+
+def _encodable(text: str, stream: Any) -> str:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _discard(stream: Any) -> None:
+    """The interpreter flushes once more at exit: give it a place to write to."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from os import PathLike, fspath
 from typing import Any
 
 from gdconv.errors import InputError
 
 PRESENTATION = ("out", "json", "quiet")
 """Fields that do not change the result; they are left out of the name of a saved run."""
+
+COUNTS = ("samples", "tokens", "embedding", "outputs", "head_dim", "heads", "seeds", "steps")
+"""Fields that count something."""
+
+MOST = 10**15
+"""Greatest number of steps, of seeds, and greatest seed: they are kept as 64-bit integers."""
+
+LARGEST_SCALE = 1e30
+"""Squares of larger weights, and of what they produce, leave the range of float64."""
+
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "give text"),
+    "int": ((int,), "give a whole number"),
+    "float": ((int, float), "give a number"),
+    "bool": ((bool,), "give True or False"),
+}
+"""Types by the first word of a field's annotation, and what to say of another one."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +61,15 @@ class Config:
     """d, head dimension"""
     heads: int | None = None
     """H, number of heads"""
-    target: str = "digit"
-    """what digits regresses on: digit or ink"""
+    target: str | None = None
+    """what digits regresses on: digit or ink (default: digit)"""
     init: str | None = None
     """theorem, normal, lecun, he, ntk or paired"""
     scales: str | None = None
     """scales of W_Q,W_K,W_V,W_O for init normal and paired, e.g. 3,3,1,2 (over sqrt fan-in)"""
-    margin: float = 1.12
-    """init theorem: factor above the least scale of W_O that meets the hypotheses"""
+    margin: float | None = None
+    """init theorem: factor above the least scale of W_O that meets the hypotheses (default:
+    1.12)"""
     step: str | None = None
     """theory (the largest that every applicable statement admits), local (0.5/|J_0|^2, halved while
     a step rises) or a number"""
@@ -64,7 +84,7 @@ class Config:
     seed: int = 0
     """first seed"""
     device: str = "cpu"
-    """cpu, cuda, cuda:1, mps"""
+    """cpu, cuda, cuda:1 or mps"""
     dtype: str = "float64"
     """float64, or float32 for study: verdicts then say so"""
     engine: str = "auto"
@@ -75,6 +95,40 @@ class Config:
     """print one JSON object on standard output and nothing else there"""
     quiet: bool = False
     """no progress and no notes"""
+
+    @classmethod
+    def of(cls, theorem: Any, options: Any) -> Config:
+        """A config of values whose names and types nobody has checked.
+
+        Args:
+            theorem: Theorem id.
+            options: Values by field name; NumPy scalars and paths are converted.
+
+        Returns:
+            The config; ranges are checked by `validate`.
+
+        Raises:
+            InputError: No mapping, an unknown name, or a value of a wrong type.
+
+        Example:
+            >>> Config.of("full-gd", {"steps": "many"})
+            Traceback (most recent call last):
+            gdconv.errors.InputError: steps = many: give a whole number.
+            >>> Config.of("full-gd", {"colour": "blue"})
+            Traceback (most recent call last):
+            gdconv.errors.InputError: colour = blue: choose options among data, device, ...
+        """
+        if not isinstance(options, Mapping):
+            raise InputError("options", type(options).__name__, "give names with values")
+        known = {field.name: str(field.type) for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, value in {**options, "theorem": theorem}.items():
+            if name not in known:
+                names = ", ".join(sorted(known.keys() - {"theorem"}))
+                raise InputError(str(name), value, f"choose options among {names}")
+            values[name] = _plain(value)
+            _require_type(name, values[name], known[name])
+        return cls(**values)
 
     def resolve(self, *defaults: dict[str, Any]) -> Config:
         """Fill every None from the given defaults, the first that has the field wins.
@@ -106,29 +160,24 @@ class Config:
             Traceback (most recent call last):
             gdconv.errors.InputError: seeds = 0: give a whole number of at least 1.
         """
-        for name in (
-            "samples",
-            "tokens",
-            "embedding",
-            "outputs",
-            "head_dim",
-            "heads",
-            "seeds",
-            "steps",
-        ):
+        for field in fields(self):
+            _require_type(field.name, getattr(self, field.name), str(field.type))
+        for name in COUNTS:
             value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < 1
-            ):
+            if value is not None and value < 1:
                 raise InputError(name, value, "give a whole number of at least 1")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+        for name in ("seed", "seeds", "steps"):
+            value = getattr(self, name)
+            if value is not None and value > MOST:
+                raise InputError(name, value, f"give a whole number of at most {MOST}")
+        if self.seed < 0:
             raise InputError("seed", self.seed, "give a whole number of at least 0")
         for name in ("until_bound", "until_loss"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise InputError(name, value, "give a number between 0 and 1")
-        if not 1 <= self.margin < 1e6:
-            raise InputError("margin", self.margin, "give a factor of at least 1")
+        if self.margin is not None and not 1 <= self.margin < 1e6:
+            raise InputError("margin", self.margin, "give a factor of at least 1 and below 1e6")
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in choices:
@@ -163,7 +212,7 @@ class Config:
             (Q, K, V, O) or None.
 
         Raises:
-            InputError: Not four non-negative numbers.
+            InputError: Not four numbers from 0 to `LARGEST_SCALE`.
         """
         if self.scales is None:
             return None
@@ -171,10 +220,11 @@ class Config:
             values = tuple(float(s) for s in self.scales.split(","))
         except (AttributeError, ValueError):
             values = ()
-        if len(values) != 4 or not all(0 <= v < float("inf") for v in values):
-            raise InputError(
-                "scales", self.scales, "give four numbers for W_Q,W_K,W_V,W_O such as 3,3,1,2"
+        if len(values) != 4 or not all(0 <= v <= LARGEST_SCALE for v in values):
+            remedy = (
+                f"give four numbers from 0 to {LARGEST_SCALE:g} for W_Q,W_K,W_V,W_O such as 3,3,1,2"
             )
+            raise InputError("scales", self.scales, remedy)
         return values
 
     def canonical(self) -> dict[str, Any]:
@@ -190,3 +240,22 @@ CHOICES = {
     "kernel": ("softmax", "gaussian"),
 }
 """Fields with a fixed set of values."""
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as Python's, a path as text; anything else as it is."""
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return value
+
+
+def _require_type(name: str, value: Any, annotation: str) -> None:
+    if value is None and "None" in annotation:
+        return
+    types, remedy = KINDS[annotation.split("|")[0].strip()]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise InputError(name, value, remedy)
+    if isinstance(value, str) and not value.strip():
+        raise InputError(name, value, "give a value, or leave it out")

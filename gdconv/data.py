@@ -175,11 +175,11 @@ def load_npz(path: str | Path) -> Problem:
         path: The file.
 
     Returns:
-        A problem with R = 1 (or R, if both arrays carry a leading replica axis).
+        A problem with R = 1; a leading axis of length 1 is accepted.
 
     Raises:
         InputError: The file is missing, no file, no complete .npz, lacks X or y, holds pickled
-            objects, declares more than `LARGEST_BYTES`, or its arrays make no problem.
+            objects, declares more than `LARGEST_BYTES`, its arrays make no problem or several.
 
     Example:
         >>> import tempfile
@@ -191,9 +191,13 @@ def load_npz(path: str | Path) -> Problem:
     path = Path(path)
     arrays = read_arrays(path)
     try:
-        return Problem.from_arrays(arrays["X"], arrays["y"], name=path.name)
+        problem = Problem.from_arrays(arrays["X"], arrays["y"], name=path.name)
     except InputError as error:
         raise InputError(f"{error.field} of {path.name}", error.value, error.remedy) from None
+    if problem.R > 1:
+        remedy = "give one data set per file: X of shape (N, n, D)"
+        raise InputError(f"X of {path.name}", f"array of shape {arrays['X'].shape}", remedy)
+    return problem
 
 
 def _whole(field: str, value: Any, least: int = 1) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdconv.engines import Engine, make_engine
-from gdconv.errors import DivergenceError
+from gdconv.engines import FINITE_LIMIT, Engine, make_engine
+from gdconv.errors import DivergenceError, InputError
 from gdconv.fused import DIVERGED, DONE, ROSE, TARGET
 from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
 from gdconv.probes import Probe, distances, gap, probe, record_steps
@@ -137,7 +137,9 @@ def descend(
         One outcome per replica.
 
     Raises:
-        DivergenceError: A loss is not finite or 1e12 times its start.
+        DivergenceError: A loss is not finite or 1e12 times its start, and the plan does not stop at
+            a rise instead; `run` counts within this plan.
+        InputError: Loss or gradient is not finite at the start.
 
     Example:
         >>> # see gdconv.checks.check, which prepares the plan
@@ -174,10 +176,22 @@ def descend(
 
 def _advance(engine: Engine, until: int) -> None:
     engine.advance(until)
-    for r, status in enumerate(engine.status):
-        if status == DIVERGED:
-            led = engine.ledgers[r][0]
-            raise DivergenceError(r, float(led["eta"]), int(led["step"]), float(led["loss"]))
+    for r in np.flatnonzero(engine.status == DIVERGED):
+        led = engine.ledgers[r][0]
+        if led["step"] < 0:
+            raise InputError(
+                "start",
+                "a loss or a gradient that is not finite",
+                "rescale the data or give smaller --scales",
+            )
+        if engine.plan.stop_on_rise:
+            engine.status[r] = ROSE  # a rise too steep to be seen as one
+            continue
+        loss = float(led["loss"])
+        observed = loss > FINITE_LIMIT * float(led["loss_0"]) and np.isfinite(loss)
+        step = int(led["step"]) + (0 if observed else 1)  # what is not finite is not observed
+        loss = loss if observed else float("inf")
+        raise DivergenceError(int(r), float(led["eta"]), step, loss)
 
 
 def _refresh(engine: Engine, probed: Probe) -> None:
@@ -193,6 +207,8 @@ def _record(
     probed: Probe,
 ) -> None:
     for r in active:
+        if not np.isfinite(engine.ledgers[r]["loss"][0]):  # it rose beyond all numbers: run again
+            continue
         if not rows[r] or rows[r][-1]["step"] != engine.ledgers[r]["step"][0]:
             extra = {name: float(v[r]) for name, v in moved.items()}
             extra["entropy"] = float(probed.entropy[r])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import isfinite
+from typing import Any
+
 
 class GdconvError(ValueError):
     """Base of every error that gdconv raises on purpose; commands turn it into exit code 2."""
@@ -23,6 +26,8 @@ class InputError(GdconvError):
     def __init__(self, field: str, value: object, remedy: str) -> None:
         self.field, self.value, self.remedy = field, value, remedy
         shown = str(value).replace("\n", " ")
+        if not shown.strip():
+            shown = repr(value)
         if len(shown) > 120:
             shown = shown[:117] + "..."
         super().__init__(f"{field} = {shown}: {remedy}.")
@@ -34,17 +39,37 @@ class DivergenceError(GdconvError):
     Args:
         run: Which replica diverged.
         eta: The step size it used.
-        step: The step at which it was noticed.
-        loss: The loss there.
+        step: The iterate at which it was noticed.
+        loss: The loss there; not finite when it or its gradient overflowed.
+        seed: The run's seed, if known.
+        local: The step was the local one, so it is no remedy.
+
+    Attributes:
+        check: The check of the runs that were finished before, None if there are none.
+        total: How many runs were asked for.
 
     Example:
         >>> str(DivergenceError(0, 10.0, 3, float("inf")))
-        'step = 10: run 0 diverged at step 3 (loss inf); give a smaller --step, or --step local.'
+        'step = 10: run 0 diverged at step 3 (not finite); give a smaller --step, or --step local.'
+        >>> str(DivergenceError(2, 10.0, 3, 1e20, seed=7, local=True))
+        'step = 10: run 2 (seed 7) diverged at step 3 (loss 1e+20); rescale the data or weights.'
     """
 
-    def __init__(self, run: int, eta: float, step: int, loss: float) -> None:
-        self.run, self.eta, self.step, self.loss = run, eta, step, loss
-        super().__init__(
-            f"step = {eta:g}: run {run} diverged at step {step} (loss {loss:g}); "
-            "give a smaller --step, or --step local."
-        )
+    def __init__(
+        self,
+        run: int,
+        eta: float,
+        step: int,
+        loss: float,
+        seed: int | None = None,
+        local: bool = False,
+    ) -> None:
+        self.run, self.eta, self.step, self.loss, self.seed = run, eta, step, loss, seed
+        self.check: Any = None
+        self.total = 1
+        who = f"run {run}" if seed is None else f"run {run} (seed {seed})"
+        found = f"loss {loss:g}" if isfinite(loss) else "not finite"
+        remedy = "rescale the data or weights"
+        if not local:
+            remedy = "give a smaller --step, or --step local"
+        super().__init__(f"step = {eta:g}: {who} diverged at step {step} ({found}); {remedy}.")

@@ -11,12 +11,11 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from gdconv.config import Config
-from gdconv.errors import InputError
+from gdconv.errors import GdconvError, InputError
 
 WORDS = {"int": "give a whole number", "float": "give a number"}
 
@@ -41,26 +40,38 @@ class Parser(argparse.ArgumentParser):
             message: argparse's text.
 
         Raises:
-            InputError: Always.
+            InputError: Nearly always.
+            GdconvError: A complaint of argparse that is not known here.
         """
-        if message.startswith("unrecognized arguments: "):
-            given = message.split(": ", 1)[1].split()
-            option = next((word for word in given if word.startswith("-")), given[0])
-            known = [s for action in self._actions for s in action.option_strings]
-            near = difflib.get_close_matches(option.split("=")[0], known, n=1)
-            hint = f"did you mean {near[0]}; " if near else ""
-            raise InputError("option", option, f"{hint}see {self.prog} --help for the options")
         if message.startswith("argument ") and ": expected" in message:
             name = message.split(":")[0].removeprefix("argument ").split("/")[-1]
             raise InputError(name.strip("-").replace("-", "_"), "nothing", "give a value after it")
         if message.startswith("the following arguments are required: "):
             raise InputError(message.split(": ")[1], "nothing", f"see {self.prog} --help")
+        name = message.split(":")[0].removeprefix("argument ").split("/")[-1].strip("-")
         if "invalid choice: " in message:
-            name = message.split(":")[0].removeprefix("argument ").strip("-")
             value, choices = message.split("invalid choice: ")[1].split(" (choose from ", 1)
             remedy = f"choose one of {choices.rstrip(')')}".replace("'", "")
             raise InputError(name, value.strip("'"), remedy)
-        raise InputError("arguments", " ".join(sys.argv[1:]), message)
+        if "ignored explicit argument " in message:
+            value = message.split("ignored explicit argument ", 1)[1].strip("'")
+            raise InputError(name, value, f"give --{name} without a value")
+        raise GdconvError(f"{message}; see {self.prog} --help.")
+
+    def unknown(self, words: Sequence[str]) -> NoReturn:
+        """Refuse words that mean nothing.
+
+        Args:
+            words: At least one word.
+
+        Raises:
+            InputError: Always; it names the first option among them, and a known one like it.
+        """
+        option = next((word for word in words if word.startswith("-")), words[0])
+        known = [s for action in self._actions for s in action.option_strings]
+        near = difflib.get_close_matches(option.split("=")[0], known, n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]}; " if near else ""
+        raise InputError("option", option, f"{hint}see {self.prog} --help for the options")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but unknown options are reported by the subcommand they stand in.
@@ -74,7 +85,7 @@ class Parser(argparse.ArgumentParser):
         """
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            getattr(found, "parser", self).error(f"unrecognized arguments: {' '.join(unknown)}")
+            getattr(found, "parser", self).unknown(unknown)
         return found
 
 

@@ -71,8 +71,8 @@ class Problem:
             gdconv.errors.InputError: X = array of shape (2, 3): give shape (N, n, D): samples,
             tokens, embedding.
         """
-        tokens, x_notes = _real_array("X", X)
-        targets, y_notes = _real_array("y", y)
+        tokens, x_notes = real_array("X", X)
+        targets, y_notes = real_array("y", y)
         if tokens.ndim not in (3, 4):
             raise InputError(
                 "X", _shape(tokens), "give shape (N, n, D): samples, tokens, embedding"
@@ -223,8 +223,23 @@ def _shape(array: np.ndarray) -> str:
     return f"array of shape {array.shape}"
 
 
-def _real_array(field: str, value: Any) -> tuple[np.ndarray, list[str]]:
-    """A float64 copy of `value`, and a note if it came in another floating type."""
+def real_array(field: str, value: Any) -> tuple[np.ndarray, list[str]]:
+    """A float64 copy of an array that someone gave, checked entry by entry.
+
+    Args:
+        field: Its name, for errors.
+        value: NumPy, torch or nested lists.
+
+    Returns:
+        The copy, and a note in a list if it came in another floating type.
+
+    Raises:
+        InputError: Masked, ragged, not real numbers, or entries that are not finite or overflow.
+
+    Example:
+        >>> real_array("X", [1, 2])
+        (array([1., 2.]), [])
+    """
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(field, "a masked array", "fill or drop the masked entries first")
     dtype: Any
@@ -278,7 +293,7 @@ def _require_finite(field: str, array: np.ndarray) -> None:
     index = tuple(int(i) for i in bad[0])
     remedy = "give finite numbers: fill or drop such entries"
     if np.isfinite(array[index]):
-        remedy = f"rescale the data: entries above {LARGEST_ENTRY:g} overflow when squared"
+        remedy = f"rescale it: entries above {LARGEST_ENTRY:g} overflow when squared"
     raise InputError(field, f"{array[index]} at index {index}", remedy)
 
 

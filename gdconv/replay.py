@@ -21,7 +21,7 @@ def replay(saved: Any, progress: Any = None) -> Any:
         A new check.
 
     Raises:
-        InputError: The saved check has no stored start.
+        InputError: The saved check has no stored start, or options that are none.
 
     Example:
         >>> import gdconv
@@ -39,10 +39,11 @@ def replay(saved: Any, progress: Any = None) -> Any:
         raise InputError(
             "folder", ", ".join(missing), "give a run whose iterates.npz has its start"
         )
-    name = str(saved.config.get("problem") or saved.config.get("data") or "saved")
+    config = Config.of(saved.theorem, saved.config).validate()
+    name = str(config.problem or config.data or "saved")
     problem = Problem.from_arrays(saved.starts["X"], saved.starts["y"], name, saved.messages)
     params = Parameters.from_arrays({block: saved.starts[block] for block in BLOCKS})
-    return execute(assemble(Config(**saved.config), problem, params), progress)
+    return execute(assemble(config, problem, params), progress)
 
 
 def differences(saved: Any, again: Any) -> list[str]:

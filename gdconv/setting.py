@@ -22,13 +22,23 @@ from gdconv.ledger import DECREASE, FIXED, POSTERIOR
 from gdconv.models.multihead import MultiHeadRegression, Parameters
 from gdconv.problem import Problem
 from gdconv.problems import named_problem
+from gdconv.requirements import (
+    device_named,
+    require_descent,
+    require_match,
+    require_room,
+    require_sizes,
+    require_used,
+    sizes,
+    without_unused,
+)
 from gdconv.start import Start
 from gdconv.theorem import Prediction, Statement, Theorem, theorem_named
 from gdconv.threads import one_thread
 
 FALLBACK: dict[str, Any] = {
     "kernel": "softmax", "data": "gaussian", "outputs": 1, "init": "normal", "step": "local",
-    "steps": 10_000, "head_dim": 8, "heads": 8,
+    "steps": 10_000, "head_dim": 8, "heads": 8, "target": "digit", "margin": 1.12,
 }  # fmt: skip
 """Defaults of last resort, behind the options given and the settings of the judged statement."""
 
@@ -58,6 +68,12 @@ class Setting:
         """Whether the runs advance together (torch engine) or one after another (compiled loop)."""
         fits = self.problem.X.device.type == "cpu" and self.problem.X.dtype == torch.float64
         return self.config.engine == "torch" or not fits
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Data and weights at the start by name, float64, with the replica axis."""
+        data = {"X": self.problem.X, "y": self.problem.y}
+        return {k: v.cpu().double().numpy() for k, v in data.items()} | self.params.numpy()
 
     def first(self, runs: int) -> Setting:
         """The same setting with its first runs only."""
@@ -90,7 +106,7 @@ def prepare(config: Config) -> Setting:
         'stacked'
     """
     theorem = theorem_named(config.validate().theorem)
-    kernel = config.kernel or FALLBACK["kernel"]
+    asked, kernel = config, config.kernel or FALLBACK["kernel"]
     named = named_problem(config.problem, kernel, config.seed) if config.problem else None
     options = named.options_for(theorem.id) if named else {}
     judged = theorem.statement_named(config.statement or options.get("statement"), kernel)
@@ -99,25 +115,42 @@ def prepare(config: Config) -> Setting:
     config = config.resolve(
         {"statement": judged.name}, options, judged.settings.get(source, {}), general, FALLBACK
     )
-    model = MultiHeadRegression(kernel_named(kernel))
-    problems, weights = [], []
+    config = without_unused(config)
+    require_used(asked, config)
     with one_thread():
-        for seed in range(config.seed, config.seed + config.seeds):
-            made = named_problem(config.problem, kernel, seed) if config.problem else None
-            problem = made.problem if made else _load(config, seed)
-            problems.append(problem)
-            params = (
-                made.params if made else _weights(theorem, judged, model, problem, config, seed)
-            )
-            weights.append(params)
-        return assemble(config, Problem.stack(problems), Parameters.stack(weights))
+        problem = named.problem if named else _load(config, config.seed)
+        found = sizes(config, problem, named.params if named else None)
+        require_sizes(asked, found, problem.name)
+        require_room(found, config.seeds, theorem.trains)
+        if named and str(config.problem).endswith(".npz"):  # its replicas are the runs
+            if config.seeds not in (1, problem.R):
+                remedy = f"leave it out: {config.problem} fixes the start of every run"
+                raise InputError("seeds", config.seeds, remedy)
+            return assemble(config, problem, named.params)
+        made = [
+            _start(theorem, judged, config, kernel, seed)
+            for seed in range(config.seed, config.seed + config.seeds)
+        ]
+        problems, weights = zip(*made, strict=True)
+        return assemble(config, Problem.stack(problems), Parameters.stack(list(weights)))
+
+
+def _start(
+    theorem: Theorem, judged: Statement, config: Config, kernel: str, seed: int
+) -> tuple[Problem, Parameters]:
+    """Data and weights of one seed."""
+    if config.problem:
+        made = named_problem(config.problem, kernel, seed)
+        return made.problem, made.params
+    problem, model = _load(config, seed), MultiHeadRegression(kernel_named(kernel))
+    return problem, _weights(theorem, judged, model, problem, config, seed)
 
 
 def assemble(config: Config, problem: Problem, params: Parameters) -> Setting:
     """The setting around given data and weights, as `prepare` builds it or a saved run stored it.
 
     Args:
-        config: Resolved options.
+        config: Resolved options; its sizes and number of seeds are set to those of the arrays.
         problem: Data, R replicas, float64 on the CPU.
         params: Start weights, R replicas.
 
@@ -125,19 +158,25 @@ def assemble(config: Config, problem: Problem, params: Parameters) -> Setting:
         The setting.
 
     Raises:
-        InputError: The loss is zero at a start, or the device is not there.
+        InputError: Data and weights do not fit each other, the loss is zero or not finite at a
+            start, or the device is not there.
     """
+    require_match(problem, params)
     theorem = theorem_named(config.theorem)
+    found = sizes(config, problem, params)
+    require_room(found, problem.R, theorem.trains)
+    actual: dict[str, Any] = found | {"seeds": problem.R}
+    config = replace(config, **actual)
     model = MultiHeadRegression(kernel_named(str(config.kernel)))
     starts = [Start(model, problem[r], params[r], theorem.trains) for r in range(problem.R)]
-    if not all(start.f_0 > 0 for start in starts):
-        remedy = "give other labels, weights or seeds: there is nothing to descend"
-        raise InputError("y", "a loss of zero at the start", remedy)
+    for start in starts:
+        require_descent(start)
     before = [s for s in theorem.statements(str(config.kernel)) if not s.posterior]
     messages = [*problem.notes]
     if note := problem.overparametrization_note(params.H):
         messages.append(note)
-    device, dtype = _device(config.device), getattr(torch, config.dtype)
+    dtype = getattr(torch, config.dtype)
+    device = device_named(config.device, dtype)
     return Setting(
         theorem=theorem,
         statement=theorem.statement_named(config.statement, config.kernel),
@@ -155,7 +194,7 @@ def assemble(config: Config, problem: Problem, params: Parameters) -> Setting:
 def _load(config: Config, seed: int) -> Problem:
     return sources.load(
         str(config.data), samples=config.samples, tokens=config.tokens, embedding=config.embedding,
-        outputs=int(config.outputs or 1), target=config.target, seed=seed,
+        outputs=int(config.outputs or 1), target=str(config.target), seed=seed,
     )  # fmt: skip
 
 
@@ -179,51 +218,50 @@ def _weights(
     def holds(params: Parameters) -> bool:
         return all(h.holds for h in theorem.predict(judged, at(params)).hypotheses)
 
-    return solve_scale(theorem.base(shape, seed, at), holds, config.margin)
+    base = theorem.base(shape, seed, at)
+    require_descent(at(base))
+    return solve_scale(base, holds, float(config.margin or FALLBACK["margin"]))
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(
-            "device", name, "give a device that this machine has, such as cpu"
-        ) from None
-    return device
-
-
-def step_sizes(setting: Setting) -> tuple[np.ndarray, bool]:
-    """Step size per run, and whether it is the local one, which may be halved.
+def step_sizes(setting: Setting) -> tuple[np.ndarray, str]:
+    """Step size per run, and the rule that made it.
 
     Args:
         setting: What to run.
 
     Returns:
-        Array of shape (R,), and True for the local step.
+        Array of shape (R,), and which rule made them: number, theory or local (may be halved).
 
     Raises:
-        InputError: The Jacobian vanishes at a start, so there is no local step.
+        InputError: The rule gives no positive finite number here.
     """
     R, fixed = len(setting.starts), setting.config.step_size()
     if fixed is not None:
-        return np.full(R, fixed), False
+        return np.full(R, fixed), "number"
     if setting.config.step == "theory":
         judged = setting.statement
         if judged.posterior:
             judged = setting.theorem.statement_named(None, setting.model.kernel.name)
         allowed = [_theory_step(judged.name, p) for p in setting.predictions]
         if all(allowed):
-            return np.array([float(a or 0.0) for a in allowed]), False
+            return _usable(np.array([float(a or 0.0) for a in allowed]), "theory"), "theory"
         setting.messages.append(
             f"{judged.name} allows no step here: the local step 0.5/|J_0|^2 is taken"
         )
+    if not all(start.J.any() for start in setting.starts):
+        raise InputError("step", "local", "the Jacobian is zero at the start; give a number")
     norms = np.array([start.J_range[1].hi for start in setting.starts])
-    if not (norms > 0).all():
-        raise InputError(
-            "step", setting.config.step, "the Jacobian is zero at the start; give a number"
-        )
-    return 0.5 / norms**2, True
+    with np.errstate(all="ignore"):
+        return _usable(0.5 / norms**2, "local"), "local"
+
+
+def _usable(eta: np.ndarray, rule: str) -> np.ndarray:
+    """Step sizes, unless rounding has made one of them zero, infinite or no number."""
+    bad = eta[~((eta > 1e-300) & (eta < 1e300))]
+    if bad.size:
+        remedy = f"that is {bad[0]:g} here; rescale the data or the weights (--scales)"
+        raise InputError("step", rule, remedy)
+    return eta
 
 
 def _theory_step(judged: str, predictions: dict[str, Prediction]) -> float | None:
@@ -241,6 +279,7 @@ def _own_step(prediction: Prediction) -> float | None:
     return prediction.best_step or prediction.max_step
 
 
+@np.errstate(all="ignore")  # absurd scales give inf or nan, which no hypothesis meets
 def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bool) -> Plan:
     """The plan of some of the runs.
 
@@ -288,5 +327,6 @@ def _bound(prediction: Prediction | None, eta: float) -> Bound:
 def _limit(config: Config, eta: float, rate: float) -> int:
     steps = int(config.steps or FALLBACK["steps"])
     if config.until_bound and 0 < eta * rate < 1:
-        steps = min(steps, ceil(log(config.until_bound) / log1p(-eta * rate)))
+        needed = log(config.until_bound) / log1p(-eta * rate)  # may be infinite
+        steps = steps if needed >= steps else ceil(needed)
     return steps

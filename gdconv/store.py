@@ -22,18 +22,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gdconv import __version__
 from gdconv.environment import environment
 from gdconv.errors import InputError
+from gdconv.folders import folder_path, made
+from gdconv.folders import require_writable as require_writable
+from gdconv.interruption import deferred
 from gdconv.report.source import CheckLike
 
-SCHEMA = 1
-"""Version of the folder's layout; a greater one is refused."""
+SCHEMA = 2
+"""Version of the folder's layout; another one is refused."""
 
 NOT_RESULT = frozenset({"out", "quiet", "json"})
 """Config fields that do not change the result, so not the folder's name either."""
 
 TABLES = ("verdicts", "hypotheses", "runs", "trace")
 FACTS = ("theorem", "title", "source", "statement", "level", "verdict", "messages")
+REPORTS = ("figure.pdf", "figure.png", *(f"table.{kind}" for kind in ("txt", "md", "tex", "csv")))
 AGAIN = "run the check again with --out"
 
 
@@ -41,8 +46,7 @@ def run_name(config: Mapping[str, Any]) -> str:
     """Folder name of a config: 12 hex digits of the SHA-256 of its canonical JSON.
 
     Fields that are None or do not change the result are left out; an .npz counts by its content,
-    not by
-    its path.
+    not by its path; another version of gdconv is another name, so no verdict outlives an upgrade.
 
     Args:
         config: Options as a mapping that JSON can hold.
@@ -55,32 +59,35 @@ def run_name(config: Mapping[str, Any]) -> str:
         True
     """
     kept = {k: v for k, v in config.items() if v is not None and k not in NOT_RESULT}
-    data = kept.get("data")
-    if isinstance(data, str) and data.endswith(".npz") and os.path.isfile(data):
-        kept["data"] = "npz " + _sha256(Path(data))
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    for field in ("data", "problem"):
+        value = kept.get(field)
+        if isinstance(value, str) and value.lower().endswith(".npz") and os.path.isfile(value):
+            kept[field] = "npz " + _sha256(Path(value))
+    return _canonical_sha256({**kept, "gdconv": __version__})[:12]
 
 
-def require_writable(directory: str | Path) -> None:
-    """Refuse an output folder that cannot be made or written, before anything is computed.
+def place_of(directory: str | Path, config: Mapping[str, Any], starts: Mapping[str, Any]) -> Path:
+    """Folder of a run: its name, or another one where a run from another start has that name.
 
     Args:
-        directory: The output folder; it need not exist and is not created.
+        directory: Parent folder.
+        config: Options, resolved, with the theorem.
+        starts: Data and weights at the start; arrays whose names end in _last do not count.
+
+    Returns:
+        A path; a run that is complete there had these options and this start.
 
     Raises:
-        InputError: A parent is a file or is not writable.
+        InputError: The folder of that name is damaged.
 
     Example:
-        >>> require_writable(tempfile.mkdtemp())
+        >>> place_of("runs", {"a": 1}, {}).name == run_name({"a": 1})
+        True
     """
-    place = Path(directory).absolute()
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise InputError("out", directory, "choose a folder; this path runs into a file")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError("out", directory, "choose a folder that you may write to")
+    place, digest = folder_path("out", directory) / run_name(config), _digest(starts)
+    if is_run(place) and _manifest(place)["starts_sha256"] != digest:
+        return place.with_name(f"{place.name}-{digest[:6]}")  # the user's own arrays
+    return place
 
 
 def save(check: CheckLike, directory: str | Path, parquet: bool = False) -> Path:
@@ -98,6 +105,7 @@ def save(check: CheckLike, directory: str | Path, parquet: bool = False) -> Path
 
     Raises:
         InputError: The folder cannot be written, or holds something else under this name.
+        KeyboardInterrupt: Control-C was pressed meanwhile; the run is saved nevertheless.
 
     Example:
         >>> from gdconv.report.example import example_check
@@ -105,21 +113,19 @@ def save(check: CheckLike, directory: str | Path, parquet: bool = False) -> Path
         >>> save(check, tempfile.mkdtemp()).name == run_name(check.config)
         True
     """
-    starts = _digest(check.starts)
-    place = Path(directory) / run_name(_config(check))
-    if is_run(place) and _manifest(place)["starts_sha256"] != starts:
-        place = place.with_name(f"{place.name}-{starts[:6]}")  # same options, the user's own arrays
+    place = place_of(directory, _config(check), check.starts)
     if is_run(place):
         return place
     if os.path.lexists(place):
         raise InputError("out", place, "remove this folder, which is no complete saved run")
     try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        with _replacing(place) as half:
-            _write(check, half, starts, parquet)
+        with deferred() as pressed, made(place.parent), _replacing(place) as half:
+            _write(check, half, parquet)
     except OSError as error:
         remedy = f"choose a folder that can be written ({error.strerror or error})"
         raise InputError("out", directory, remedy) from error
+    if pressed:
+        raise KeyboardInterrupt(f"interrupted; the finished runs are saved in {place}")
     return place
 
 
@@ -157,7 +163,7 @@ def find_runs(directory: str | Path) -> list[Path]:
             ...
         gdconv.errors.InputError: folder = /nonexistent: give a folder that exists.
     """
-    place = Path(directory)
+    place = folder_path("folder", directory)
     if is_run(place):
         return [place]
     if not place.exists():
@@ -188,7 +194,7 @@ def load(directory: str | Path, make: Any = None) -> Any:
         gdconv.errors.InputError: folder = /nonexistent: give a folder that gdconv check --out
         wrote.
     """
-    place = Path(directory)
+    place = folder_path("folder", directory)
     manifest = _manifest(place)
     for name, digest in manifest["files"].items():
         file = place / Path(name).name
@@ -211,9 +217,20 @@ def _read_parts(place: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         parts = {name: manifest[name] for name in (*FACTS, "config", "environment")}
         parts |= {name: _read_table(place, name, manifest["columns"][name]) for name in TABLES}
         parts["starts"] = _read_starts(place / "iterates.npz")
-    except (KeyError, ValueError, OSError) as error:
+        _require_types(parts)
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise InputError("folder", place, f"it is incomplete ({error}); {AGAIN}") from error
     return parts
+
+
+def _require_types(parts: Mapping[str, Any]) -> None:
+    """The parts that a manifest holds as they are: text, two mappings and a list of text."""
+    kinds = dict.fromkeys(FACTS, str) | {"config": dict, "environment": dict, "messages": list}
+    for name, kind in kinds.items():
+        if not isinstance(parts[name], kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
+    if not all(isinstance(message, str) for message in parts["messages"]):
+        raise TypeError("messages are no text")
 
 
 @contextlib.contextmanager
@@ -232,7 +249,7 @@ def _replacing(place: Path) -> Iterator[Path]:
         shutil.rmtree(half, ignore_errors=True)
 
 
-def _write(check: CheckLike, place: Path, starts: str, parquet: bool) -> None:
+def _write(check: CheckLike, place: Path, parquet: bool) -> None:
     from gdconv.report.plots import figure, save_figure
     from gdconv.report.tables import render
 
@@ -253,10 +270,11 @@ def _write(check: CheckLike, place: Path, starts: str, parquet: bool) -> None:
         "schema": SCHEMA,
         "config": check.config,
         "environment": check.environment or environment(),
-        "starts_sha256": starts,
+        "starts_sha256": _digest(check.starts),
         "columns": columns,
         "files": {file.name: _sha256(file) for file in sorted(place.iterdir())},
     }
+    manifest["sha256"] = _canonical_sha256(manifest)
     text = json.dumps(manifest, indent=1, default=str)
     (place / "manifest.json").write_text(text + "\n", encoding="utf-8")
 
@@ -270,18 +288,31 @@ def _manifest(place: Path) -> dict[str, Any]:
         known = isinstance(manifest["files"], dict) and isinstance(manifest["starts_sha256"], str)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError("folder", place, f"its manifest.json is damaged; {AGAIN}") from error
-    if schema > SCHEMA:
-        remedy = f"it was saved by a newer gdconv (schema {schema}); update gdconv"
-        raise InputError("folder", place, remedy)
+    if schema != SCHEMA:
+        age, remedy = ("a newer", "update gdconv") if schema > SCHEMA else ("an older", AGAIN)
+        raise InputError("folder", place, f"{age} gdconv saved it (schema {schema}); {remedy}")
     if not known:
         raise InputError("folder", place, f"its manifest.json is damaged; {AGAIN}")
+    _require_whole(place, manifest)
     return manifest
+
+
+def _require_whole(place: Path, manifest: Mapping[str, Any]) -> None:
+    """The manifest is as it was saved and answers for every file of a run, and for no other."""
+    body = {name: value for name, value in manifest.items() if name != "sha256"}
+    if manifest.get("sha256") != _canonical_sha256(body):
+        raise InputError("folder", place, f"manifest.json was changed after saving; {AGAIN}")
+    tables = {f"{name}.csv" for name in TABLES}
+    if "trace.parquet" in manifest["files"]:
+        tables = tables - {"trace.csv"} | {"trace.parquet"}
+    if set(manifest["files"]) != {*tables, *REPORTS, "iterates.npz"}:
+        raise InputError("folder", place, f"its manifest.json lists other files; {AGAIN}")
 
 
 def _read_table(place: Path, name: str, kinds: Mapping[str, str]) -> pd.DataFrame:
     """A table with its dtypes; text is converted cell by cell by Python, which is exact."""
-    if (place / f"{name}.parquet").is_file():
-        return pd.read_parquet(place / f"{name}.parquet")
+    if name == "trace" and not (place / "trace.csv").is_file():
+        return pd.read_parquet(place / "trace.parquet")
     text = pd.read_csv(place / f"{name}.csv", dtype=str, keep_default_na=False)
     columns = {column: _restore(text[column], kind) for column, kind in kinds.items()}
     return pd.DataFrame(columns)
@@ -308,9 +339,15 @@ def _config(check: CheckLike) -> dict[str, Any]:
     return {"theorem": check.theorem} | check.config
 
 
+def _canonical_sha256(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _digest(arrays: Mapping[str, Any]) -> str:
+    """Of data and weights at the start; where the run ended does not count."""
     total = hashlib.sha256()
-    for name in sorted(arrays):
+    for name in sorted(name for name in arrays if not name.endswith("_last")):
         array = np.ascontiguousarray(arrays[name])
         total.update(f"{name} {array.dtype} {array.shape}".encode())
         total.update(array.tobytes())

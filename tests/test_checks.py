@@ -144,11 +144,90 @@ def test_unknown_theorem_is_named() -> None:
 
 
 @pytest.mark.parametrize("engine", ["fused", "torch"])
-def test_divergence_is_one_sentence(engine: str) -> None:
+@pytest.mark.parametrize("step", ["1e6", "1e300"])
+def test_divergence_is_one_sentence(engine: str, step: str) -> None:
     with pytest.raises(DivergenceError, match="diverged at step") as caught:
-        gdconv.check("full-gd", **SMALL, init="normal", step="1e6", engine=engine)
+        gdconv.check("full-gd", **SMALL, init="normal", step=step, engine=engine, seed=3)
     assert isinstance(caught.value, GdconvError)
     assert "local" in str(caught.value)
+    assert (caught.value.run, caught.value.seed) == (0, 3)
+    assert caught.value.step == 1  # the iterate at which it was noticed, not the one before
+    assert caught.value.loss > 0
+
+
+@pytest.mark.parametrize("engine", ["fused", "torch"])
+def test_divergence_names_the_run_and_keeps_what_was_finished(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gdconv import checks
+
+    chosen = checks.step_sizes
+
+    def third_is_too_long(setting: Any) -> Any:
+        eta, _ = chosen(setting)
+        eta[2] *= 1e9
+        return eta, "number"
+
+    monkeypatch.setattr(checks, "step_sizes", third_is_too_long)
+    with pytest.raises(DivergenceError, match=r"run 2 \(seed 7\) diverged") as caught:
+        gdconv.check("full-gd", **SMALL, init="normal", steps=20, seeds=4, seed=5, engine=engine)
+    kept = caught.value.check
+    assert caught.value.total == 4
+    if engine == "torch":  # one batch: they advance together, none is finished
+        assert kept is None
+        return
+    assert list(kept.runs["seed"]) == [5, 6]
+    assert kept.config["seeds"] == 2
+
+
+@pytest.mark.parametrize("engine", ["fused", "torch"])
+@pytest.mark.parametrize("factor", [1e9, 1e200])
+def test_a_local_step_that_overflows_is_halved_like_one_that_rises(
+    engine: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gdconv import checks
+
+    chosen = checks.step_sizes
+    monkeypatch.setattr(checks, "MOST_HALVINGS", 2000)
+    monkeypatch.setattr(
+        checks, "step_sizes", lambda setting: (chosen(setting)[0] * factor, "local")
+    )
+    check = gdconv.check("full-gd", **SMALL, init="normal", steps=20, engine=engine)
+    assert check.runs["loss_ratio_last"].iloc[0] < 1
+    assert any("half the step" in message for message in check.messages)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"foo": 1},
+        {"steps": "x"},
+        {"kernel": "cubic"},
+        {"dtype": 3},
+        {"theorem": "nosuch"},
+        {"statement": "nosuch"},
+        "text",
+        None,
+    ],
+)
+def test_replay_refuses_options_that_are_none(config: Any) -> None:
+    from gdconv.replay import replay
+
+    saved = gdconv.check("full-gd", problem="stacked-witness", steps=3)
+    saved.config = {**saved.config, **config} if isinstance(config, dict) else config
+    if isinstance(config, dict) and "theorem" in config:
+        saved.theorem = config["theorem"]
+    with pytest.raises(InputError):
+        replay(saved)
+
+
+def test_replay_refuses_arrays_that_do_not_fit() -> None:
+    from gdconv.replay import replay
+
+    saved = gdconv.check("full-gd", problem="stacked-witness", steps=3)
+    saved.starts["W_Q"] = saved.starts["W_Q"][:, :, :, :0]
+    with pytest.raises(InputError, match="^W_Q = "):
+        replay(saved)
 
 
 def test_config_ignores_presentation() -> None:

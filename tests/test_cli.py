@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from gdconv import cli, store
@@ -103,6 +104,15 @@ def test_options_keep_their_types():
             "format = html: choose one of text, csv, markdown, latex.",
         ),
         (["replay", "/"], "folder = /: give a folder that gdconv check --out wrote."),
+        (["check", "full-gd", "--json=3"], "json = 3: give --json without a value."),
+        (["check", "full-gd", ""], "option = '': see gdconv check --help"),
+        (["check", "full-gd", "--problem", ""], "problem = '': give a value, or leave it out."),
+        (["check", "full-gd", "--steps", ""], "steps = '': give a whole number."),
+        (["check", ""], "theorem = '': give a value, or leave it out."),
+        (["check", "full-gd", "--out", ""], "out = '': give the path of a folder."),
+        ([""], "COMMAND = '': choose one of"),
+        (["check", "full-gd", "--heads", "1" + "0" * 22], "make the problem smaller"),
+        (["check", "full-gd", "--device", "meta"], "device = meta: give cpu, cuda, cuda:1 or mps."),
     ],
 )
 def test_bad_input_is_one_sentence_and_code_2(words, message, capsys):
@@ -129,6 +139,36 @@ def test_a_diverging_step_is_bad_input_and_saves_nothing(tmp_path, capsys):
     assert cli.main(words) == 2
     assert "diverged at step" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_a_changed_witness_is_not_served_from_the_old_run(tmp_path, capsys):
+    from gdconv.setting import prepare
+
+    arrays = prepare(Config("full-gd", problem="stacked-witness")).arrays
+    words = ["check", "full-gd", "--problem", str(tmp_path / "w.npz"), "--out", str(tmp_path / "o")]
+    for labels in (1.0, 7.0):
+        np.savez(tmp_path / "w.npz", **(arrays | {"y": labels * arrays["y"]}))
+        assert cli.main([*words, "--steps", "5"]) in (1, 3)
+    assert "complete already" not in capsys.readouterr().err
+    assert len(store.find_runs(tmp_path / "o")) == 2
+
+
+def test_a_start_that_changed_under_the_same_options_runs_again(saved, capsys, monkeypatch):
+    from gdconv import setting
+
+    def other(config):
+        made = prepare(config)
+        made.params.W_Q[:] = 0.25
+        return made
+
+    prepare = setting.prepare
+    monkeypatch.setattr("gdconv.setting.prepare", other)
+    assert cli.main([*FAST, "--out", str(saved.parent)]) in (1, 3)
+    shown = capsys.readouterr()
+    assert "complete already" not in shown.err
+    folder = shown.out.split("saved in ")[1].split()[0]
+    shutil.rmtree(folder)
+    assert folder != str(saved)
 
 
 def test_check_prints_both_sides_and_the_verdict(capsys):
@@ -270,45 +310,6 @@ def test_list(capsys):
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("gdconv ")
-
-
-def test_a_reader_that_leaves_is_no_error(saved):
-    command = f"{sys.executable} -m gdconv.cli table {saved} | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_interrupting_saves_nothing_half_done(saved):
-    words = ["check", "full-gd", "--statement", "run", "--steps", "20000000", "--step", "1e-9"]
-    command = [sys.executable, "-m", "gdconv.cli", *words, "--out", str(saved.parent)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(8)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert out == ""
-    assert "interrupted" in err
-    assert "Traceback" not in err
-    assert os.listdir(saved.parent) == [saved.name]
-
-
-def test_interrupting_keeps_the_finished_seeds(tmp_path, monkeypatch, capsys):
-    from gdconv import checks
-
-    descend = checks._descend_batch
-
-    def second_is_interrupted(setting, runs, *rest):
-        if runs == [1]:
-            raise KeyboardInterrupt
-        return descend(setting, runs, *rest)
-
-    monkeypatch.setattr(checks, "_descend_batch", second_is_interrupted)
-    words = ["check", "full-gd", "--seeds", "3", "--out", str(tmp_path)]
-    assert cli.main(words) == 130
-    assert "1 of 3 runs were finished; they are saved in" in capsys.readouterr().err
-    monkeypatch.undo()
-    assert cli.main(["check", "full-gd", "--seeds", "1", "--out", str(tmp_path)]) == 0
-    assert "complete already" in capsys.readouterr().err  # the same folder, not run again
 
 
 def test_the_theorem_file_takes_the_same_options():

@@ -173,6 +173,14 @@ def test_errors_name_the_file_and_the_array(tmp_path):
         data.load_npz(tmp_path / "bad.npz")
 
 
+def test_one_data_set_per_file(tmp_path):
+    np.savez(tmp_path / "two.npz", X=np.stack([X, X]), y=np.stack([y, y]))
+    with pytest.raises(InputError, match="X of two.npz = .*one data set per file"):
+        data.load_npz(tmp_path / "two.npz")
+    np.savez(tmp_path / "one.npz", X=X[None], y=y[None])
+    assert data.load_npz(tmp_path / "one.npz").R == 1
+
+
 # Dispatch ---------------------------------------------------------------------------------------
 
 

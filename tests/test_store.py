@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -134,11 +136,13 @@ def test_require_writable_creates_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_refused(tmp_path):
-    tmp_path.chmod(0o500)
+def test_a_folder_that_takes_no_files_is_refused(tmp_path):
+    place = Path("/proc")  # not even root may write there
+    if not place.is_dir():
+        place = tmp_path
+        place.chmod(0o500)
     with pytest.raises(InputError, match="may write"):
-        store.require_writable(tmp_path / "a")
+        store.require_writable(place / "a")
 
 
 def test_manifest_says_how_it_was_made_and_names_no_place(tmp_path):
@@ -168,7 +172,7 @@ def test_every_changed_or_missing_file_is_noticed(folder, name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": "x", "files": {}}', "\x00"]
+    "text", ["", "{", "[]", "null", '{"schema": 2}', '{"schema": "x", "files": {}}', "\x00"]
 )
 def test_a_damaged_manifest_is_one_sentence(folder, text):
     (folder / "manifest.json").write_text(text)
@@ -176,28 +180,124 @@ def test_a_damaged_manifest_is_one_sentence(folder, text):
         store.load(folder, ExampleCheck)
 
 
-def test_a_newer_schema_is_refused(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"schema": store.SCHEMA + 1}))
-    with pytest.raises(InputError, match="newer gdconv .*update gdconv"):
+@pytest.mark.parametrize(
+    ("step", "remedy"), [(1, "newer .*update gdconv"), (-1, "older .*run the")]
+)
+def test_another_schema_is_refused(folder, step, remedy):
+    edit(folder, lambda manifest: manifest | {"schema": store.SCHEMA + step})
+    with pytest.raises(InputError, match=remedy):
         store.load(folder, ExampleCheck)
 
 
-def test_what_a_manifest_lacks_is_said(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["title"]
+def edit(folder, change, seal=True):
+    """Change a manifest; sealed it has a valid checksum again, as a forger would see to."""
+    manifest = change(json.loads((folder / "manifest.json").read_text()))
+    if seal:
+        manifest.pop("sha256", None)
+        manifest["sha256"] = store._canonical_sha256(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="incomplete .*title"):
+
+
+def without(mapping, name):
+    return {key: value for key, value in mapping.items() if key != name}
+
+
+ODD_MANIFESTS = {
+    "no title": (lambda m: without(m, "title"), "incomplete .*title"),
+    "title 3": (lambda m: m | {"title": 3}, "incomplete"),
+    "config text": (lambda m: m | {"config": "x"}, "incomplete"),
+    "messages 5": (lambda m: m | {"messages": 5}, "incomplete"),
+    "messages [5]": (lambda m: m | {"messages": [5]}, "incomplete"),
+    "environment": (lambda m: m | {"environment": None}, "incomplete"),
+    "no columns": (lambda m: m | {"columns": []}, "incomplete"),
+    "columns list": (
+        lambda m: m | {"columns": m["columns"] | {"verdicts": []}},
+        "incomplete",
+    ),
+    "kind": (
+        lambda m: (
+            m
+            | {
+                "columns": m["columns"]
+                | {"verdicts": m["columns"]["verdicts"] | {"verdict": "foo"}}
+            }
+        ),
+        "incomplete",
+    ),
+    "no files": (lambda m: m | {"files": {}}, "lists other files"),
+    "one file less": (
+        lambda m: m | {"files": without(m["files"], "verdicts.csv")},
+        "lists other files",
+    ),
+    "one file more": (lambda m: m | {"files": m["files"] | {"x": "0"}}, "lists other files"),
+    "no digest": (lambda m: m | {"files": dict.fromkeys(m["files"], 3)}, "changed after saving"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_MANIFESTS)
+def test_an_odd_manifest_is_one_sentence(folder, name):
+    change, message = ODD_MANIFESTS[name]
+    edit(folder, change)
+    with pytest.raises(InputError, match=message):
+        store.load(folder, ExampleCheck)
+
+
+@pytest.mark.parametrize("field", ["config", "columns", "verdict", "starts_sha256", "environment"])
+def test_every_changed_line_of_the_manifest_is_noticed(folder, field):
+    edit(folder, lambda m: m | {field: "x" if isinstance(m[field], str) else {}}, seal=False)
+    with pytest.raises(InputError, match=r"manifest\.json was changed after saving"):
         store.load(folder, ExampleCheck)
 
 
 def test_a_pickle_is_not_read(folder):
     np.savez(folder / "iterates.npz", X=np.array([{"a": 1}], dtype=object))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["iterates.npz"] = store._sha256(folder / "iterates.npz")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    digest = {"iterates.npz": store._sha256(folder / "iterates.npz")}
+    edit(folder, lambda manifest: manifest | {"files": manifest["files"] | digest})
     with pytest.raises(InputError, match="incomplete"):
         store.load(folder, ExampleCheck)
+
+
+def test_a_witness_counts_by_content_and_by_version(tmp_path, monkeypatch):
+    witness = {"problem": str(tmp_path / "w.npz")}
+    names = []
+    for value in (1.0, 2.0):
+        np.savez(tmp_path / "w.npz", W_Q=np.full((2, 2), value))
+        names.append(store.run_name(witness))
+    monkeypatch.setattr(store, "__version__", "0.0.1")
+    assert len({*names, store.run_name(witness)}) == 3
+
+
+def test_a_place_with_another_start_is_not_reused(check, original):
+    starts = check.starts | {"X": check.starts["X"] + 1}
+    config = {"theorem": check.theorem} | check.config
+    assert store.place_of(original.parent, config, check.starts) == original
+    assert store.place_of(original.parent, config, starts) != original
+    ended = check.starts | {"W_Q_last": check.starts["X"]}  # not known before the run
+    assert store.place_of(original.parent, config, ended) == original
+
+
+def test_an_interrupt_waits_until_the_run_is_saved(check, tmp_path, monkeypatch):
+    monkeypatch.setattr("gdconv.report.plots.save_figure", _interrupted_save)
+    with pytest.raises(KeyboardInterrupt, match="saved in"):
+        store.save(check, tmp_path)
+    (folder,) = store.find_runs(tmp_path)
+    assert_same(check, store.load(folder, ExampleCheck))
+
+
+def _interrupted_save(_, path):
+    signal.raise_signal(signal.SIGINT)
+    for suffix in ("pdf", "png"):
+        path.with_suffix(f".{suffix}").write_bytes(b"x")
+
+
+def test_a_crash_leaves_no_new_folder(check, tmp_path, monkeypatch):
+    def crash(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("gdconv.report.plots.save_figure", crash)
+    with pytest.raises(MemoryError):
+        store.save(check, tmp_path / "new" / "deep")
+    assert os.listdir(tmp_path) == []
 
 
 def test_no_saved_run(tmp_path):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gdconv.errors import InputError
 from gdconv.kernels import Kernel
-from gdconv.problem import Problem
+from gdconv.problem import Problem, real_array
 
 BLOCKS = ("W_Q", "W_K", "W_V")
 """The trainable blocks, in the order used everywhere."""
@@ -88,19 +88,25 @@ class Parameters:
             The weights in float64.
 
         Raises:
-            InputError: A block is missing, not finite, or of a wrong shape.
+            InputError: A block is missing, empty, no finite real numbers, or of a wrong shape.
+
+        Example:
+            >>> Parameters.from_arrays({"W_Q": np.ones((0, 2, 2))})
+            Traceback (most recent call last):
+            gdconv.errors.InputError: W_Q = array of shape (0, 2, 2): give at least one entry along
+            every axis.
         """
         made = {}
         for name in (*BLOCKS, "W_O"):
             if name not in arrays:
                 raise InputError(name, "missing", "give all of W_Q, W_K, W_V and W_O")
-            array = np.asarray(arrays[name], dtype=np.float64)
-            array = array[None] if array.ndim == 3 else array
-            if array.ndim != 4 or not np.isfinite(array).all():
-                raise InputError(
-                    name, f"shape {array.shape}", "give finite numbers of shape (H, rows, columns)"
-                )
-            made[name] = torch.from_numpy(array.copy())
+            array, _ = real_array(name, arrays[name])
+            shown = f"array of shape {array.shape}"
+            if array.ndim not in (3, 4):
+                raise InputError(name, shown, "give shape (H, rows, columns)")
+            if not array.size:
+                raise InputError(name, shown, "give at least one entry along every axis")
+            made[name] = torch.from_numpy(array if array.ndim == 4 else array[None])
         shape, out = made["W_Q"].shape, made["W_O"].shape
         if any(made[b].shape != shape for b in BLOCKS) or out[:3] != (shape[0], shape[1], shape[3]):
             raise InputError(

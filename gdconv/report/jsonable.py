@@ -11,7 +11,7 @@ from gdconv.verdict import worst
 NUMBERS = ("rate", "step", "eta_rate", "half_life", "tightness")
 RUN_FIELDS = (
     *("run", "seed", "loss_first", "loss_last", "loss_ratio_last", "sigma_min_first"),
-    *("sigma_min_least", "steps", "step", "stopped"),
+    *("sigma_min_least", "steps", "step", "step_rule", "stopped"),
 )
 
 

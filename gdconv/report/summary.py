@@ -89,7 +89,11 @@ def setting(check: CheckLike) -> dict[str, str]:
         kernel += f", init {config['init']}"
     steps = _span(runs["steps"])
     found = {"problem": problem, "kernel": kernel}
-    found["step"] = f"η = {_span(runs['step'])} ({config.get('step')}), {steps} steps"
+    # the rule that made the step, which is not the one asked for where that one allows none
+    rule = (
+        ", ".join(dict.fromkeys(runs["step_rule"])) if "step_rule" in runs else config.get("step")
+    )
+    found["step"] = f"η = {_span(runs['step'])} ({rule}), {steps} steps"
     seeds = ", ".join(str(seed) for seed in runs["seed"])
     found["runs"] = f"{len(runs)} (seed {seeds}), f_T/f_0 = {_span(runs['loss_ratio_last'])}"
     return found

@@ -124,16 +124,26 @@ def test_hand_worked_value() -> None:
     assert np.isclose(float(at.F[0, 0, 0, 0]), (x @ W["W_V"][0, 0] @ W["W_O"][0, 0])[0], rtol=1e-14)
 
 
-@pytest.mark.parametrize("fault", ["missing", "shape", "nan"])
+@pytest.mark.parametrize(
+    "fault", ["missing", "shape", "nan", "huge", "complex", "text", "heads", "empty", "rank"]
+)
 def test_bad_weights_are_named(fault: str) -> None:
     arrays = {b: np.ones((2, 3, 4)) for b in BLOCKS} | {"W_O": np.ones((2, 4, 1))}
     if fault == "missing":
         del arrays["W_K"]
     elif fault == "shape":
         arrays["W_O"] = np.ones((2, 3, 1))
+    elif fault in ("nan", "huge"):
+        arrays["W_Q"][0, 0, 0] = np.nan if fault == "nan" else 1e200
     else:
-        arrays["W_Q"][0, 0, 0] = np.nan
-    with pytest.raises(InputError, match=r"W_K|weights|W_Q"):
+        arrays["W_Q"] = {
+            "complex": np.ones((2, 3, 4), complex),
+            "text": np.full((2, 3, 4), "a"),
+            "heads": np.ones((0, 3, 4)),
+            "empty": np.ones((2, 3, 0)),
+            "rank": np.ones((3, 4)),
+        }[fault]
+    with pytest.raises(InputError, match=r"^(W_K|weights|W_Q) = "):
         Parameters.from_arrays(arrays)
 
 

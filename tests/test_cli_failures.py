@@ -1,0 +1,179 @@
+"""The command when streams, runs or the user break off: codes, what is kept, one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gdconv import cli, store
+from gdconv.errors import DivergenceError
+
+FAST = ["check", "full-gd", "--problem", "stacked-witness"]
+
+
+def run(*words, **options):
+    command = [sys.executable, "-m", "gdconv.cli", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A witness, checked and saved by the command itself."""
+    out = tmp_path_factory.mktemp("runs")
+    assert cli.main([*FAST, "--out", str(out), "--quiet"]) == 1
+    (folder,) = store.find_runs(out)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        (">/dev/full", 2, "gdconv: standard output = No space left on device"),
+        ("2>&-", 1, ""),
+        (">/dev/null 2>/dev/full", 1, ""),
+        (">&-", 1, ""),
+    ],
+)
+def test_streams_that_take_nothing(redirection, code, message):
+    if "full" in redirection and not os.path.exists("/dev/full"):
+        redirection, code, message = ">/dev/null", 1, ""
+    command = f"{sys.executable} -m gdconv.cli {' '.join(FAST)} {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.startswith(message)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/null", ">&- 2>&-"])
+def test_bad_input_keeps_its_code_without_a_place_to_say_it(redirection):
+    command = f"{sys.executable} -m gdconv.cli check full-gd --steps x {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_terminal_without_greek_gets_codes():
+    done = run(*FAST, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 1
+    assert "\\u03b7 = " in done.stdout
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd\nthing"), MemoryError(), KeyError("x")])
+def test_what_nobody_foresaw_is_a_sentence_and_code_2(error, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("gdconv.checks.execute", fail)
+    assert cli.main(FAST) == 2
+    shown = capsys.readouterr()
+    assert len(shown.err.splitlines()) == 1
+    assert ("out of memory" if isinstance(error, MemoryError) else "please report") in shown.err
+    monkeypatch.setenv("GDCONV_DEBUG", "1")
+    assert cli.main(FAST) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_error(saved):
+    command = f"{sys.executable} -m gdconv.cli table {saved} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_interrupting_saves_nothing_half_done(saved):
+    words = ["check", "full-gd", "--statement", "run", "--steps", "20000000", "--step", "1e-9"]
+    command = [sys.executable, "-m", "gdconv.cli", *words, "--out", str(saved.parent)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_interrupting_keeps_the_finished_seeds(tmp_path, monkeypatch, capsys):
+    from gdconv import checks
+
+    descend = checks._descend_batch
+
+    def second_is_interrupted(setting, runs, *rest):
+        if runs == [1]:
+            raise KeyboardInterrupt
+        return descend(setting, runs, *rest)
+
+    monkeypatch.setattr(checks, "_descend_batch", second_is_interrupted)
+    words = ["check", "full-gd", "--seeds", "3", "--out", str(tmp_path)]
+    assert cli.main(words) == 130
+    assert "1 of 3 runs were finished; they are saved in" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert cli.main(["check", "full-gd", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    assert "complete already" in capsys.readouterr().err  # the same folder, not run again
+
+
+def test_divergence_keeps_the_finished_seeds(tmp_path, monkeypatch, capsys):
+    from gdconv import checks
+
+    descend = checks._descend_batch
+
+    def second_diverges(setting, runs, *rest):
+        if runs == [1]:
+            raise DivergenceError(1, 0.1, 4, 1e20, seed=1)
+        return descend(setting, runs, *rest)
+
+    monkeypatch.setattr(checks, "_descend_batch", second_diverges)
+    words = ["check", "full-gd", "--seeds", "3", "--out", str(tmp_path)]
+    assert cli.main(words) == 2
+    shown = capsys.readouterr().err
+    assert "run 1 (seed 1) diverged" in shown
+    assert "1 of 3 runs were finished; they are saved in" in shown
+    assert len(shown.splitlines()) == 1
+    (folder,) = store.find_runs(tmp_path)
+    assert list(store.load(folder).runs["seed"]) == [0]
+
+
+def test_an_interrupt_while_judging_or_saving_loses_nothing(tmp_path, monkeypatch, capsys):
+    from gdconv import checks
+
+    finish = checks._finish
+
+    def pressed_meanwhile(*words):
+        signal.raise_signal(signal.SIGINT)
+        return finish(*words)
+
+    monkeypatch.setattr(checks, "_finish", pressed_meanwhile)
+    assert cli.main([*FAST, "--out", str(tmp_path)]) == 130
+    assert "1 of 1 runs were finished; they are saved in" in capsys.readouterr().err
+    assert len(store.find_runs(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.5, 1.0])
+def test_an_interrupt_while_libraries_load_is_a_sentence(delay, tmp_path):
+    words = ["check", "full-gd", "--seeds", "50", "--out", str(tmp_path / "new")]
+    code = f"from gdconv import cli; print(flush=True); raise SystemExit(cli.main({words}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()  # it has begun; torch takes about two seconds from here
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        shown = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert shown.startswith("gdconv: interrupted; ")
+    assert not (tmp_path / "new").exists() or store.find_runs(tmp_path / "new")
+
+
+def test_an_empty_interrupt_still_says_something(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gdconv.setting.prepare", stop)
+    assert cli.main(FAST) == 130
+    assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"
