@@ -16,7 +16,8 @@ import torch
 from gdconv.engines import FINITE_LIMIT, Engine, make_engine
 from gdconv.errors import DivergenceError, InputError
 from gdconv.fused import DIVERGED, DONE, ROSE, TARGET
-from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
+from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.plan import Plan
 from gdconv.probes import Probe, distances, gap, probe, record_steps
 from gdconv.problem import Problem
 from gdconv.start import Start
@@ -71,50 +72,6 @@ class Outcome:
         """Last step at which that statement was compared."""
         floor = int(self.tests[name]["floor_step"])
         return self.steps if floor < 0 else max(floor - 1, 0)
-
-
-@dataclass(frozen=True)
-class Bound:
-    """One bound to test at every step.
-
-    Attributes:
-        kind: FIXED, POSTERIOR, DECREASE or UNTESTED of `gdconv.ledger`.
-        rate: beta of (1 - eta beta)^t, from below and from above.
-        prefactor: Bound at step 0 over f_0.
-        coefficient: c of f_0 - c sum |grad f|^2.
-    """
-
-    kind: int
-    rate: tuple[float, float] = (0.0, 0.0)
-    prefactor: float = 1.0
-    coefficient: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How R runs are to be made.
-
-    Attributes:
-        eta: Step sizes, shape (R,).
-        limits: Greatest number of steps, shape (R,).
-        bounds: Bound per statement name, one dictionary per run.
-        o_squared: PL constant per sigma_min(B)^2, min_h sigma(W_O,h)^2 from below, shape (R,).
-        jacobian_drift: Lipschitz constant of J where sigma_m(J) is followed, else 0, shape (R,).
-        target: Stop at this share of f_0; 0 for never.
-        stop_on_rise: End a run at its first rise (for the local step).
-        trained: Blocks that move.
-        engine: auto, fused or torch.
-    """
-
-    eta: np.ndarray
-    limits: np.ndarray
-    bounds: list[dict[str, Bound]]
-    o_squared: np.ndarray
-    jacobian_drift: np.ndarray
-    target: float = 0.0
-    stop_on_rise: bool = False
-    trained: tuple[str, ...] = BLOCKS
-    engine: str = "auto"
 
 
 def descend(

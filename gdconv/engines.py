@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,14 +24,12 @@ from gdconv.ledger import (
     sharpen,
 )
 from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.plan import Bound, Plan
 from gdconv.problem import Problem
 from gdconv.simd import padded
 from gdconv.spectrum import Enclosure
 from gdconv.start import Start
 from gdconv.tracking import follow, new_tracker
-
-if TYPE_CHECKING:
-    from gdconv.descent import Bound, Plan
 
 FINITE_LIMIT = 1e12
 """A loss above this many times f_0 counts as diverged."""

@@ -14,12 +14,12 @@ import torch
 
 from gdconv import data as sources
 from gdconv.config import Config
-from gdconv.descent import Bound, Plan
 from gdconv.errors import InputError
 from gdconv.initialization import initialize, solve_scale
 from gdconv.kernels import kernel_named
 from gdconv.ledger import DECREASE, FIXED, POSTERIOR
 from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.plan import Bound, Plan
 from gdconv.problem import Problem
 from gdconv.problems import named_problem
 from gdconv.requirements import (
