@@ -153,7 +153,8 @@ def _advance(engine: Engine, until: int) -> None:
 
 def _refresh(engine: Engine, probed: Probe) -> None:
     for r, led in enumerate(engine.ledgers):
-        led["noise_scale"], led["jacobian_norm"] = probed.noise_scale[r], probed.jacobian_norm[r]
+        for name in ("noise_scale", "jacobian_norm", "jacobian_error", "weight_norm"):
+            led[name] = getattr(probed, name)[r]
 
 
 def _record(

@@ -37,7 +37,10 @@ LEDGER = np.dtype([
     ("eta", "f8"),
     ("o_squared", "f8"),  # lower bound of min_h sigma_{D_y}(W_O,h)^2
     ("noise_scale", "f8"),  # 8u (|F| + |y| + sum_W |J_W| |W|), refreshed by the probes
+    ("noise_scale_0", "f8"),  # at the start
     ("jacobian_norm", "f8"),  # |J|_F, refreshed by the probes
+    ("jacobian_error", "f8"),  # rounding of J, refreshed by the probes
+    ("weight_norm", "f8"),  # |theta|_F, refreshed by the probes
     ("loss_0", "f8"),
     ("loss", "f8"),
     ("grad_sq", "f8"),
@@ -154,14 +157,14 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
     A step without a positive PL constant contributes the factor 1. Once the loss moves by less than
     its rounding error the product is closed: later steps say nothing.
     """
-    # |g| from above: its error is at most |J|_F times that of the residual, plus its own products
+    # |g| from above: |J|_F times the error of the residual plus the error of J times the residual
     r, norm = np.sqrt(2.0 * led.loss), np.sqrt(led.grad_sq)
-    grad_error = led.jacobian_norm * (led.noise_scale + 64 * 2.3e-16 * r)
+    grad_error = led.jacobian_norm * led.noise_scale + led.jacobian_error * r
     grad = norm + grad_error
     led.grad_sum += led.grad_sq
     led.grad_sum_error += grad_error * (2.0 * norm + grad_error)
     led.decrease_error += led.two_nu * led.loss
-    led.path += led.eta * grad
+    led.path += led.eta * grad + 4.5e-16 * led.weight_norm  # the stored step is rounded
     error = led.two_nu * led.loss + two_nu * loss
     if led.posterior_closed >= 0:
         return
@@ -218,7 +221,7 @@ def _compare_decrease(test, led, t, loss, two_nu):  # type: ignore[no-untyped-de
     if t == 0 or not predicted > 0.0:
         return
     drop = led.loss_0 - loss
-    error = 2.0 * led.noise_scale * np.sqrt(2.0 * led.loss_0) + two_nu * loss + led.decrease_error
+    error = 2.0 * led.noise_scale_0 * np.sqrt(2.0 * led.loss_0) + two_nu * loss + led.decrease_error
     error += test.coefficient * led.grad_sum_error
     margin = np.log(drop / predicted) if drop > 0.0 else -np.inf
     if drop + error < predicted:
@@ -243,7 +246,7 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
     r = np.sqrt(2.0 * loss)
     two_nu = 2.0 * led.noise_scale / r if r > 0.0 else np.inf
     if t == 0:
-        led.loss_0 = loss
+        led.loss_0, led.noise_scale_0 = loss, led.noise_scale
     else:
         _descend(led, loss, two_nu)
     led.noise_sum += two_nu if t > 0 else 2.0 * two_nu

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdconv.prediction import Hypothesis, Prediction
+from gdconv.spectrum import Enclosure
 from gdconv.start import Start
 
 if TYPE_CHECKING:
@@ -114,7 +115,11 @@ def descent_hypotheses(outcome: Outcome) -> tuple[Hypothesis, ...]:
     Returns:
         The least c_t, and whether any step had a positive PL constant.
     """
+    moved: float | Enclosure = -outcome.log_posterior
+    least: float | Enclosure = outcome.c_least
+    if outcome.ledger["posterior_closed"] == 1:  # rounding hides the first step already
+        moved = least = Enclosure(0.0, float("inf"))
     return (
-        Hypothesis("P1: some step has a positive PL constant", -outcome.log_posterior, ">", 0.0),
-        Hypothesis("P2: every step descends, least c_t", outcome.c_least, ">", 0.0),
+        Hypothesis("P1: some step has a positive PL constant", moved, ">", 0.0),
+        Hypothesis("P2: every step descends, least c_t", least, ">", 0.0),
     )

@@ -4,7 +4,7 @@ At a recorded step the Jacobian is built head by head. It gives, apart from the 
 
 * the gradient J^T (F - y), hence the defect |theta_{t+1} - (theta_t - eta J^T (F - y))| of the step
   that the engine took,
-* |J_W|_F per block, hence the loss noise 8u (|F| + |y| + sum_W |J_W|_F |W|_F).
+* |J_W|_F per block, hence the loss noise 8u (|F| + |y| + sum_W |J_W|_F |W|_F + scores).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
+from gdconv.models.multihead import BLOCKS, Forward, MultiHeadRegression, Parameters
 from gdconv.problem import Problem
 
 RATIO = 1.06
@@ -47,7 +47,9 @@ class Probe:
     """Replica-wise numbers at one iterate, numpy arrays of shape (R,).
 
     Attributes:
-        noise_scale: 8u (|F| + |y| + sum_W |J_W|_F |W|_F), absolute error bar of the residual.
+        noise_scale: 8u (|F| + |y| + sum_W |J_W|_F |W|_F + scores), absolute error bar of the
+            residual; `scores` is what the rounding of single scores q_k . k_j changes in F.
+        jacobian_error: Absolute rounding of J, from its terms before they cancel.
         jacobian_norm: |J|_F over the trained blocks.
         weight_norm: |theta|_F over the trained blocks.
         residual_norm: |F - y|_F.
@@ -56,6 +58,7 @@ class Probe:
     """
 
     noise_scale: np.ndarray
+    jacobian_error: np.ndarray
     jacobian_norm: np.ndarray
     weight_norm: np.ndarray
     residual_norm: np.ndarray
@@ -71,10 +74,11 @@ class Probe:
             unit: Unit roundoff of the run's dtype.
 
         Returns:
-            16 (8u |theta| + eta |J|_F (noise_scale + 64 u |F - y|)): sixteen times what was seen on
-            random runs, and far below any wrong formula.
+            16 (8u |theta| + eta (|J|_F noise_scale + jacobian_error |F - y|)): sixteen times what
+            was seen on random runs, and far below any wrong formula.
         """
-        slope = self.jacobian_norm[r] * (self.noise_scale[r] + 64 * unit * self.residual_norm[r])
+        slope = self.jacobian_norm[r] * self.noise_scale[r]
+        slope += self.jacobian_error[r] * self.residual_norm[r]
         return 16 * float(8 * unit * self.weight_norm[r] + eta * slope)
 
 
@@ -113,14 +117,46 @@ def probe(
     scale = at.F.flatten(1).norm(dim=1) + problem.y.flatten(1).norm(dim=1)
     scale = scale + sum(norm_sq[b].sqrt() * frob[b] for b in BLOCKS)
     none = torch.zeros_like(at.loss)
+    scores, terms = _before_cancelling(model, problem, params, at)
+    total = sum((norm_sq[b] for b in trained), torch.zeros_like(at.loss)).sqrt()
     return Probe(
-        noise_scale=_numpy(8 * unit * scale),
+        noise_scale=_numpy(8 * unit * (scale + scores)),
+        jacobian_error=_numpy(unit * (64 * total + 16 * terms)),
         jacobian_norm=_numpy(sum((norm_sq[b] for b in trained), none).sqrt()),
         weight_norm=_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=_numpy(residual.norm(dim=1)),
         entropy=_numpy(_entropy(at.S)),
         descended=Parameters(**moved, W_O=params.W_O),
     )
+
+
+def _before_cancelling(
+    model: MultiHeadRegression, problem: Problem, params: Parameters, at: Forward
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the rounding of scores does to F, and the size of J's terms before they cancel.
+
+    A score q_k . k_j is rounded by u |q_k| |k_j| even when all keys share a large common part,
+    which drops out of softmax and of J.
+
+    Returns:
+        Two tensors of shape (R,).
+    """
+    X, root = problem.X.abs().unsqueeze(1), params.W_Q.shape[-1] ** 0.5
+    q, k = X @ params.W_Q.abs().unsqueeze(2), X @ params.W_K.abs().unsqueeze(2)
+    if model.kernel.name == "softmax":
+        rounded = q @ k.mT / root
+        moved = (at.u.unsqueeze(-3) - (at.S @ at.u).unsqueeze(-2)).abs()
+    else:
+        gap = (at.q.unsqueeze(-2) - at.k.unsqueeze(-3)).abs()
+        rounded = (gap * (q.unsqueeze(-2) + k.unsqueeze(-3))).sum(-1) / root
+        moved = at.u.abs().unsqueeze(-3).expand(*at.S.shape, -1)
+    scores = ((at.S * rounded).unsqueeze(-1) * moved).sum((1, 4)).flatten(1).norm(dim=1)
+    x, u = problem.X.norm(dim=-1).unsqueeze(1), at.u.norm(dim=-1)
+    keys, queries = at.k.norm(dim=-1), at.q.norm(dim=-1)
+    by_query = x * (at.S @ (u * (keys + queries.amax(-1, keepdim=True))).unsqueeze(-1)).squeeze(-1)
+    by_key = (queries + keys.amax(-1, keepdim=True)) * (at.S @ (u * x).unsqueeze(-1)).squeeze(-1)
+    terms = torch.hypot(by_query.flatten(1).norm(dim=1), by_key.flatten(1).norm(dim=1)) / root
+    return scores, terms
 
 
 def _entropy(S: torch.Tensor) -> torch.Tensor:

@@ -90,6 +90,12 @@ def local_smoothness(start: Start) -> float:
     return min(c.G_squared(), reach * reach) + c.M_2() * start.r_0
 
 
+def silent() -> Prediction:
+    """What is said where the output does not depend on W_Q at all."""
+    moves = Hypothesis("the output depends on W_Q: L is positive", 0.0, ">", 0.0)
+    return Prediction((moves,), 0.0, note="the output does not depend on W_Q")
+
+
 class QueryGD(Theorem):
     """Theorem 2 of Song et al. 2024, in its readings."""
 
@@ -101,6 +107,8 @@ class QueryGD(Theorem):
 
     def theorem_b(self, start: Start) -> Prediction:
         """Theorem B: kappa_0 = sigma_m(J_Q(0))^2 >= 6 M_2 r_0 and eta <= 2 / (9 L), L local."""
+        if (L := local_smoothness(start)) == 0:
+            return silent()
         sigma = start.J_range[0]
         kappa = Enclosure(sigma.lo**2, sigma.hi**2)
         needed = 6 * QueryConstants(start).M_2() * start.r_0
@@ -108,7 +116,7 @@ class QueryGD(Theorem):
             Hypothesis("kappa_0 = sigma_m(J_Q)^2 is positive", kappa, ">", 0.0),
             Hypothesis("kappa_0 >= 6 M_2 r_0", kappa, ">=", start.uncertain(needed)),
         )
-        return Prediction(hypotheses, kappa, 2 / (9 * local_smoothness(start)))
+        return Prediction(hypotheses, kappa, 2 / (9 * L))
 
     @statement("gaussian-rate", default=True, kernel="gaussian", proof=f"{PROOFS}#b", settings=LAZY)
     def gaussian_rate(self, start: Start) -> Prediction:
@@ -123,7 +131,8 @@ class QueryGD(Theorem):
     @statement("stationarity", proof=f"{PROOFS}#stationarity", settings=LOUD)
     def stationarity(self, start: Start) -> Prediction:
         """f_t <= f_0 - eta (1 - eta L/2) sum |grad f_s|^2 for every eta below 2/L."""
-        L = smoothness(start)
+        if (L := smoothness(start)) == 0:
+            return silent()
         return Prediction(
             (), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: eta * (1 - eta * L / 2)
         )
@@ -131,7 +140,8 @@ class QueryGD(Theorem):
     @statement("printed-stationarity", proof=f"{PROOFS}#printed-stationarity", settings=LOUD)
     def printed_stationarity(self, start: Start) -> Prediction:
         """The printed coefficient eta: not valid where the curvature along a step is positive."""
-        L = smoothness(start)
+        if (L := smoothness(start)) == 0:
+            return silent()
         return Prediction((), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: eta)
 
     @statement("run", posterior=True, proof=f"{PROOFS}#run", settings=ORDINARY)

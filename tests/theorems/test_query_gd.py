@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,3 +172,26 @@ def test_trap_weights_are_the_theorys(kernel: str) -> None:
     if kernel == "softmax":
         assert start.f_0 == pytest.approx(1.8151943410480755, rel=1e-12)
         assert start.sigma_0.mid == pytest.approx(0.009370447, rel=1e-6)
+
+
+def test_score_rounding_is_no_refutation() -> None:
+    """Keys with a large common part: the scores' rounding drowns the decrease of the loss."""
+    witness = str(Path(__file__).parent.parent / "data" / "offset_keys.npz")
+    check = gdconv.check("query-gd", problem=witness, statement="stationarity", steps=4)
+    assert check.verdict == "undecided"
+
+
+@pytest.mark.parametrize("statement", ["softmax-rate", "stationarity", "printed-stationarity"])
+def test_an_output_that_does_not_depend_on_the_queries_is_outside(statement: str) -> None:
+    check = gdconv.check(
+        "query-gd", statement=statement, init="normal", scales="1,0,1,1", step=0.1, steps=30
+    )
+    assert check.verdict == "outside"
+
+
+def test_a_large_step_is_called_a_large_step() -> None:
+    options = {"init": "normal", "scales": "2,2,2,2", "kernel": "gaussian", "steps": 200}
+    messages = []
+    for step in (0.5, 1.0, 2.0, 4.0):
+        messages += gdconv.check("query-gd", step=step, **options).messages
+    assert any("too large a step" in message for message in messages)
