@@ -1,28 +1,46 @@
-"""Tangent kernels in closed form: no Jacobian is formed.
+"""Tangent kernels of the multi-head model in closed form: no Jacobian is formed.
 
-The query block of the multi-head model, m = N n D_y outputs (i, k, a):
+K = J J^T of the m = N n D_y outputs (i, k, a), one term per trained block; x = tokens, q = queries,
+k = keys, u = X W_V W_O, T = N n:
 
-    K_Q = J_Q J_Q^T,  K_Q[(i,k,a), (i',k',b)] = (1/d) <x_ik, x_i'k'> sum_h <M_ikah, M_i'k'bh>
+    K_V = sum_h <B_ikh, B_i'k'h> (W_O,h^T W_O,h)_ab
+    K_Q = (1/d) <x_ik, x_i'k'> sum_h <M_ikah, M_i'k'bh>
+    K_K = (1/d) sum_h <q_ikh, q_i'k'h> <m_ikah, m_i'k'bh>       (softmax)
+    K_K = (1/d) sum_h <Z_ikah, Z_i'k'bh>                        (Gaussian)
 
-with M = sum_j S_kj (u_ja - ubar_ka) k_j for softmax and M = sum_j S_kj u_ja (q_k - k_j) for the
-Gaussian kernel, u = X W_V W_O. T^2 (D + D_y^2 H d) operations, T = N n, against T D_y H D d numbers
-in J_Q. Source: docs/theory/query-gd.md, "Kernel".
+with m = sum_j c_kj x_j, M = sum_j c_kj k_j, c_kj = S_kj (u_ja - ubar_ka) for softmax and
+m = sum_j c_kj x_j, M = sum_j c_kj (q_k - k_j), Z = sum_j c_kj x_j tensor (q_k - k_j),
+c_kj = S_kj u_ja for the Gaussian kernel, whose Z is never formed either. Derivations, operation
+counts and rounding: docs/theory/ntk-multihead.md.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf, nextafter, sqrt
+
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.errors import InputError
+from gdconv.kernels import Softmax
+from gdconv.models.multihead import BLOCKS, Forward, MultiHeadRegression, Parameters
+from gdconv.ntk_torch import general
 from gdconv.problem import Problem
+from gdconv.rounding import TINY, UNIT, Array, Enclosure, fro_up, gamma, up
+from gdconv.verified import exponent, gram_defect, prepared
 
 
 def query_kernel(
     model: MultiHeadRegression, problem: Problem, params: Parameters
 ) -> Float[Tensor, "R m m"]:
     """K_Q = J_Q J_Q^T.
+
+    From differences q_k - k_j, so near tokens and large scores lose no digits; the price is
+    T n H d numbers of work space. `tangent_kernel` takes the cheaper form.
 
     Args:
         model: The model.
@@ -65,3 +83,229 @@ def kappa_0(
         One number per replica.
     """
     return torch.linalg.eigvalsh(query_kernel(model, problem, params))[:, 0].clamp_min(0.0)
+
+
+def _compiled(
+    model: MultiHeadRegression, problem: Problem, params: Parameters, blocks: tuple[str, ...]
+) -> Tensor:
+    """The kernel of every replica by the compiled loops: float64 on the CPU."""
+    from gdconv.ntk_compiled import fill  # numba loads slowly: only where it is needed
+
+    X = problem.X.detach().contiguous().numpy()
+    W_Q = params.W_Q.detach().contiguous().numpy()
+    W_K = params.W_K.detach().contiguous().numpy()
+    W_V = params.W_V.detach().contiguous().numpy()
+    W_O = params.W_O.detach().contiguous().numpy()
+    (S, N, n, D), R = X.shape, len(W_Q)
+    m = N * n * W_O.shape[3]
+    tokens, K = X.reshape(S, N * n, D), np.empty((R, m, m))
+    softmax = isinstance(model.kernel, Softmax)
+    query, key, value = (name in blocks for name in BLOCKS)
+    for r in range(R):
+        data = tokens[r % S], W_Q[r], W_K[r], W_V[r], W_O[r]
+        fill(K[r], *data, n, softmax, query, key, value)
+    return torch.from_numpy(K)
+
+
+def _checked(blocks: tuple[str, ...]) -> None:
+    if not blocks or not set(blocks) <= set(BLOCKS) or len(set(blocks)) < len(blocks):
+        raise InputError("blocks", blocks, "name some of W_Q, W_K, W_V, each once")
+
+
+def tangent_kernel(
+    model: MultiHeadRegression,
+    problem: Problem,
+    params: Parameters,
+    blocks: tuple[str, ...] = BLOCKS,
+    compiled: bool | None = None,
+) -> Float[Tensor, "R m m"]:
+    """K = J J^T summed over the trained blocks, exactly symmetric.
+
+    T^2 (2 H D + 2 H d + D) multiplications (D_y = 1, softmax) and half of them by symmetry in the
+    compiled form; the Gaussian key part adds T^2 H (2 d + 3 n). Work space of the compiled form:
+    the tangents, T D_y H (D + d) numbers, and blocks of `ntk_compiled.ROWS` rows.
+
+    Args:
+        model: The model.
+        problem: Data, R (or 1) replicas.
+        params: Weights, R replicas.
+        blocks: Which of W_Q, W_K, W_V are trained; the order does not matter.
+        compiled: True for the compiled loops (float64 on the CPU), False for torch operations,
+            None for the compiled ones where they apply.
+
+    Returns:
+        The kernel, rows (i, k, a).
+
+    Raises:
+        InputError: `blocks` is empty, repeats a name or names something else.
+
+    Example:
+        >>> from gdconv.config import Config
+        >>> from gdconv.setting import prepare
+        >>> s = prepare(Config("query-gd", problem="printed-stationarity"))
+        >>> J = s.model.jacobian(s.problem, s.params)
+        >>> torch.allclose(tangent_kernel(s.model, s.problem, s.params), J @ J.mT)
+        True
+    """
+    _checked(blocks)
+    if compiled is None:
+        compiled = params.W_Q.device.type == "cpu" and params.W_Q.dtype == torch.float64
+    return (_compiled if compiled else general)(model, problem, params, blocks)
+
+
+def key_kernel(
+    model: MultiHeadRegression, problem: Problem, params: Parameters
+) -> Float[Tensor, "R m m"]:
+    """K_K = J_K J_K^T, `tangent_kernel` with W_K alone.
+
+    Args:
+        model: The model.
+        problem: Data, R (or 1) replicas.
+        params: Weights, R replicas.
+
+    Returns:
+        The kernel.
+    """
+    return tangent_kernel(model, problem, params, ("W_K",))
+
+
+def value_kernel(
+    model: MultiHeadRegression, problem: Problem, params: Parameters
+) -> Float[Tensor, "R m m"]:
+    """K_V = J_V J_V^T, `tangent_kernel` with W_V alone.
+
+    Args:
+        model: The model.
+        problem: Data, R (or 1) replicas.
+        params: Weights, R replicas.
+
+    Returns:
+        The kernel.
+    """
+    return tangent_kernel(model, problem, params, ("W_V",))
+
+
+def _weights_tangent(softmax: bool, at: Forward, dq: Tensor, dk: Tensor) -> Tensor:
+    """DS in the direction (dq, dk), the transpose of the kernel's pullback."""
+    scale = 1 / sqrt(at.q.shape[-1])
+    if softmax:
+        dZ = (dq @ at.k.mT + at.q @ dk.mT) * scale
+        return at.S * (dZ - (at.S * dZ).sum(-1, keepdim=True))
+    gap = at.q.unsqueeze(-2) - at.k.unsqueeze(-3)
+    return -scale * at.S * (gap * (dq.unsqueeze(-2) - dk.unsqueeze(-3))).sum(-1)
+
+
+def ntk_vector_product(
+    model: MultiHeadRegression,
+    problem: Problem,
+    params: Parameters,
+    vector: Float[Tensor, "R m"],
+    blocks: tuple[str, ...] = BLOCKS,
+) -> Float[Tensor, "R m"]:
+    """K v = J (J^T v) without K or J: one pullback, one tangent, both in closed form.
+
+    Costs about two gradients, O(T H D d + T n H (D_y + d)).
+
+    Args:
+        model: The model.
+        problem: Data, R (or 1) replicas.
+        params: Weights, R replicas.
+        vector: v, one per replica, entries (i, k, a).
+        blocks: Which of W_Q, W_K, W_V are trained.
+
+    Returns:
+        K v.
+
+    Raises:
+        InputError: Wrong blocks, or `vector` is not of shape (R, m).
+
+    Example:
+        >>> from gdconv.config import Config
+        >>> from gdconv.setting import prepare
+        >>> s = prepare(Config("query-gd", problem="printed-stationarity"))
+        >>> v = torch.ones(1, s.problem.N * s.problem.n * s.problem.D_y, dtype=torch.float64)
+        >>> K = tangent_kernel(s.model, s.problem, s.params)
+        >>> torch.allclose(ntk_vector_product(s.model, s.problem, s.params, v), K.sum(-1))
+        True
+    """
+    _checked(blocks)
+    at = model.forward(problem, params)
+    if vector.shape != (len(at.F), at.F[0].numel()):
+        wanted = (len(at.F), at.F[0].numel())
+        raise InputError("vector", f"a tensor of shape {tuple(vector.shape)}", f"give {wanted}")
+    _, back = model.gradient(problem, params, replace(at, residual=vector.view_as(at.F)))
+    X = problem.X.unsqueeze(1)
+    out = torch.zeros_like(at.F)
+    if "W_V" in blocks:
+        out += (at.S @ (X @ (back.W_V @ params.W_O).unsqueeze(2))).sum(1)
+    if "W_Q" in blocks or "W_K" in blocks:
+        dq = X @ back.W_Q.unsqueeze(2) if "W_Q" in blocks else torch.zeros_like(at.q)
+        dk = X @ back.W_K.unsqueeze(2) if "W_K" in blocks else torch.zeros_like(at.k)
+        dS = _weights_tangent(isinstance(model.kernel, Softmax), at, dq, dk)
+        out += (dS @ at.u).sum(1)
+    return out.flatten(1)
+
+
+def lambda_min_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
+    """Rigorous two-sided bound of the least eigenvalue of a stored symmetric matrix.
+
+    The eigenvectors of LAPACK are a guess V, w that is verified: with e_V >= |V^T V - I| and
+    res >= |K - V diag(w) V^T|, Ostrowski's theorem and Weyl's inequality give
+    lambda_min(K) in [(1 -+ e_V) min w -+ res]; rounding as in docs/theory/enclosures.md. No
+    diagonal entry is below lambda_min, which bounds the upper end when the guess is useless.
+
+    It speaks of the float64 matrix K as stored, not of the exact kernel of the weights: entries of
+    K carry rounding of about 1e-16 (T + H D) times |J|^2, which `slack` >= |K - K_exact|_2 covers.
+    Absolute width about 1e-15 m |K| + 2 slack; where lambda_min is smaller than that use
+    sigma_m(J)^2 (`gdconv.spectrum.enclose_singular_range`).
+
+    Args:
+        K: Symmetric matrix (m, m): numpy array, torch CPU tensor or nested list.
+        slack: Bound of the distance of K to the matrix meant, in the spectral norm.
+
+    Returns:
+        Enclosure of lambda_min; its lower end may be negative.
+
+    Raises:
+        InputError: K is no finite real matrix, is not symmetric, or slack is negative.
+
+    Example:
+        >>> box = lambda_min_enclosure([[2.0, 1.0], [1.0, 2.0]])
+        >>> box.lo <= 1.0 <= box.hi, box.width < 1e-13
+        (True, True)
+    """
+    A = prepared(K, "K")
+    if A.shape[0] != A.shape[1] or not np.array_equal(A, A.T):
+        raise InputError("K", f"a matrix of shape {A.shape}", "give a symmetric matrix")
+    if not 0.0 <= slack < inf:
+        raise InputError("slack", slack, "give a number of at least 0")
+    e = exponent(A)
+    B, m = np.ldexp(A, -e), len(A)
+    lost = up(m * m * TINY)
+    with np.errstate(all="ignore"):
+        lo, hi = -fro_up(B) - lost, float(B.diagonal().min()) + lost
+        guess = _guess(B)
+        if guess is not None:
+            w, V = guess
+            norm_V = fro_up(V)
+            W = V * w
+            size = fro_up(W)
+            rounding = gamma(m) * size * norm_V + UNIT * size * norm_V + m * m * (m + 2) * TINY
+            e_V, res = gram_defect(V, norm_V), up(fro_up(B - W @ V.T) + 2 * rounding + lost)
+            if e_V < 1.0 and res < inf:
+                least = float(w.min())
+                swing = up(abs(least) * e_V + res)
+                lo, hi = max(lo, least - swing), min(hi, least + swing)
+        low, high = (float(np.ldexp(x, e)) for x in (lo, hi))
+        low, high = nextafter(low, -inf) - slack, nextafter(high, inf) + slack
+    wide = 4 * UNIT * max(abs(low), abs(high), slack)
+    return Enclosure(nextafter(low - wide, -inf), nextafter(high + wide, inf))
+
+
+def _guess(B: Array) -> tuple[Array, Array] | None:
+    """The untrusted eigenvalues and eigenvectors, or None where there are none."""
+    try:
+        w, V = np.linalg.eigh(B)
+    except np.linalg.LinAlgError:
+        return None
+    return (w, V) if np.isfinite(w).all() and np.isfinite(V).all() else None

@@ -1,6 +1,9 @@
-"""The closed query kernel K_Q against the Jacobian it stands for."""
+"""Closed tangent kernels against the Jacobian they stand for."""
 
 from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KERNELS, draw, model, shapes
 
+import gdconv.ntk
+import gdconv.ntk_torch
+from gdconv.errors import InputError
 from gdconv.kernels import Gaussian, Softmax
-from gdconv.models.multihead import Parameters
-from gdconv.ntk import kappa_0, query_kernel
+from gdconv.models.multihead import BLOCKS, Parameters
+from gdconv.ntk import (
+    kappa_0,
+    key_kernel,
+    lambda_min_enclosure,
+    ntk_vector_product,
+    query_kernel,
+    tangent_kernel,
+    value_kernel,
+)
 from gdconv.spectrum import enclose_singular_range
 
 WIDE = (2, 2, 6, 3, 4, 2)
@@ -147,3 +161,239 @@ def test_a_wrong_sign_in_the_score_gradient_is_noticed(
     assert torch.allclose(torch.einsum("rmp,rm->rp", J, residual), expected, rtol=1e-10)
     assert not torch.allclose(torch.einsum("rmp,rm->rp", wrong, residual), expected, rtol=0.5)
     assert np.isfinite(expected.numpy()).all()
+
+
+SUBSETS = [s for size in (1, 2, 3) for s in combinations(BLOCKS, size)]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kernel", KERNELS)
+@given(
+    shape=shapes,
+    runs=st.integers(1, 3),
+    seed=st.integers(0, 10**6),
+    scale=st.floats(0.1, 2.0),
+    blocks=st.sampled_from(SUBSETS),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_subset_of_blocks_is_the_gram_matrix(
+    compiled: bool,
+    kernel: str,
+    shape: tuple[int, ...],
+    runs: int,
+    seed: int,
+    scale: float,
+    blocks: tuple[str, ...],
+) -> None:
+    problem, params = draw(shape, seed, scale, runs)
+    made = model(kernel)
+    K = tangent_kernel(made, problem, params, blocks, compiled)
+    assert distance(K, made.jacobian(problem, params, blocks)) < 1e-12
+    assert torch.equal(K, K.mT)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("shape", [(23, 7, 5, 3, 2, 1), (23, 7, 5, 3, 2, 2), (1, 70, 4, 3, 2, 1)])
+def test_several_blocks_of_rows(compiled: bool, kernel: str, shape: tuple[int, ...]) -> None:
+    """T = 161 and 70 tokens: more than one block of rows, the last one shorter, or n > ROWS."""
+    problem, params = draw(shape, 4, 0.7)
+    made = model(kernel)
+    for blocks in SUBSETS:
+        K = tangent_kernel(made, problem, params, blocks, compiled)
+        assert distance(K, made.jacobian(problem, params, blocks)) < 1e-12
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_blocks_against_autograd(kernel: str, outputs: int) -> None:
+    """J from torch.func of the forward pass alone: shares nothing with the closed tangents."""
+    problem, params = draw((2, 3, 5, 3, 2, outputs), 8)
+    made = model(kernel)
+
+    def output(*weights: torch.Tensor) -> torch.Tensor:
+        return made.forward(problem, Parameters(*weights, params.W_O)).F.flatten()
+
+    weights = (params.W_Q, params.W_K, params.W_V)
+    parts = [J.flatten(1)[None] for J in torch.func.jacrev(output, (0, 1, 2))(*weights)]
+    for J, closed in zip(parts, (query_kernel, key_kernel, value_kernel), strict=True):
+        assert distance(closed(made, problem, params), J) < 1e-12
+    for compiled in (True, False):
+        K = tangent_kernel(made, problem, params, BLOCKS, compiled)
+        assert distance(K, torch.cat(parts, 2)) < 1e-12
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_tokens_far_from_the_origin(kernel: str) -> None:
+    """Keys and queries share an offset of 100: expanding |q_k - k_j|^2 unshifted would lose it."""
+    problem, params = draw((2, 3, 4, 3, 2, 1), 2, 0.2)
+    moved = type(problem).from_arrays((problem.X + 100.0).numpy(), problem.y.numpy())
+    same = Parameters(params.W_Q, params.W_Q + 1e-3 * params.W_K, params.W_V, params.W_O)
+    made = model(kernel)
+    J = made.jacobian(moved, same)
+    for compiled in (True, False):
+        assert distance(tangent_kernel(made, moved, same, BLOCKS, compiled), J) < 1e-12
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_one_problem_serves_all_replicas_in_every_block(kernel: str, compiled: bool) -> None:
+    problem, params = draw(WIDE, 5, runs=3)
+    made, one = model(kernel), problem[1]
+    shared = tangent_kernel(made, one, params, BLOCKS, compiled)
+    for r in range(3):
+        alone = tangent_kernel(made, one, params[r], BLOCKS, compiled)[0]
+        assert torch.allclose(shared[r], alone, rtol=1e-12)
+
+
+def test_float32_takes_the_general_path() -> None:
+    problem, params = draw(WIDE, 5)
+    made = model("gaussian")
+    exact = tangent_kernel(made, problem, params)
+    single = tangent_kernel(made, problem.to("cpu", torch.float32), params.to("cpu", torch.float32))
+    assert single.dtype == torch.float32
+    assert torch.allclose(single.double(), exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@given(
+    shape=shapes,
+    runs=st.integers(1, 2),
+    seed=st.integers(0, 10**6),
+    blocks=st.sampled_from(SUBSETS),
+)
+@settings(max_examples=40, deadline=None)
+def test_vector_product(
+    kernel: str, shape: tuple[int, ...], runs: int, seed: int, blocks: tuple[str, ...]
+) -> None:
+    problem, params = draw(shape, seed, 0.8, runs)
+    made = model(kernel)
+    J = made.jacobian(problem, params, blocks)
+    v = torch.from_numpy(np.random.default_rng(seed).standard_normal(J.shape[:2]))
+    found = ntk_vector_product(made, problem, params, v, blocks)
+    size = J.square().sum((1, 2)) * v.norm(dim=1) + 1e-300
+    assert float(((found - (J @ (J.mT @ v[..., None]))[..., 0]).norm(dim=1) / size).max()) < 1e-13
+    dense = (tangent_kernel(made, problem, params, blocks) @ v[..., None])[..., 0]
+    assert float(((found - dense).norm(dim=1) / size).max()) < 1e-12
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@given(shape=shapes, seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_squared_gradient_is_the_quadratic_form(
+    kernel: str, shape: tuple[int, ...], seed: int
+) -> None:
+    """|grad f|^2 = r^T K r >= 2 lambda_min(K) f: the PL inequality of the ladder."""
+    problem, params = draw(shape, seed, 0.8)
+    made = model(kernel)
+    at, gradient = made.gradient(problem, params)
+    square = sum(float(getattr(gradient, b).square().sum()) for b in BLOCKS)
+    K, r = tangent_kernel(made, problem, params)[0], at.residual.flatten()
+    trace = float(K.trace() * (r @ r))
+    assert float(r @ K @ r) == pytest.approx(square, rel=1e-10, abs=1e-12 * trace)
+    least = lambda_min_enclosure(K)
+    assert square >= 2 * least.lo * float(at.loss) * (1 - 1e-12) - 1e-12 * trace
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("fault", ["head", "centring", "sign", "block"])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_planted_faults_are_noticed(
+    kernel: str, fault: str, outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head left out, a wrong centring of c, a sign in the queries, a block left out."""
+    problem, params = draw((2, 3, 6, 3, 3, outputs), 7)
+    made = model(kernel)
+    J, pieces = made.jacobian(problem, params), gdconv.ntk_torch._Pieces.__init__
+    assert distance(tangent_kernel(made, problem, params, BLOCKS, False), J) < 1e-12
+
+    def broken(self, *args):  # type: ignore[no-untyped-def]
+        pieces(self, *args)
+        if fault == "head":
+            self.c[:, 0] = 0.0
+        if fault == "centring":
+            change = self.S.unsqueeze(-2).expand(*self.S.shape[:4], self.D_y, self.n)
+            self.c += change.reshape(self.c.shape)
+        if fault == "sign":
+            self.q = -self.q if kernel == "gaussian" else self.q.abs()
+
+    monkeypatch.setattr(gdconv.ntk_torch._Pieces, "__init__", broken)
+    blocks = BLOCKS[:2] if fault == "block" else BLOCKS
+    assert distance(tangent_kernel(made, problem, params, blocks, False), J) > 1e-4
+
+
+def test_wrong_arguments_are_named() -> None:
+    problem, params = draw(WIDE, 1)
+    made = model("softmax")
+    for blocks in ((), ("W_O",), ("W_Q", "W_Q")):
+        with pytest.raises(InputError, match="blocks"):
+            tangent_kernel(made, problem, params, blocks)
+    with pytest.raises(InputError, match="vector"):
+        ntk_vector_product(made, problem, params, torch.ones(1, 3, dtype=torch.float64))
+    with pytest.raises(InputError, match="symmetric"):
+        lambda_min_enclosure([[1.0, 2.0], [0.0, 1.0]])
+    with pytest.raises(InputError, match="slack"):
+        lambda_min_enclosure([[1.0]], slack=-1.0)
+
+
+def exact_lambda_min(K: np.ndarray) -> Any:
+    """lambda_min of the stored K with 60 digits."""
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(60):
+        return min(mpmath.eigsy(mpmath.matrix(K.tolist()), eigvals_only=True))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("exponent", [-600, 0, 500])
+@pytest.mark.parametrize("shape", [(1, 2, 6, 3, 2, 1), (2, 2, 6, 3, 4, 2), (3, 3, 2, 1, 1, 1)])
+def test_enclosure_contains_lambda_min(kernel: str, exponent: int, shape: tuple[int, ...]) -> None:
+    problem, params = draw(shape, 11, 0.5)
+    K = np.ldexp(tangent_kernel(model(kernel), problem, params)[0].numpy(), exponent)
+    box, truth = lambda_min_enclosure(K), exact_lambda_min(K)
+    assert box.lo <= truth <= box.hi
+    assert box.width <= 1e-12 * np.abs(K).max() * len(K)
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.3, 10.0])
+def test_enclosure_with_a_wrong_guess_widens_but_never_lies(
+    size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, params = draw((2, 2, 6, 3, 4, 1), 11, 0.5)
+    K = tangent_kernel(model("softmax"), problem, params)[0].numpy()
+    truth, sharp, honest = exact_lambda_min(K), lambda_min_enclosure(K), gdconv.ntk._guess
+    rng = np.random.default_rng(0)
+
+    def guess(B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        w, V = honest(B)
+        moved = (x + size * rng.standard_normal(x.shape) for x in (w, V))
+        return next(moved), next(moved)
+
+    monkeypatch.setattr(gdconv.ntk, "_guess", guess)
+    box = lambda_min_enclosure(K)
+    assert box.lo <= truth <= box.hi
+    assert box.width > 1e3 * sharp.width
+    monkeypatch.setattr(gdconv.ntk, "_guess", lambda B: None)
+    box = lambda_min_enclosure(K)
+    assert box.lo <= truth <= box.hi
+
+
+def test_slack_widens_both_ends() -> None:
+    plain, wide = lambda_min_enclosure(np.eye(3)), lambda_min_enclosure(np.eye(3), 0.25)
+    assert wide.lo <= plain.lo - 0.25
+    assert wide.hi >= plain.hi + 0.25
+    assert wide.width < 0.5 + 1e-12
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernel_and_jacobian_rungs_meet(kernel: str) -> None:
+    """lambda_min(K) and sigma_m(J)^2, two independent enclosures of the same number."""
+    problem, params = draw(WIDE, 0, 0.5)
+    made = model(kernel)
+    J = made.jacobian(problem, params)[0]
+    least, largest = enclose_singular_range(J.numpy())
+    box = lambda_min_enclosure(
+        tangent_kernel(made, problem, params)[0], slack=1e-13 * largest.hi**2
+    )
+    assert box.lo <= least.hi**2
+    assert least.lo**2 <= box.hi
+    assert box.width < 1e-6 * least.mid**2

@@ -1,0 +1,249 @@
+"""Time and memory of the empirical NTK: Jacobian and contraction against the closed form.
+
+    python -m experiments.benchmarks.ntk [--quick] [--out FILE.json]
+
+One process, one thread, rounds interleaved (every round times each contestant once), Gaussian data
+and the sizes of the step benchmark, T = N n = 32, 128, 512: torch.func (vmap of jacrev over the
+samples, then contraction), jax (the same, jit, x64; "absent" when not installed), ours (compiled
+loops) and ours by torch operations. Peak resident memory is that of a
+fresh process per contestant, less its peak before the first kernel of these sizes; everything is
+compiled or loaded on a tiny problem first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks.gd_step import SHAPES, environment, problem
+
+CONTESTANTS = ("torch.func", "jax", "closed", "closed-torch")
+SINGLE = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
+TINY = (2, 2, 3, 2, 2)
+
+
+def torch_func(data: dict[str, Any], kernel: str) -> Callable[[], Any]:
+    """Jacobian per sample by vmap(jacrev), then J J^T block by block."""
+    import torch
+
+    X, W_O = torch.tensor(data["X"]), torch.tensor(data["W_O"])
+    theta = tuple(torch.tensor(data[name]) for name in ("W_Q", "W_K", "W_V"))
+    root = W_O.shape[1] ** 0.5
+
+    def output(theta: Any, x: Any) -> Any:
+        Q, K, V = theta
+        q, k = torch.einsum("nd,hdc->hnc", x, Q), torch.einsum("nd,hdc->hnc", x, K)
+        if kernel == "softmax":
+            S = torch.softmax(q @ k.transpose(-1, -2) / root, -1)
+        else:
+            gap = q.unsqueeze(-2) - k.unsqueeze(-3)
+            S = torch.exp(-gap.square().sum(-1) / (2 * root))
+        return torch.einsum("hnc,hca->na", S @ torch.einsum("nd,hdc->hnc", x, V), W_O).flatten()
+
+    rows = torch.vmap(torch.func.jacrev(output), (None, 0))
+
+    def run() -> Any:
+        blocks = [J.reshape(J.shape[0] * J.shape[1], -1) for J in rows(theta, X)]
+        return sum(J @ J.T for J in blocks)
+
+    return run
+
+
+def jax_jacobian(data: dict[str, Any], kernel: str) -> Callable[[], Any]:
+    """The same with jax, compiled, float64."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    X, W_O = jnp.asarray(data["X"]), jnp.asarray(data["W_O"])
+    theta = tuple(jnp.asarray(data[name]) for name in ("W_Q", "W_K", "W_V"))
+    root = W_O.shape[1] ** 0.5
+
+    def output(theta: Any, x: Any) -> Any:
+        Q, K, V = theta
+        q, k = jnp.einsum("nd,hdc->hnc", x, Q), jnp.einsum("nd,hdc->hnc", x, K)
+        if kernel == "softmax":
+            S = jax.nn.softmax(q @ k.swapaxes(-1, -2) / root, -1)
+        else:
+            gap = q[..., :, None, :] - k[..., None, :, :]
+            S = jnp.exp(-(gap**2).sum(-1) / (2 * root))
+        return jnp.einsum("hnc,hca->na", S @ jnp.einsum("nd,hdc->hnc", x, V), W_O).ravel()
+
+    @jax.jit
+    def whole(theta: Any) -> Any:
+        blocks = jax.vmap(jax.jacrev(output), (None, 0))(theta, X)
+        blocks = [J.reshape(J.shape[0] * J.shape[1], -1) for J in blocks]
+        return sum(J @ J.T for J in blocks)
+
+    return lambda: jax.block_until_ready(whole(theta))
+
+
+def closed(data: dict[str, Any], kernel: str, compiled: bool) -> Callable[[], Any]:
+    """The closed form of gdconv, forward pass included."""
+    from gdconv.kernels import kernel_named
+    from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
+    from gdconv.ntk import tangent_kernel
+    from gdconv.problem import Problem
+
+    model = MultiHeadRegression(kernel_named(kernel))
+    samples = Problem.from_arrays(data["X"], data["y"])
+    params = Parameters.from_arrays({name: data[name] for name in (*BLOCKS, "W_O")})
+    return lambda: tangent_kernel(model, samples, params, BLOCKS, compiled)
+
+
+def contestant(name: str, data: dict[str, Any], kernel: str) -> Callable[[], Any]:
+    """The contestant of that name on these data.
+
+    Args:
+        name: One of CONTESTANTS.
+        data: Result of `problem`.
+        kernel: "softmax" or "gaussian".
+
+    Returns:
+        A function without arguments that computes K.
+
+    Example:
+        >>> contestant("torch.func", problem((1, 2, 3, 2, 1)), "softmax")().shape
+        torch.Size([2, 2])
+    """
+    if name == "torch.func":
+        return torch_func(data, kernel)
+    if name == "jax":
+        return jax_jacobian(data, kernel)
+    return closed(data, kernel, name == "closed")
+
+
+def available() -> list[str]:
+    """Contestants whose libraries are installed."""
+    return [c for c in CONTESTANTS if c != "jax" or importlib.util.find_spec("jax")]
+
+
+def measure(index: int, kernel: str, rounds: int) -> dict[str, Any]:
+    """Time all contestants on one shape.
+
+    Args:
+        index: Row of SHAPES.
+        kernel: "softmax" or "gaussian".
+        rounds: Interleaved rounds.
+
+    Returns:
+        Medians in milliseconds, ratios to torch.func, distance of each kernel from torch.func's.
+    """
+    import numpy as np
+
+    data = problem(SHAPES[index])
+    runs = {name: contestant(name, data, kernel) for name in available()}
+    kernels = {name: np.asarray(run()).reshape(run().shape[-2:]) for name, run in runs.items()}
+    base = kernels["torch.func"]
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    repeats = (50, 5, 1)[index]
+    for _ in range(rounds):
+        for name, run in runs.items():
+            count = repeats * (1 if name in ("torch.func", "jax") else 3)
+            run()  # every contestant starts its turn with its own data in the cache
+            start = time.perf_counter()
+            for _ in range(count):
+                run()
+            times[name].append((time.perf_counter() - start) / count * 1e3)
+    N, n = SHAPES[index][:2]
+    return {
+        "kernel": kernel,
+        "T": N * n,
+        "shape": dict(zip(("N", "n", "D", "d", "H"), SHAPES[index], strict=True)),
+        "ms": {name: float(np.median(values)) for name, values in times.items()},
+        "fastest_ms": {name: min(values) for name, values in times.items()},
+        "times_faster_than_torch_func": {
+            name: float(np.median(np.array(times["torch.func"]) / values))
+            for name, values in times.items()
+        },
+        "relative_difference": {
+            name: float(np.abs(K - base).max() / np.abs(base).max()) for name, K in kernels.items()
+        },
+    }
+
+
+def memory(name: str, index: int, kernel: str) -> dict[str, float]:
+    """Peak resident memory of this (fresh) process before and after one kernel, in MiB."""
+
+    def peak() -> float:
+        status = Path("/proc/self/status")
+        if status.exists():  # maxrss is inherited from the parent through fork and exec
+            line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+            return float(line.split()[1]) / 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    contestant(name, problem(TINY), kernel)()
+    run = contestant(name, problem(SHAPES[index]), kernel)
+    before = peak()
+    run(), run()
+    return {"before": before, "after": peak(), "added": peak() - before}
+
+
+def _memories(index: int, kernel: str) -> dict[str, Any]:
+    found = {}
+    for name in available():
+        ask = [sys.executable, "-m", "experiments.benchmarks.ntk", "--memory", name, kernel]
+        done = subprocess.run([*ask, str(index)], capture_output=True, text=True, check=True)
+        found[name] = json.loads(done.stdout)
+    return found
+
+
+def _show(row: dict[str, Any]) -> str:
+    cells = [f"{row['kernel']:9s} {row['T']:4d}"]
+    for name in CONTESTANTS:
+        if name not in row["ms"]:
+            cells.append(f"{'absent':>30s}")
+            continue
+        ratio, added = row["times_faster_than_torch_func"][name], row["memory_mib"][name]["added"]
+        cells.append(f"{row['ms'][name]:10.3f} {ratio:6.1f}x {added:7.1f} MiB")
+    return " ".join(cells)
+
+
+def main() -> None:
+    """Command line; restarts itself with one thread, since libraries read the setting at import."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three rounds instead of eleven")
+    parser.add_argument("--memory", nargs=3, metavar=("NAME", "KERNEL", "INDEX"))
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/ntk.json"))
+    options = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in SINGLE.items()):
+        again = [sys.executable, "-m", "experiments.benchmarks.ntk", *sys.argv[1:]]
+        os.execve(sys.executable, again, {**os.environ, **SINGLE})
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    import torch
+
+    torch.set_num_threads(1)
+    if options.memory:
+        name, kernel, index = options.memory
+        print(json.dumps(memory(name, int(index), kernel)))
+        return
+    print("kernel       T " + " ".join(f"{name + ' ms':>30s}" for name in CONTESTANTS))
+    rows = []
+    for kernel in ("softmax", "gaussian"):
+        for index in range(len(SHAPES)):
+            row = measure(index, kernel, 3 if options.quick else 11)
+            row["memory_mib"] = _memories(index, kernel)
+            rows.append(row)
+            print(_show(row), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    result = {"environment": environment(), "rows": rows}
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
