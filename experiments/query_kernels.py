@@ -38,12 +38,12 @@ from gdconv.checks import check
 from gdconv.environment import environment
 from gdconv.errors import GdconvError, InputError
 from gdconv.report.plots import save_figure
+from gdconv.stall import CAUSES
 from gdconv.store import require_writable
 
 FITTED = 1e-12
 """Runs stop at this loss ratio; two runs that both get there are a tie."""
 
-CAUSES = ("saturation", "loss of rank", "too small a step")
 TRAINED: dict[str, Any] = {"samples": 3, "tokens": 2, "embedding": 8, "head_dim": 3, "outputs": 1}
 """Shape of the training runs, m = 6; heads vary."""
 

@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from experiments.query_kernels_map import leader
+from gdconv.stall import CAUSES
 
 SHOWN = (0.1, 0.5, 1.0, 2.0, 4.0)
 """Scales in the table of varied shapes."""
@@ -170,13 +171,13 @@ def reached_lines(reached: pd.DataFrame) -> list[str]:
     """
     first = reached.iloc[0]
     cells = [["H", "scale", "kernel", "f_T / f_0", "f_T / (\\|y\\|^2 / 2)", "stalled",
-              "saturation, loss of rank, too small a step", "lower than the other"]]  # fmt: skip
+              ", ".join(CAUSES), "lower than the other"]]  # fmt: skip
     for _, row in reached.iterrows():
         spans = [
             f"{number(row[q])} [{number(row[q + '_lo'])}, {number(row[q + '_hi'])}]"
             for q in ("loss_ratio", "loss_target")
         ]
-        causes = ", ".join(str(row[c]) for c in ("saturation", "loss of rank", "too small a step"))
+        causes = ", ".join(str(row[c]) for c in CAUSES)
         cells.append([
             str(row["H"]), f"{row['scale']:g}", str(row["kernel"]), *spans,
             f"{row['stalled']} of {row['runs']}", causes, f"{row['lower']}",

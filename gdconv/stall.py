@@ -22,6 +22,9 @@ from gdconv.start import Start
 if TYPE_CHECKING:
     from gdconv.descent import Outcome
 
+CAUSES = ("saturation", "loss of rank", "too small a step", "too large a step", "slow")
+"""What a diagnosis may name."""
+
 SMALL_LOSS, SLOW, FEW, NOISY = 1e-6, 0.9, 20, 1e-3
 SMALL_STEP, SMALL_SHARE, SHRUNK, FAINT = 1e-2, 1e-3, 1e-2, 1e-4
 
