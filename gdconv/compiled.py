@@ -10,7 +10,16 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-SOURCES = ("ledger", "simd", "lanes", "fused", "tracking", "block_check", "tiny_eigen")
+SOURCES = (
+    "ledger",
+    "simd",
+    "lanes",
+    "fused",
+    "tracking",
+    "block_check",
+    "tiny_eigen",
+    "ntk_compiled",
+)
 """Modules with compiled functions; they call one another."""
 
 
