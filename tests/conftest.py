@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import hypothesis
+import pytest
 import torch
 from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
@@ -43,3 +44,16 @@ hypothesis.settings.load_profile("default")
 # Small matrices, several workers, few cores: one thread each, for the doctests too.
 torch.set_num_threads(1)
 threadpool_limits(1)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A witness, checked and saved by the command itself."""
+    from commands import FAST
+
+    from gdconv import cli, store
+
+    out = tmp_path_factory.mktemp("runs")
+    assert cli.main([*FAST, "--out", str(out), "--quiet"]) == 1
+    (folder,) = store.find_runs(out)
+    return folder

@@ -12,29 +12,12 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from commands import FAST, run
 
 from gdconv import cli, store
 from gdconv.config import Config
 from gdconv.options import config_options, field_texts
 from gdconv.report.example import example_check
-
-FAST = ["check", "full-gd", "--problem", "stacked-witness"]
-
-
-def run(*words, **options):
-    command = [sys.executable, "-m", "gdconv.cli", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, **options
-    )
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A witness, checked and saved by the command itself."""
-    out = tmp_path_factory.mktemp("runs")
-    assert cli.main([*FAST, "--out", str(out), "--quiet"]) == 1
-    (folder,) = store.find_runs(out)
-    return folder
 
 
 def test_import_and_help_are_light():

@@ -9,27 +9,10 @@ import sys
 import time
 
 import pytest
+from commands import FAST, run
 
 from gdconv import cli, store
 from gdconv.errors import DivergenceError
-
-FAST = ["check", "full-gd", "--problem", "stacked-witness"]
-
-
-def run(*words, **options):
-    command = [sys.executable, "-m", "gdconv.cli", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, **options
-    )
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A witness, checked and saved by the command itself."""
-    out = tmp_path_factory.mktemp("runs")
-    assert cli.main([*FAST, "--out", str(out), "--quiet"]) == 1
-    (folder,) = store.find_runs(out)
-    return folder
 
 
 @pytest.mark.parametrize(
