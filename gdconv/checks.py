@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from gdconv.claims import ClaimSetting, ClaimTheorem, execute_claims, prepare_claims
 from gdconv.config import Config
 from gdconv.descent import STOPPED, Outcome, descend
 from gdconv.environment import environment
@@ -20,10 +21,10 @@ from gdconv.errors import DivergenceError, InputError
 from gdconv.fused import ROSE
 from gdconv.interruption import deferred
 from gdconv.judge import Judgement, judge
-from gdconv.models.multihead import Parameters
 from gdconv.problem import Problem
 from gdconv.setting import Setting, plan_of, prepare, step_sizes
 from gdconv.stall import diagnose
+from gdconv.theorem import theorem_named
 from gdconv.threads import one_thread
 from gdconv.verdict import worst
 
@@ -144,7 +145,7 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
     """
     if options.get("step") is not None:
         options["step"] = str(options["step"])
-    return execute(prepare(Config.of(theorem, options)), progress)
+    return execute(begin(Config.of(theorem, options)), progress)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -161,11 +162,33 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"interrupted; {done} of {done + missing} runs were finished")
 
 
-def execute(setting: Setting, progress: Progress | None = None) -> Check:
-    """Descend from a prepared setting and judge.
+def begin(config: Config) -> Setting | ClaimSetting:
+    """Everything that is decided before a check starts.
 
     Args:
-        setting: From `gdconv.setting.prepare` or `assemble`.
+        config: Options.
+
+    Returns:
+        The setting of a descent, or of a theorem that needs none.
+
+    Raises:
+        InputError: An option cannot be used.
+
+    Example:
+        >>> begin(Config("full-gd", problem="stacked-witness")).config.statement
+        'stacked'
+    """
+    theorem = theorem_named(config.validate().theorem)
+    if isinstance(theorem, ClaimTheorem):
+        return prepare_claims(theorem, config)
+    return prepare(config)
+
+
+def execute(setting: Setting | ClaimSetting, progress: Progress | None = None) -> Check:
+    """Descend from a prepared setting and judge, or evaluate what needs no descent.
+
+    Args:
+        setting: From `begin`, `gdconv.setting.prepare` or `assemble`.
         progress: Called with (phase, step, last step).
 
     Returns:
@@ -179,6 +202,8 @@ def execute(setting: Setting, progress: Progress | None = None) -> Check:
         >>> execute(prepare(Config("full-gd", problem="stacked-witness"))).verdict
         'refuted'
     """
+    if isinstance(setting, ClaimSetting):
+        return execute_claims(setting, progress)
     R = len(setting.starts)
     # the compiled loop gains nothing from a batch: one seed after another, so that none is lost
     batches = [list(range(R))] if setting.batched else [[r] for r in range(R)]
@@ -235,7 +260,7 @@ def _descend_batch(
 def _phase(setting: Setting, runs: list[int], halving: int) -> str:
     which = f"run {runs[0] + 1}" if len(runs) == 1 else f"{len(runs)} runs"
     halved = f", step / {2**halving}" if halving else ""
-    what = f"{setting.theorem.id} {setting.model.kernel.name}"
+    what = f"{setting.theorem.id} {setting.config.kernel}"
     return f"{what}, {which} of {len(setting.starts)}{halved}"
 
 
@@ -266,7 +291,7 @@ def _finish(setting: Setting, outcomes: list[Outcome], rule: str) -> Check:
         row = _run_row(r, setting.seeds[r], outcome)
         runs.append(row | {"step_rule": rule, "stall": stall})
     trace = pd.concat(traces, ignore_index=True)
-    ends = Parameters.stack([o.end.params for o in outcomes]).numpy()
+    ends = setting.architecture.stack([o.end.params for o in outcomes]).numpy()
     return Check(
         theorem=setting.theorem.id,
         title=setting.theorem.title,

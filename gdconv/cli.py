@@ -186,12 +186,11 @@ def _import(*modules: str) -> None:
 
 def _run(theorem: str, given: dict[str, Any], out: str | None, progress: Any) -> tuple[Any, Any]:
     """The check and its folder; one that is saved complete is read and not run again."""
-    from gdconv.checks import Interrupted, execute
+    from gdconv.checks import Interrupted, begin, execute
     from gdconv.config import Config
-    from gdconv.setting import prepare
     from gdconv.store import is_run, load, place_of
 
-    setting = prepare(Config(theorem, **given))
+    setting = begin(Config(theorem, **given))
     if out is not None:
         place = place_of(out, setting.config.canonical(), setting.arrays)
         if is_run(place):

@@ -12,7 +12,10 @@ from gdconv.errors import InputError
 PRESENTATION = ("out", "json", "quiet")
 """Fields that do not change the result; they are left out of the name of a saved run."""
 
-COUNTS = ("samples", "tokens", "embedding", "outputs", "head_dim", "heads", "seeds", "steps")
+COUNTS = (
+    *("samples", "tokens", "embedding", "outputs", "head_dim", "heads", "width"),
+    *("seeds", "steps"),
+)
 """Fields that count something."""
 
 MOST = 10**15
@@ -43,10 +46,13 @@ class Config:
     """theorem id, as `gdconv list` prints it"""
     statement: str | None = None
     """statement the verdict speaks of (default: the theorem's own, per-head for full-gd)"""
+    model: str | None = None
+    """multihead or encoder (default: the theorem's own)"""
     kernel: str | None = None
     """attention kernel: softmax or gaussian"""
     data: str | None = None
-    """gaussian, digits, or a .npz file with X (N, n, D) and y (N, n) or (N, n, D_y)"""
+    """gaussian, orthonormal, digits, an MNIST folder of IDX files, or a .npz file with X (N, n, D)
+    and y (N, n) or (N, n, D_y); for the encoder y (N,)"""
     problem: str | None = None
     """named problem that fixes data and weights, e.g. stacked-witness; or a witness .npz"""
     samples: int | None = None
@@ -61,6 +67,18 @@ class Config:
     """d, head dimension"""
     heads: int | None = None
     """H, number of heads"""
+    width: int | None = None
+    """d_m, width of the encoder"""
+    scaling: str | None = None
+    """tau_0 of the encoder: linear for 1/d_m, sqrt for 1/sqrt(d_m)"""
+    tau_1: float | None = None
+    """output factor of the encoder (default: 1/sqrt(d_m) for init ntk, else 1)"""
+    loss: str | None = None
+    """loss of the encoder over samples: sum (default) or mean"""
+    activation: str | None = None
+    """activation of the encoder: relu, or gelu and silu divided by their largest slope"""
+    label_norm: float | None = None
+    """rescale the labels so that |y|_F is this"""
     target: str | None = None
     """what digits regresses on: digit or ink (default: digit)"""
     init: str | None = None
@@ -176,6 +194,10 @@ class Config:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise InputError(name, value, "give a number between 0 and 1")
+        for name in ("tau_1", "label_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= LARGEST_SCALE:
+                raise InputError(name, value, f"give a number above 0, at most {LARGEST_SCALE:g}")
         if self.margin is not None and not 1 <= self.margin < 1e6:
             raise InputError("margin", self.margin, "give a factor of at least 1 and below 1e6")
         for name, choices in CHOICES.items():
@@ -238,6 +260,10 @@ CHOICES = {
     "dtype": ("float64", "float32"),
     "engine": ("auto", "fused", "torch"),
     "kernel": ("softmax", "gaussian"),
+    "model": ("multihead", "encoder"),
+    "scaling": ("linear", "sqrt"),
+    "loss": ("sum", "mean"),
+    "activation": ("relu", "gelu", "silu"),
 }
 """Fields with a fixed set of values."""
 

@@ -23,7 +23,7 @@ SOFTMAX_SECOND = sqrt(6) / 9
 
 @dataclass(frozen=True)
 class Radii:
-    """How far each block may move, per head, in spectral norm.
+    """How far each block may move, in spectral norm: one number for all heads, or one per head.
 
     Attributes:
         C_Q: Radius of W_Q.
@@ -35,9 +35,9 @@ class Radii:
         0.5
     """
 
-    C_Q: float
-    C_K: float
-    C_V: float
+    C_Q: float | np.ndarray
+    C_K: float | np.ndarray
+    C_V: float | np.ndarray
 
     @staticmethod
     def joint(rho: float) -> Radii:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
@@ -16,10 +17,10 @@ from gdconv.problem import Problem
 TOKEN_NORM_SQUARED = 4.0
 """Mean squared token norm of a digits problem."""
 
-STREAMS = {"gaussian": 1, "digits": 2}
+STREAMS = {"gaussian": 1, "digits": 2, "orthonormal": 3}
 """Separate random streams, so that a seed used elsewhere does not repeat the data's numbers."""
 
-CHOICES = "give gaussian, digits or the path of an .npz file"
+CHOICES = "give gaussian, orthonormal, digits or the path of an .npz file"
 
 
 def load(
@@ -30,6 +31,7 @@ def load(
     outputs: int = 1,
     target: str = "digit",
     seed: int = 0,
+    per_sample: bool = False,
 ) -> Problem:
     """The problem that `--data` names.
 
@@ -41,6 +43,7 @@ def load(
         outputs: D_y, gaussian only.
         target: "digit" or "ink", digits only.
         seed: Seed of what is drawn; a file draws nothing.
+        per_sample: One label per sample, the mean over its tokens, instead of one per token.
 
     Returns:
         A problem with R = 1.
@@ -54,9 +57,17 @@ def load(
         ((1, 4, 2, 32), (1, 4, 2, 1))
         >>> load("imagenet")
         Traceback (most recent call last):
-        gdconv.errors.InputError: data = imagenet: give gaussian, digits or the path of an .npz
-        file.
+        gdconv.errors.InputError: data = imagenet: give gaussian, orthonormal, digits or the path
+        of an .npz file.
     """
+    stored = str(data).lower().endswith(".npz")
+    if per_sample and not stored:
+        made = load(data, samples, tokens, embedding, 1, target, seed)
+        labelled = Problem.per_sample(made.X[0], made.y[0], made.name)
+        return replace(labelled, notes=made.notes, duplicate_tokens=False)
+    if data == "orthonormal":
+        sizes = (2 if samples is None else samples, 2 if tokens is None else tokens)
+        return orthonormal(*sizes, embedding, outputs, seed)
     if data == "gaussian":
         sizes = (8 if samples is None else samples, 2 if tokens is None else tokens)
         return gaussian(*sizes, 16 if embedding is None else embedding, outputs, seed)
@@ -65,9 +76,10 @@ def load(
             8 if samples is None else samples, 2 if tokens is None else tokens, target, seed
         )
         return _of_size(problem, "digits", None, embedding)
-    if str(data).lower().endswith(".npz"):
-        problem = load_npz(data)
-        problem = problem if samples is None else _first_samples(problem, samples)
+    if stored:
+        problem = load_npz(data, per_sample)
+        if samples is not None:
+            problem = _first_samples(problem, samples, per_sample)
         return _of_size(problem, Path(data).name, tokens, embedding)
     raise InputError("data", data, CHOICES)
 
@@ -101,6 +113,43 @@ def gaussian(samples: int, tokens: int, embedding: int, outputs: int = 1, seed: 
     return Problem.from_arrays(
         rng.standard_normal((N, n, D)), rng.standard_normal((N, n, D_y)), name="gaussian"
     )
+
+
+def orthonormal(
+    samples: int, tokens: int, embedding: int | None = None, outputs: int = 1, seed: int = 0
+) -> Problem:
+    """Tokens that are orthonormal over all samples, standard normal targets.
+
+    The easiest data of Wu et al.: X_i X_i'^T = 0 for two samples, |X_i|_2 = 1.
+
+    Args:
+        samples: N.
+        tokens: n.
+        embedding: D, at least N n; None means N n.
+        outputs: D_y.
+        seed: Seed.
+
+    Returns:
+        A problem with R = 1.
+
+    Raises:
+        InputError: D < N n, or a size below 1.
+
+    Example:
+        >>> rows = orthonormal(2, 2, 5).X[0].flatten(0, 1)
+        >>> bool(((rows @ rows.T).diagonal() - 1).abs().max() < 1e-12)
+        True
+    """
+    N, n = _whole("samples", samples), _whole("tokens", tokens)
+    D = N * n if embedding is None else _whole("embedding", embedding)
+    if N * n > D:
+        raise InputError("embedding", D, f"give at least N n = {N * n} for orthonormal tokens")
+    if 8 * D * N * n > LARGEST_BYTES:
+        raise InputError("samples", samples, "make the problem smaller: it exceeds 4 GiB")
+    rng = _rng("orthonormal", seed)
+    rows = np.linalg.qr(rng.standard_normal((D, N * n)))[0].T
+    y = rng.standard_normal((N, n, _whole("outputs", outputs)))
+    return Problem.from_arrays(rows.reshape(N, n, D), y, name="orthonormal")
 
 
 def digits(samples: int, tokens: int, target: str = "digit", seed: int = 0) -> Problem:
@@ -168,11 +217,12 @@ def digits(samples: int, tokens: int, target: str = "digit", seed: int = 0) -> P
     return Problem.from_arrays(X, y, name="digits", notes=notes)
 
 
-def load_npz(path: str | Path) -> Problem:
+def load_npz(path: str | Path, per_sample: bool = False) -> Problem:
     """A user's data: an .npz with X (N, n, D) and y (N, n) or (N, n, D_y), read without pickle.
 
     Args:
         path: The file.
+        per_sample: y may be of shape (N,); labels per token are averaged over tokens.
 
     Returns:
         A problem with R = 1; a leading axis of length 1 is accepted.
@@ -190,8 +240,9 @@ def load_npz(path: str | Path) -> Problem:
     """
     path = Path(path)
     arrays = read_arrays(path)
+    make = Problem.per_sample if per_sample else Problem.from_arrays
     try:
-        problem = Problem.from_arrays(arrays["X"], arrays["y"], name=path.name)
+        problem = make(arrays["X"], arrays["y"], name=path.name)
     except InputError as error:
         raise InputError(f"{error.field} of {path.name}", error.value, error.remedy) from None
     if problem.R > 1:
@@ -236,7 +287,7 @@ def _of_size(problem: Problem, name: str, tokens: int | None, embedding: int | N
     return problem
 
 
-def _first_samples(problem: Problem, samples: int) -> Problem:
+def _first_samples(problem: Problem, samples: int, per_sample: bool = False) -> Problem:
     """The first `samples` samples, with a note if that leaves some out."""
     N = _whole("samples", samples)
     if problem.N < N:
@@ -244,4 +295,5 @@ def _first_samples(problem: Problem, samples: int) -> Problem:
     if problem.N == N:
         return problem
     note = f"The first {N} of {problem.N} samples of {problem.name} are used."
-    return Problem.from_arrays(problem.X[:, :N], problem.y[:, :N], problem.name, [note])
+    make = Problem.per_sample if per_sample else Problem.from_arrays
+    return make(problem.X[:, :N], problem.y[:, :N], problem.name, [note])

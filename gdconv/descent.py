@@ -7,7 +7,7 @@ and `gdconv.ledger.observe`: the compiled CPU loop (`gdconv.fused`) or batched t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,10 @@ import torch
 from gdconv.engines import FINITE_LIMIT, Engine, make_engine
 from gdconv.errors import DivergenceError, InputError
 from gdconv.fused import DIVERGED, DONE, ROSE, TARGET
-from gdconv.models.multihead import MultiHeadRegression, Parameters
 from gdconv.plan import Plan
 from gdconv.probes import Probe, distances, gap, probe, record_steps
 from gdconv.problem import Problem
-from gdconv.start import Start
+from gdconv.start import start_at
 
 STOPPED = {
     DONE: "all steps done",
@@ -42,15 +41,17 @@ class Outcome:
         end: The run at its last iterate.
         status: Why it ended, a code of `gdconv.fused`.
         defect_ratio: Greatest defect of a recorded step over what rounding allows.
+        watched: What the plan's watch found, empty without one.
     """
 
     eta: float
     ledger: np.void
     tests: dict[str, np.void]
     rows: list[dict[str, float]]
-    end: Start
+    end: Any
     status: int
     defect_ratio: float
+    watched: dict[str, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -75,9 +76,9 @@ class Outcome:
 
 
 def descend(
-    model: MultiHeadRegression,
+    model: Any,
     problem: Problem,
-    params: Parameters,
+    params: Any,
     plan: Plan,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
@@ -173,6 +174,8 @@ def _record(
             if engine.plan.jacobian_drift[r] > 0:
                 least = engine.sharpen(r)
                 extra |= {"sigma_J_lo": least.lo, "sigma_J_hi": least.hi}
+            if engine.watch:
+                extra |= engine.watch.record(r, engine.parameters())
             rows[r].append(_row(engine, r, extra))
 
 
@@ -206,7 +209,7 @@ def _bound(test: Any) -> float:
 
 def _outcome(
     engine: Engine,
-    model: MultiHeadRegression,
+    model: Any,
     problem: Problem,
     plan: Plan,
     r: int,
@@ -218,7 +221,10 @@ def _outcome(
         ledger=engine.ledgers[r][0],
         tests=dict(zip(engine.names, engine.tests[r], strict=True)),
         rows=rows,
-        end=Start(model, problem[r if problem.R > 1 else 0], engine.parameters()[r], plan.trained),
+        end=start_at(
+            model, problem[r if problem.R > 1 else 0], engine.parameters()[r], plan.trained
+        ),
         status=int(engine.status[r]),
         defect_ratio=defect_ratio,
+        watched=engine.watch.result(r) if engine.watch else {},
     )

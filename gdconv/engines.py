@@ -6,12 +6,13 @@ Both hold R replicas and advance them to a given step; `gdconv.ledger.observe` r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from gdconv.errors import InputError
+from gdconv.following import follower
 from gdconv.fused import DIVERGED, DONE, ROSE, TARGET, FusedRun
 from gdconv.ledger import (
     DECREASE,
@@ -25,11 +26,11 @@ from gdconv.ledger import (
 )
 from gdconv.models.multihead import MultiHeadRegression, Parameters
 from gdconv.plan import Bound, Plan
+from gdconv.probes import stepped
 from gdconv.problem import Problem
-from gdconv.simd import padded
 from gdconv.spectrum import Enclosure
-from gdconv.start import Start
-from gdconv.tracking import follow, new_tracker
+from gdconv.start import start_at
+from gdconv.watch import Watch
 
 FINITE_LIMIT = 1e12
 """A loss above this many times f_0 counts as diverged."""
@@ -48,9 +49,7 @@ class Engine(ABC):
         plan: Steps, limits, bounds.
     """
 
-    def __init__(
-        self, model: MultiHeadRegression, problem: Problem, params: Parameters, plan: Plan
-    ) -> None:
+    def __init__(self, model: Any, problem: Problem, params: Any, plan: Plan) -> None:
         self.model, self.problem, self.plan = model, problem, plan
         self.names = list(plan.bounds[0])
         R = range(len(plan.eta))
@@ -59,6 +58,7 @@ class Engine(ABC):
         self.status = np.full(len(R), DONE)
         self.finished = np.zeros(len(R), bool)
         self.sharpenings = np.zeros(len(R), int)
+        self.watch: Watch | None = None
         for r in R:
             self.ledgers[r]["jacobian_drift"] = plan.jacobian_drift[r]
 
@@ -71,14 +71,14 @@ class Engine(ABC):
         """Take every live replica to step `until`, or to its own end."""
 
     @abstractmethod
-    def parameters(self) -> Parameters:
+    def parameters(self) -> Any:
         """Weights of all replicas now."""
 
     def sharpen(self, r: int) -> Enclosure:
         """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
         problem = self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
         here = self.parameters()[r].to("cpu", torch.float64)
-        least = Start(self.model, problem, here, self.plan.trained).J_range[0]
+        least = start_at(self.model, problem, here, self.plan.trained).J_range[0]
         sharpen(self.ledgers[r], least.lo)
         return least
 
@@ -101,9 +101,12 @@ def _tests(plan: Plan, r: int) -> np.ndarray:
     pairs = list(zip(bounds, scaled, fixed, strict=True))
     return new_tests(
         [b.kind if ok or _testable(b) else UNTESTED for b, _, ok in pairs],
-        [float(np.log1p(-hi)) if ok else 0.0 for _, (_, hi), ok in pairs],
+        [b.power * float(np.log1p(-hi)) if ok else 0.0 for b, (_, hi), ok in pairs],
         [float(np.log(b.prefactor)) for b in bounds],
-        [float(np.log1p(-lo) - np.log1p(-hi)) if ok else 0.0 for _, (lo, hi), ok in pairs],
+        [
+            b.power * float(np.log1p(-lo) - np.log1p(-hi)) if ok else 0.0
+            for b, (lo, hi), ok in pairs
+        ],
         [b.coefficient for b in bounds],
     )
 
@@ -170,18 +173,12 @@ class FusedEngine(Engine):
 class TorchEngine(Engine):
     """Batched torch on any device and dtype: all live replicas take each step together."""
 
-    def __init__(
-        self, model: MultiHeadRegression, problem: Problem, params: Parameters, plan: Plan
-    ) -> None:
+    def __init__(self, model: Any, problem: Problem, params: Any, plan: Plan) -> None:
         super().__init__(model, problem, params, plan)
         self.params = params
-        X = problem.X.detach().cpu().double().numpy()
-        self.trackers = [
-            new_tracker(X[r % len(X)], params.H, 0.01, True) for r in range(len(plan.eta))
-        ]
-        H, (N, n) = params.H, X.shape[1:3]
-        self.lanes = np.zeros((H, n, n, padded(N)))  # the tracker's layout: samples last, padded
-        self.grad: Parameters | None = None
+        self.follower = follower(model, problem, params)
+        self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
+        self.grad: Any = None
 
     def advance(self, until: int) -> None:
         """One batched gradient per step; replicas that have ended keep their weights."""
@@ -198,7 +195,7 @@ class TorchEngine(Engine):
             self._observe(moving)
             self._close(until)
 
-    def parameters(self) -> Parameters:
+    def parameters(self) -> Any:
         """Weights of all replicas."""
         return self.params
 
@@ -206,26 +203,22 @@ class TorchEngine(Engine):
         assert self.grad is not None
         eta = np.zeros(len(self.plan.eta))
         eta[moving] = self.plan.eta[moving]
-        W = self.params.W_Q
-        steps = torch.as_tensor(eta, dtype=W.dtype, device=W.device)[:, None, None, None]
-        moved = {
-            b: getattr(self.params, b) - steps * getattr(self.grad, b) for b in self.plan.trained
-        }
-        self.params = replace(self.params, **moved)
+        steps = torch.as_tensor(eta, dtype=self.problem.X.dtype, device=self.problem.X.device)
+        self.params = stepped(self.params, self.grad, steps, self.plan.trained)
 
     def _observe(self, moving: list[int]) -> None:
         at, self.grad = self.model.gradient(self.problem, self.params)
-        grad_sq = sum(getattr(self.grad, b).square().sum((1, 2, 3)) for b in self.plan.trained)
+        grad_sq = sum(getattr(self.grad, b).square().flatten(1).sum(1) for b in self.plan.trained)
         numbers = torch.stack([at.loss, grad_sq]).detach().cpu().double().numpy()
-        S = at.S.detach().cpu().double().numpy()
-        for r in moving:
-            if not np.isfinite(numbers[:, r]).all():
-                self.status[r] = DIVERGED
-                self.ledgers[r]["loss"] = numbers[0, r]
-                continue
-            self.lanes[..., : S.shape[2]] = S[r].transpose(0, 2, 3, 1)
-            lo, hi = follow(self.trackers[r], self.lanes.reshape(-1))
+        finite = np.isfinite(numbers).all(0)
+        for r in [r for r in moving if not finite[r]]:
+            self.status[r] = DIVERGED
+            self.ledgers[r]["loss"] = numbers[0, r]
+        moving = [r for r in moving if finite[r]]
+        for r, (lo, hi) in zip(moving, self.follower.at(at, moving), strict=True):
             observe(self.ledgers[r][0], self.tests[r], numbers[0, r], numbers[1, r], lo, hi)
+        if self.watch and moving:
+            self.watch.observe(moving, self.params, at)
 
     def _close(self, until: int) -> None:
         for r in self.live():
@@ -241,9 +234,23 @@ class TorchEngine(Engine):
             self.finished[r] = self.status[r] != DONE or led["step"] >= plan.limits[r]
 
 
-def make_engine(
-    model: MultiHeadRegression, problem: Problem, params: Parameters, plan: Plan
-) -> Engine:
+def runs_in_torch(model: Any, problem: Problem, plan: Plan) -> bool:
+    """Whether a run needs the torch engine, because it is asked for or because nothing else can.
+
+    Args:
+        model: The model; the compiled loop knows the multi-head regression.
+        problem: Data; the compiled loop works in float64 on the CPU.
+        plan: Its engine and its watch; only the torch engine can watch every step.
+
+    Returns:
+        True for the torch engine.
+    """
+    X = problem.X
+    fits = X.device.type == "cpu" and X.dtype == torch.float64 and plan.watch is None
+    return plan.engine == "torch" or not fits or not isinstance(model, MultiHeadRegression)
+
+
+def make_engine(model: Any, problem: Problem, params: Any, plan: Plan) -> Engine:
     """The engine that suits device, dtype and wish.
 
     Args:
@@ -258,8 +265,9 @@ def make_engine(
     Raises:
         InputError: The fused engine is asked for where it cannot run.
     """
-    fits = problem.X.device.type == "cpu" and problem.X.dtype == torch.float64
-    if plan.engine == "fused" and not fits:
-        raise InputError("engine", "fused", "use --engine torch for other devices or dtypes")
-    chosen = TorchEngine if plan.engine == "torch" or not fits else FusedEngine
+    if plan.engine == "fused" and runs_in_torch(model, problem, plan):
+        raise InputError(
+            "engine", "fused", "use --engine torch for other devices, dtypes, models and theorems"
+        )
+    chosen = TorchEngine if runs_in_torch(model, problem, plan) else FusedEngine
     return chosen(model, problem, params, plan)

@@ -53,6 +53,8 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
         verdict, note = "outside", _outside_note(test)
     elif None in held:
         verdict, note = "undecided", "a hypothesis is within its error bar"
+    elif prediction.claims:
+        verdict, note = judge_claims(prediction)
     elif violated >= 0:
         verdict, note = "refuted", f"the bound is violated from step {violated}"
     elif undecided >= 0:
@@ -71,7 +73,30 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
             "undecided",
             f"{level} is for study, it would read {verdict}: run it in float64",
         )
-    return Judgement(verdict, hypotheses, _row(test, prediction, outcome, name, note))
+    rows = (*hypotheses, *prediction.claims)
+    return Judgement(verdict, rows, _row(test, prediction, outcome, name, note))
+
+
+def judge_claims(prediction: Prediction) -> tuple[str, str]:
+    """Verdict on claims whose hypotheses hold.
+
+    Args:
+        prediction: Its claims.
+
+    Returns:
+        refuted, undecided, vacuous or confirmed, and a note.
+
+    Example:
+        >>> judge_claims(Prediction((), 0.0, claims=(Hypothesis("one is two", 1, ">=", 2),)))
+        ('refuted', 'violated: one is two')
+    """
+    held = {c.name: c.holds for c in prediction.claims}
+    wrong = [name for name, holds in held.items() if holds is False]
+    if wrong:
+        return "refuted", f"violated: {', '.join(wrong)}"
+    if None in held.values():
+        return "undecided", "a claim is within its error bar"
+    return ("vacuous", prediction.vacuous) if prediction.vacuous else ("confirmed", "")
 
 
 def _outside_note(test: Any) -> str:

@@ -302,6 +302,25 @@ def lambda_min_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
     return Enclosure(nextafter(low - wide, -inf), nextafter(high + wide, inf))
 
 
+def lambda_max_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
+    """Rigorous two-sided bound of the greatest eigenvalue: -lambda_min(-K).
+
+    Args:
+        K: Symmetric matrix (m, m).
+        slack: As for `lambda_min_enclosure`.
+
+    Returns:
+        Enclosure of lambda_max.
+
+    Example:
+        >>> box = lambda_max_enclosure([[2.0, 1.0], [1.0, 2.0]])
+        >>> box.lo <= 3.0 <= box.hi, box.width < 1e-13
+        (True, True)
+    """
+    least = lambda_min_enclosure(-np.asarray(K, dtype=float), slack)
+    return Enclosure(-least.hi, -least.lo)
+
+
 def _guess(B: Array) -> tuple[Array, Array] | None:
     """The untrusted eigenvalues and eigenvectors, or None where there are none."""
     try:

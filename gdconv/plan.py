@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from gdconv.models.multihead import BLOCKS
+from gdconv.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,14 @@ class Bound:
         rate: beta of (1 - eta beta)^t, from below and from above.
         prefactor: Bound at step 0 over f_0.
         coefficient: c of f_0 - c sum |grad f|^2.
+        power: p of (1 - eta beta)^(p t).
     """
 
     kind: int
     rate: tuple[float, float] = (0.0, 0.0)
     prefactor: float = 1.0
     coefficient: float = 0.0
+    power: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Plan:
         bounds: Bound per statement name, one dictionary per run.
         o_squared: PL constant per sigma_min(B)^2, min_h sigma(W_O,h)^2 from below, shape (R,).
         jacobian_drift: Lipschitz constant of J where sigma_m(J) is followed, else 0, shape (R,).
+        watch: Makes what a theorem follows besides the loss, see `gdconv.watch`; None for nothing.
         target: Stop at this share of f_0; 0 for never.
         stop_on_rise: End a run at its first rise (for the local step).
         trained: Blocks that move.
@@ -51,3 +56,4 @@ class Plan:
     stop_on_rise: bool = False
     trained: tuple[str, ...] = BLOCKS
     engine: str = "auto"
+    watch: Callable[..., Watch] | None = None

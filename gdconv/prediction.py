@@ -83,6 +83,9 @@ class Prediction:
             used.
         max_step: Largest step size it allows; None when any step is allowed.
         note: One sentence for the table.
+        power: p in f_t <= C (1 - eta beta)^(p t) f_0.
+        claims: What is concluded instead of a bound of the loss.
+        vacuous: Why the claims test nothing here; empty when they do.
 
     Example:
         >>> Prediction(hypotheses=(), rate=0.5, max_step=0.1).rate_hi
@@ -96,6 +99,9 @@ class Prediction:
     prefactor: float = 1.0
     best_step: float | None = None
     decrease: Callable[[float], float] | None = None
+    power: int = 1
+    claims: tuple[Hypothesis, ...] = ()
+    vacuous: str = ""
 
     @property
     def rate_hi(self) -> float:

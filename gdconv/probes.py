@@ -10,10 +10,14 @@ At a recorded step the Jacobian is built head by head. It gives, apart from the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import singledispatch
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from gdconv.models.multihead import BLOCKS, Forward, MultiHeadRegression, Parameters
 from gdconv.problem import Problem
@@ -63,7 +67,7 @@ class Probe:
     weight_norm: np.ndarray
     residual_norm: np.ndarray
     entropy: np.ndarray
-    descended: Parameters
+    descended: Any
 
     def allowed_defect(self, r: int, eta: float, unit: float) -> float:
         """Rounding that a correct step of replica r may show.
@@ -82,17 +86,18 @@ class Probe:
         return 16 * float(8 * unit * self.weight_norm[r] + eta * slope)
 
 
+@singledispatch
 def probe(
-    model: MultiHeadRegression,
+    model: Any,
     problem: Problem,
-    params: Parameters,
+    params: Any,
     eta: np.ndarray,
     trained: tuple[str, ...] = BLOCKS,
 ) -> Probe:
-    """Evaluate the probes through the Jacobian formulas.
+    """Evaluate the probes through the Jacobian formulas of the model at hand.
 
     Args:
-        model: The model.
+        model: The model; its class decides.
         problem: Data, R replicas.
         params: Weights, R replicas.
         eta: Step sizes, shape (R,).
@@ -100,7 +105,21 @@ def probe(
 
     Returns:
         The numbers, and the weights one step on.
+
+    Raises:
+        NotImplementedError: Nobody registered probes for this class of models.
     """
+    raise NotImplementedError(type(model).__name__)
+
+
+@probe.register
+def _(
+    model: MultiHeadRegression,
+    problem: Problem,
+    params: Parameters,
+    eta: np.ndarray,
+    trained: tuple[str, ...] = BLOCKS,
+) -> Probe:
     at = model.forward(problem, params)
     residual = at.residual.flatten(1)
     norm_sq = {b: torch.zeros_like(at.loss) for b in BLOCKS}
@@ -109,9 +128,8 @@ def probe(
         for b, J in head.items():
             norm_sq[b] += J.square().sum((1, 2, 3))
             pulled[b].append(torch.einsum("rm,rmDd->rDd", residual, J))
-    steps = torch.as_tensor(eta, dtype=at.loss.dtype, device=at.loss.device)[:, None, None, None]
-    moved = {b: getattr(params, b) for b in BLOCKS}
-    moved |= {b: moved[b] - steps * torch.stack(pulled[b], 1) for b in trained}
+    steps = torch.as_tensor(eta, dtype=at.loss.dtype, device=at.loss.device)
+    slopes = Parameters(**{b: torch.stack(pulled[b], 1) for b in BLOCKS}, W_O=params.W_O)
     unit = torch.finfo(at.loss.dtype).eps / 2
     frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in (*BLOCKS, "W_O")}
     scale = at.F.flatten(1).norm(dim=1) + problem.y.flatten(1).norm(dim=1)
@@ -120,13 +138,13 @@ def probe(
     scores, terms = _before_cancelling(model, problem, params, at)
     total = sum((norm_sq[b] for b in trained), torch.zeros_like(at.loss)).sqrt()
     return Probe(
-        noise_scale=_numpy(8 * unit * (scale + scores)),
-        jacobian_error=_numpy(unit * (64 * total + 16 * terms)),
-        jacobian_norm=_numpy(sum((norm_sq[b] for b in trained), none).sqrt()),
-        weight_norm=_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
-        residual_norm=_numpy(residual.norm(dim=1)),
-        entropy=_numpy(_entropy(at.S)),
-        descended=Parameters(**moved, W_O=params.W_O),
+        noise_scale=to_numpy(8 * unit * (scale + scores)),
+        jacobian_error=to_numpy(unit * (64 * total + 16 * terms)),
+        jacobian_norm=to_numpy(sum((norm_sq[b] for b in trained), none).sqrt()),
+        weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
+        residual_norm=to_numpy(residual.norm(dim=1)),
+        entropy=to_numpy(attention_entropy(at.S)),
+        descended=stepped(params, slopes, steps, trained),
     )
 
 
@@ -159,7 +177,7 @@ def _before_cancelling(
     return scores, terms
 
 
-def _entropy(S: torch.Tensor) -> torch.Tensor:
+def attention_entropy(S: torch.Tensor) -> torch.Tensor:
     """Entropy of attention rows over log n, averaged; rows of weight zero count as one-hot."""
     n = S.shape[-1]
     if n == 1:
@@ -168,25 +186,52 @@ def _entropy(S: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(p).sum(-1).mean((1, 2, 3)) / math.log(n)
 
 
-def distances(params: Parameters, start: Parameters) -> dict[str, np.ndarray]:
-    """Frobenius distance from the start, per block and together.
+def stepped(params: Any, grad: Any, steps: Float[Tensor, " R"], trained: tuple[str, ...]) -> Any:
+    """One step of gradient descent, W - eta grad W for the trained blocks.
+
+    Args:
+        params: Weights.
+        grad: Gradient, of the same class.
+        steps: Step size per replica.
+        trained: Blocks that move.
+
+    Returns:
+        The weights after the step.
+    """
+    moved = {}
+    for block in trained:
+        W = getattr(params, block)
+        moved[block] = W - steps.view(-1, *[1] * (W.ndim - 1)) * getattr(grad, block)
+    return replace(params, **moved)
+
+
+def distances(params: Any, start: Any) -> dict[str, np.ndarray]:
+    """Frobenius distance from the start, per trainable block and together.
 
     Args:
         params: Weights now.
         start: Weights at step 0.
 
     Returns:
-        Arrays of shape (R,) by name: distance, distance_Q, distance_K, distance_V.
+        Arrays of shape (R,) by name: distance, distance_Q, distance_K, distance_V, and distance_O
+        where w_O can be trained.
     """
-    moved = {b: (getattr(params, b) - getattr(start, b)).flatten(1).norm(dim=1) for b in BLOCKS}
+    moved = {
+        f.name: (getattr(params, f.name) - getattr(start, f.name)).flatten(1).norm(dim=1)
+        for f in fields(params)
+        if f.name != "W_O"  # fixed in the multi-head model
+    }
     total = sum(m.square() for m in moved.values()).sqrt()
-    return {"distance": _numpy(total)} | {f"distance_{b[-1]}": _numpy(m) for b, m in moved.items()}
+    return {"distance": to_numpy(total)} | {
+        f"distance_{b[-1]}": to_numpy(m) for b, m in moved.items()
+    }
 
 
-def gap(a: Parameters, b: Parameters) -> np.ndarray:
+def gap(a: Any, b: Any) -> np.ndarray:
     """|a - b|_F over all blocks, shape (R,)."""
     return distances(a, b)["distance"]
 
 
-def _numpy(x: torch.Tensor) -> np.ndarray:
+def to_numpy(x: torch.Tensor) -> np.ndarray:
+    """A tensor as float64 numbers on the CPU."""
     return x.detach().cpu().double().numpy()

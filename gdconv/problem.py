@@ -27,7 +27,7 @@ class Problem:
 
     Attributes:
         X: Tokens, shape (R, N, n, D): N samples of n tokens of D numbers each.
-        y: Targets, shape (R, N, n, D_y).
+        y: Targets, shape (R, N, n, D_y), or (R, N, 1, 1) with one label per sample.
         name: Where the data came from, for tables.
         notes: Sentences a reader of the result should know; "run r: ..." speaks of one replica.
         duplicate_tokens: In some replica two rows of B are equal for all weights, or one is zero:
@@ -43,7 +43,7 @@ class Problem:
     """
 
     X: Float[Tensor, "R N n D"]
-    y: Float[Tensor, "R N n D_y"]
+    y: Float[Tensor, "R N t D_y"]
     name: str = "user"
     notes: tuple[str, ...] = ()
     duplicate_tokens: bool = False
@@ -94,6 +94,64 @@ class Problem:
             notes=_merge_notes([[*said, *found] for found in per_run]),
             duplicate_tokens=any(map(bool, per_run)),
         )
+
+    @classmethod
+    def per_sample(cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = ()) -> Problem:
+        """A problem with one label per sample; labels per token are averaged over tokens.
+
+        Args:
+            X: Tokens, shape (N, n, D) or (R, N, n, D).
+            y: Labels, shape (N,), (N, n) or (N, n, 1), or (N, 1, 1) as stored, R before or not.
+            name: Where the data came from.
+            notes: Sentences to carry along.
+
+        Returns:
+            The problem, y of shape (R, N, 1, 1).
+
+        Raises:
+            InputError: As `from_arrays`, or several outputs per label.
+
+        Example:
+            >>> Problem.per_sample(np.ones((2, 3, 4)), [0.0, 1.0]).y.flatten().tolist()
+            [0.0, 1.0]
+        """
+        (tokens, x_notes), (labels, y_notes) = real_array("X", X), real_array("y", y)
+        lead = tokens.shape[:-1]
+        alone = tokens.ndim in (3, 4) and labels.shape in (lead[:-1], (*lead[:-1], 1, 1))
+        if alone:
+            labels = np.repeat(labels.reshape(*lead[:-1], 1), lead[-1], axis=-1)
+        elif tokens.ndim in (3, 4) and labels.ndim < tokens.ndim - 1:
+            remedy = f"give one label per sample, shape {lead[:-1]}, or one per token, {lead}"
+            raise InputError("y", _shape(labels), remedy)
+        made = cls.from_arrays(tokens, labels, name)
+        if made.D_y != 1:
+            raise InputError("y", f"{made.D_y} outputs", "give one label per sample")
+        # a mean would round; what makes rows of B equal says nothing here
+        y_kept = made.y[:, :, :1].clone() if alone else made.y.mean(2, keepdim=True)
+        said = (*notes, *x_notes, *y_notes)
+        return replace(made, y=y_kept, notes=said, duplicate_tokens=False)
+
+    def with_label_norm(self, norm: float) -> Problem:
+        """The same data with every run's labels times one factor, so that |y|_F = norm.
+
+        Args:
+            norm: What |y|_F is to be.
+
+        Returns:
+            The rescaled problem.
+
+        Raises:
+            InputError: The labels are zero.
+
+        Example:
+            >>> one = Problem.per_sample(np.ones((2, 1, 1)), [3.0, 4.0])
+            >>> one.with_label_norm(1.0).y.flatten().tolist()
+            [0.6000000000000001, 0.8]
+        """
+        now = self.y.flatten(1).norm(dim=1)
+        if not bool((now > 0).all()):
+            raise InputError("label_norm", norm, "leave it out: the labels are zero")
+        return replace(self, y=self.y * (norm / now).view(-1, 1, 1, 1))
 
     @classmethod
     def stack(cls, problems: Sequence[Problem]) -> Problem:

@@ -12,8 +12,6 @@ from pathlib import Path
 from gdconv import witnesses
 from gdconv.data import read_arrays
 from gdconv.errors import InputError
-from gdconv.models.multihead import Parameters
-from gdconv.problem import Problem
 from gdconv.witnesses import Named
 
 NAMED: dict[str, Callable[[str, int], Named]] = {
@@ -25,16 +23,18 @@ NAMED: dict[str, Callable[[str, int], Named]] = {
     "printed-stationarity": witnesses.printed_stationarity,
     "softmax-trap": witnesses.softmax_trap,
     "gaussian-trap": witnesses.gaussian_trap,
+    "kink": witnesses.kink,
 }
 
 
-def named_problem(name: str, kernel: str, seed: int) -> Named:
+def named_problem(name: str, kernel: str, seed: int, model: str = "multihead") -> Named:
     """The named problem, or the witness stored in a .npz file.
 
     Args:
         name: A key of `NAMED`, or a path that ends in .npz.
         kernel: Attention kernel; some problems depend on it.
         seed: Seed of those that draw.
+        model: The model whose weights a .npz file holds.
 
     Returns:
         Problem, weights and suggested options.
@@ -49,14 +49,12 @@ def named_problem(name: str, kernel: str, seed: int) -> Named:
     if name in NAMED:
         return NAMED[name](kernel, seed)
     if str(name).endswith(".npz"):
-        arrays = read_arrays(Path(name), ("X", "y", "W_Q", "W_K", "W_V", "W_O"), "problem")
-        weights = {block: arrays[block] for block in ("W_Q", "W_K", "W_V", "W_O")}
-        stem = Path(name).stem
-        return Named(
-            Problem.from_arrays(arrays["X"], arrays["y"], name=stem),
-            Parameters.from_arrays(weights),
-            {},
-        )
+        from gdconv.architectures import ARCHITECTURES
+
+        made = ARCHITECTURES[model]
+        arrays = read_arrays(Path(name), ("X", "y", *made.blocks), "problem")
+        problem = made.problem(arrays["X"], arrays["y"], Path(name).stem, [])
+        return Named(problem, made.from_arrays({b: arrays[b] for b in made.blocks}), {})
     raise InputError(
         "problem", name, f"choose one of {', '.join(NAMED)}, or give a .npz with data and weights"
     )

@@ -7,8 +7,6 @@ from typing import Any
 from gdconv.config import Config
 from gdconv.errors import InputError
 
-BLOCKS = ("W_Q", "W_K", "W_V", "W_O")
-
 
 def replay(saved: Any, progress: Any = None) -> Any:
     """The same theorem, options, data and weights, from the stored arrays and not from the seeds.
@@ -29,20 +27,23 @@ def replay(saved: Any, progress: Any = None) -> Any:
         >>> replay(saved).verdict
         'refuted'
     """
-    from gdconv.checks import execute
-    from gdconv.models.multihead import Parameters
-    from gdconv.problem import Problem
-    from gdconv.setting import assemble
+    from gdconv.checks import begin, execute
+    from gdconv.claims import ClaimTheorem
+    from gdconv.setting import architecture_of, assemble
+    from gdconv.theorem import theorem_named
 
-    missing = [name for name in ("X", "y", *BLOCKS) if name not in saved.starts]
+    config = Config.of(saved.theorem, saved.config).validate()
+    if isinstance(theorem_named(config.theorem), ClaimTheorem):
+        return execute(begin(config), progress)
+    architecture = architecture_of(theorem_named(config.theorem), config.model)
+    missing = [name for name in ("X", "y", *architecture.blocks) if name not in saved.starts]
     if missing:
         raise InputError(
             "folder", ", ".join(missing), "give a run whose iterates.npz has its start"
         )
-    config = Config.of(saved.theorem, saved.config).validate()
     name = str(config.problem or config.data or "saved")
-    problem = Problem.from_arrays(saved.starts["X"], saved.starts["y"], name, saved.messages)
-    params = Parameters.from_arrays({block: saved.starts[block] for block in BLOCKS})
+    problem = architecture.problem(saved.starts["X"], saved.starts["y"], name, saved.messages)
+    params = architecture.from_arrays({b: saved.starts[b] for b in architecture.blocks})
     return execute(assemble(config, problem, params), progress)
 
 

@@ -15,23 +15,21 @@ import torch
 
 from gdconv.config import Config
 from gdconv.errors import InputError
-from gdconv.models.multihead import Parameters
-from gdconv.npz import LARGEST_BYTES
-from gdconv.problem import Problem
-from gdconv.start import Start
+from gdconv.start import StartBase
 
-SIZES = ("samples", "tokens", "embedding", "outputs", "heads", "head_dim")
-"""Options that are sizes of the arrays: N, n, D, D_y, H, d."""
+FIXED_BY_PROBLEM = ("data", "init", "target", "scales", "margin", "label_norm")
+"""Options that data and weights fixed by `--problem` leave nothing to."""
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d{1,2})?")
 """Devices that descent was written for."""
 
 
-def without_unused(config: Config) -> Config:
+def without_unused(config: Config, foreign: tuple[str, ...] = ()) -> Config:
     """None in every field that nothing will read.
 
     Args:
         config: Resolved options.
+        foreign: Fields that only other models read.
 
     Returns:
         The same options without those that the problem, the data or the initialization makes moot.
@@ -45,11 +43,13 @@ def without_unused(config: Config) -> Config:
     used = {
         "data": drawn,
         "init": drawn,
+        "label_norm": drawn,
         "target": drawn and config.data == "digits",
         "scales": drawn and config.init in ("normal", "paired"),
         "margin": drawn and config.init == "theorem",
     }
     unused: dict[str, Any] = {name: None for name, read in used.items() if not read}
+    unused |= dict.fromkeys(foreign)
     return replace(config, **unused)
 
 
@@ -77,30 +77,11 @@ def require_used(asked: Config, config: Config) -> None:
     for name, value in asdict(asked).items():
         if value is not None and kept[name] is None:
             remedy = f"leave it out, or {instead.get(name)}"
-            if config.problem:
+            if name not in instead:
+                remedy = f"leave it out: the {config.model} model does not read it"
+            if config.problem and name in FIXED_BY_PROBLEM:
                 remedy = f"leave it out: --problem {config.problem} fixes data and weights"
             raise InputError(name, value, remedy)
-
-
-def sizes(config: Config, problem: Problem, params: Parameters | None) -> dict[str, int]:
-    """The sizes of a run by option.
-
-    Args:
-        config: Resolved options.
-        problem: Data.
-        params: Weights; None where the options will make them.
-
-    Returns:
-        samples N, tokens n, embedding D, outputs D_y, heads H, head_dim d.
-
-    Example:
-        >>> problem = Problem.from_arrays(np.eye(4).reshape(2, 2, 4), np.ones((2, 2)))
-        >>> list(sizes(Config("full-gd", heads=3, head_dim=5), problem, None).values())
-        [2, 2, 4, 1, 3, 5]
-    """
-    H, d = (params.W_Q.shape[1::2]) if params else (config.heads or 1, config.head_dim or 1)
-    found = (problem.N, problem.n, problem.D, problem.D_y, int(H), int(d))
-    return dict(zip(SIZES, found, strict=True))
 
 
 def require_sizes(asked: Config, found: dict[str, int], name: str) -> None:
@@ -125,68 +106,7 @@ def require_sizes(asked: Config, found: dict[str, int], name: str) -> None:
             raise InputError(field, value, f"leave it out, or give {size}, which {name} has")
 
 
-def require_room(found: dict[str, int], runs: int, trained: tuple[str, ...]) -> None:
-    """Weights, attention and Jacobian of all runs fit into memory; to be asked before making them.
-
-    Args:
-        found: Sizes of a run.
-        runs: R.
-        trained: Blocks that move.
-
-    Raises:
-        InputError: One of them takes more than `LARGEST_BYTES`; the largest size is named.
-
-    Example:
-        >>> require_room(dict.fromkeys(SIZES, 2) | {"heads": 10**22}, 1, ("W_Q",))
-        Traceback (most recent call last):
-        gdconv.errors.InputError: heads = 10000000000000000000000: make the problem smaller: ...
-    """
-    N, n, D, D_y, H, d = (int(found[name]) for name in SIZES)
-    entries = {
-        "data": N * n * (D + D_y),
-        "weights": H * d * (3 * D + D_y),
-        "attention weights": H * N * n * n,
-        "features B": N * n * H * D,
-        "Gram matrix of J": (N * n * D_y) ** 2,
-        "Jacobian": N * n * D_y * len(trained) * H * D * d,
-    }
-    what, most = max(entries.items(), key=lambda item: item[1])
-    if 8 * runs * most <= LARGEST_BYTES:
-        return
-    field, size = max({**found, "seeds": runs}.items(), key=lambda item: item[1])
-    share = f"the {what} would take {float(8 * runs * most / 2**30):.3g} GiB, more than 4"
-    raise InputError(field, size, f"make the problem smaller: {share}")
-
-
-def require_match(problem: Problem, params: Parameters) -> None:
-    """Data and weights have the same R, D and D_y.
-
-    Args:
-        problem: Data.
-        params: Weights.
-
-    Raises:
-        InputError: They differ.
-
-    Example:
-        >>> problem = Problem.from_arrays(np.ones((1, 1, 2)), np.ones((1, 1)))
-        >>> block = {name: np.ones((1, 3, 1)) for name in ("W_Q", "W_K", "W_V")}
-        >>> require_match(problem, Parameters.from_arrays({**block, "W_O": np.ones((1, 1, 1))}))
-        Traceback (most recent call last):
-        gdconv.errors.InputError: weights = D = 3: give weights for the data, which have D = 2.
-    """
-    pairs = {
-        "R": (params.W_Q.shape[0], problem.R),
-        "D": (params.W_Q.shape[2], problem.D),
-        "D_y": (params.W_O.shape[3], problem.D_y),
-    }
-    for name, (have, want) in pairs.items():
-        if have != want:
-            remedy = f"give weights for the data, which have {name} = {want}"
-            raise InputError("weights", f"{name} = {have}", remedy)
-
-
-def require_descent(start: Start) -> None:
+def require_descent(start: StartBase) -> None:
     """A start from which there is something to descend, in numbers that float64 can hold.
 
     Args:
@@ -196,7 +116,7 @@ def require_descent(start: Start) -> None:
         InputError: The loss is zero, or the loss or the Jacobian is not finite.
     """
     with np.errstate(all="ignore"):
-        finite = np.isfinite(start.f_0) and np.isfinite(start.J).all()
+        finite = np.isfinite(start.f_0) and start.slope_is_finite
     if not finite:
         remedy = "rescale the data or give smaller --scales: the squares leave the range of float64"
         raise InputError("start", "a loss or a Jacobian that is not finite", remedy)

@@ -12,33 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdconv import data as sources
+from gdconv.architectures import ARCHITECTURES, Architecture
 from gdconv.config import Config
 from gdconv.errors import InputError
-from gdconv.initialization import initialize, solve_scale
-from gdconv.kernels import kernel_named
-from gdconv.ledger import DECREASE, FIXED, POSTERIOR
-from gdconv.models.multihead import MultiHeadRegression, Parameters
+from gdconv.ledger import DECREASE, FIXED, POSTERIOR, UNTESTED
 from gdconv.plan import Bound, Plan
 from gdconv.problem import Problem
 from gdconv.problems import named_problem
 from gdconv.requirements import (
     device_named,
     require_descent,
-    require_match,
-    require_room,
     require_sizes,
     require_used,
-    sizes,
     without_unused,
 )
-from gdconv.start import Start
 from gdconv.theorem import Prediction, Statement, Theorem, theorem_named
 from gdconv.threads import one_thread
 
 FALLBACK: dict[str, Any] = {
     "kernel": "softmax", "data": "gaussian", "outputs": 1, "init": "normal", "step": "local",
     "steps": 10_000, "head_dim": 8, "heads": 8, "target": "digit", "margin": 1.12,
+    "width": 256, "scaling": "linear", "loss": "sum", "activation": "relu",
 }  # fmt: skip
 """Defaults of last resort, behind the options given and the settings of the judged statement."""
 
@@ -50,10 +44,11 @@ class Setting:
     theorem: Theorem
     statement: Statement
     config: Config
-    model: MultiHeadRegression
+    architecture: Architecture
+    model: Any
     problem: Problem
-    params: Parameters
-    starts: list[Start]
+    params: Any
+    starts: list[Any]
     predictions: list[dict[str, Prediction]]
     seeds: list[int]
     messages: list[str]
@@ -61,13 +56,19 @@ class Setting:
     @property
     def statements(self) -> list[Statement]:
         """The statements that speak of this kernel."""
-        return self.theorem.statements(self.model.kernel.name)
+        return self.theorem.statements(self.config.kernel, self.architecture.name)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Blocks that gradient descent moves."""
+        return self.theorem.trains or self.architecture.trainable
 
     @property
     def batched(self) -> bool:
         """Whether the runs advance together (torch engine) or one after another (compiled loop)."""
         fits = self.problem.X.device.type == "cpu" and self.problem.X.dtype == torch.float64
-        return self.config.engine == "torch" or not fits
+        alone = fits and self.architecture.name == "multihead" and self.theorem.watch is None
+        return self.config.engine == "torch" or not alone
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -106,47 +107,109 @@ def prepare(config: Config) -> Setting:
         'stacked'
     """
     theorem = theorem_named(config.validate().theorem)
+    architecture = architecture_of(theorem, config.model)
     asked, kernel = config, config.kernel or FALLBACK["kernel"]
-    named = named_problem(config.problem, kernel, config.seed) if config.problem else None
+    named = None
+    if config.problem:
+        named = named_problem(config.problem, kernel, config.seed, architecture.name)
+        if not architecture.holds(named.params):
+            remedy = f"give another one: its weights are not those of the {architecture.name} model"
+            raise InputError("problem", config.problem, remedy)
     options = named.options_for(theorem.id) if named else {}
-    judged = theorem.statement_named(config.statement or options.get("statement"), kernel)
+    judged = theorem.statement_named(
+        config.statement or options.get("statement"), kernel, architecture.name
+    )
     general = judged.settings.get("*", {})
     source = config.data or general.get("data") or FALLBACK["data"]
     config = config.resolve(
-        {"statement": judged.name}, options, judged.settings.get(source, {}), general, FALLBACK
-    )
-    config = without_unused(config)
+        {"statement": judged.name, "model": architecture.name},
+        options, judged.settings.get(source, {}), judged.settings.get(architecture.name, {}),
+        general, FALLBACK,
+    )  # fmt: skip
+    config = without_unused(config, foreign_to(architecture))
     require_used(asked, config)
+    trained = theorem.trains or architecture.trainable
     with one_thread():
-        problem = named.problem if named else _load(config, config.seed)
-        found = sizes(config, problem, named.params if named else None)
+        problem = named.problem if named else _load(architecture, config, config.seed)
+        found = architecture.sizes(config, problem, named.params if named else None)
         require_sizes(asked, found, problem.name)
-        require_room(found, config.seeds, theorem.trains)
+        architecture.require_room(found, config.seeds, trained)
         if named and str(config.problem).endswith(".npz"):  # its replicas are the runs
             if config.seeds not in (1, problem.R):
                 remedy = f"leave it out: {config.problem} fixes the start of every run"
                 raise InputError("seeds", config.seeds, remedy)
             return assemble(config, problem, named.params)
         made = [
-            _start(theorem, judged, config, kernel, seed)
+            _start(theorem, architecture, judged, config, seed)
             for seed in range(config.seed, config.seed + config.seeds)
         ]
         problems, weights = zip(*made, strict=True)
-        return assemble(config, Problem.stack(problems), Parameters.stack(list(weights)))
+        return assemble(config, Problem.stack(problems), architecture.stack(list(weights)))
+
+
+def architecture_of(theorem: Theorem, model: str | None) -> Architecture:
+    """The architecture a theorem is checked on.
+
+    Args:
+        theorem: The theorem.
+        model: What `--model` asks for, or None.
+
+    Returns:
+        The theorem's own, or the one asked for.
+
+    Raises:
+        InputError: The theorem does not speak of that model.
+
+    Example:
+        >>> architecture_of(theorem_named("full-gd"), "encoder")
+        Traceback (most recent call last):
+        gdconv.errors.InputError: model = encoder: full-gd speaks of multihead.
+    """
+    if model is not None and model not in theorem.models:
+        raise InputError("model", model, f"{theorem.id} speaks of {', '.join(theorem.models)}")
+    return ARCHITECTURES[model or theorem.models[0]]
+
+
+def foreign_to(architecture: Architecture) -> tuple[str, ...]:
+    """Options that only other architectures read.
+
+    Args:
+        architecture: The one at hand.
+
+    Returns:
+        Names of `Config` fields.
+    """
+    others = {o for a in ARCHITECTURES.values() for o in a.options}
+    return tuple(sorted(others - set(architecture.options)))
 
 
 def _start(
-    theorem: Theorem, judged: Statement, config: Config, kernel: str, seed: int
-) -> tuple[Problem, Parameters]:
+    theorem: Theorem, architecture: Architecture, judged: Statement, config: Config, seed: int
+) -> tuple[Problem, Any]:
     """Data and weights of one seed."""
     if config.problem:
-        made = named_problem(config.problem, kernel, seed)
+        made = named_problem(config.problem, str(config.kernel), seed, architecture.name)
         return made.problem, made.params
-    problem, model = _load(config, seed), MultiHeadRegression(kernel_named(kernel))
-    return problem, _weights(theorem, judged, model, problem, config, seed)
+    problem = _load(architecture, config, seed)
+    found = architecture.sizes(config, problem, None)
+    if config.init != "theorem":
+        return problem, architecture.draw(config, found, seed)
+    model, trained = architecture.model(config, found), theorem.trains or architecture.trainable
+    if judged.posterior:
+        judged = theorem.statement_named(None, config.kernel, architecture.name)
+
+    def at(params: Any) -> Any:
+        return architecture.start(model, problem, params, trained)
+
+    def holds(params: Any) -> bool:
+        return all(h.holds for h in theorem.predict(judged, at(params)).hypotheses)
+
+    base = theorem.base(found, seed, at)
+    require_descent(at(base))
+    return problem, theorem.solve(base, holds, float(config.margin or FALLBACK["margin"]))
 
 
-def assemble(config: Config, problem: Problem, params: Parameters) -> Setting:
+def assemble(config: Config, problem: Problem, params: Any) -> Setting:
     """The setting around given data and weights, as `prepare` builds it or a saved run stored it.
 
     Args:
@@ -161,66 +224,43 @@ def assemble(config: Config, problem: Problem, params: Parameters) -> Setting:
         InputError: Data and weights do not fit each other, the loss is zero or not finite at a
             start, or the device is not there.
     """
-    require_match(problem, params)
     theorem = theorem_named(config.theorem)
-    found = sizes(config, problem, params)
-    require_room(found, problem.R, theorem.trains)
-    actual: dict[str, Any] = found | {"seeds": problem.R}
+    architecture = architecture_of(theorem, config.model)
+    architecture.require_match(problem, params)
+    trained = theorem.trains or architecture.trainable
+    found = architecture.sizes(config, problem, params)
+    architecture.require_room(found, problem.R, trained)
+    actual: dict[str, Any] = found | {"seeds": problem.R, "model": architecture.name}
     config = replace(config, **actual)
-    model = MultiHeadRegression(kernel_named(str(config.kernel)))
-    starts = [Start(model, problem[r], params[r], theorem.trains) for r in range(problem.R)]
+    model = architecture.model(config, found)
+    starts = [architecture.start(model, problem[r], params[r], trained) for r in range(problem.R)]
     for start in starts:
         require_descent(start)
-    before = [s for s in theorem.statements(str(config.kernel)) if not s.posterior]
-    messages = [*problem.notes]
-    if note := problem.overparametrization_note(params.H):
-        messages.append(note)
+    spoken = theorem.statements(config.kernel, architecture.name)
     dtype = getattr(torch, config.dtype)
     device = device_named(config.device, dtype)
     return Setting(
         theorem=theorem,
-        statement=theorem.statement_named(config.statement, config.kernel),
+        statement=theorem.statement_named(config.statement, config.kernel, architecture.name),
         config=config,
+        architecture=architecture,
         model=model,
         problem=problem.to(device, dtype),
         params=params.to(device, dtype),
         starts=starts,
-        predictions=[{s.name: theorem.predict(s, start) for s in before} for start in starts],
+        predictions=[
+            {s.name: theorem.predict(s, start) for s in spoken if not s.posterior}
+            for start in starts
+        ],
         seeds=list(range(config.seed, config.seed + problem.R)),
-        messages=messages,
+        messages=[*problem.notes, *architecture.notes(problem, params)],
     )
 
 
-def _load(config: Config, seed: int) -> Problem:
-    return sources.load(
-        str(config.data), samples=config.samples, tokens=config.tokens, embedding=config.embedding,
-        outputs=int(config.outputs or 1), target=str(config.target), seed=seed,
-    )  # fmt: skip
-
-
-def _weights(
-    theorem: Theorem,
-    judged: Statement,
-    model: MultiHeadRegression,
-    problem: Problem,
-    config: Config,
-    seed: int,
-) -> Parameters:
-    shape = (int(config.heads or 1), problem.D, int(config.head_dim or 1), problem.D_y)
-    if config.init != "theorem":
-        return initialize(str(config.init), shape, seed, config.scale_list())
-    if judged.posterior:
-        judged = theorem.statement_named(None, model.kernel.name)
-
-    def at(params: Parameters) -> Start:
-        return Start(model, problem, params, theorem.trains)
-
-    def holds(params: Parameters) -> bool:
-        return all(h.holds for h in theorem.predict(judged, at(params)).hypotheses)
-
-    base = theorem.base(shape, seed, at)
-    require_descent(at(base))
-    return solve_scale(base, holds, float(config.margin or FALLBACK["margin"]))
+def _load(architecture: Architecture, config: Config, seed: int) -> Problem:
+    """The data of one seed, labels rescaled where that is asked for."""
+    problem = architecture.load(config, seed)
+    return problem if config.label_norm is None else problem.with_label_norm(config.label_norm)
 
 
 def step_sizes(setting: Setting) -> tuple[np.ndarray, str]:
@@ -241,16 +281,18 @@ def step_sizes(setting: Setting) -> tuple[np.ndarray, str]:
     if setting.config.step == "theory":
         judged = setting.statement
         if judged.posterior:
-            judged = setting.theorem.statement_named(None, setting.model.kernel.name)
+            judged = setting.theorem.statement_named(
+                None, setting.config.kernel, setting.architecture.name
+            )
         allowed = [_theory_step(judged.name, p) for p in setting.predictions]
         if all(allowed):
             return _usable(np.array([float(a or 0.0) for a in allowed]), "theory"), "theory"
         setting.messages.append(
             f"{judged.name} allows no step here: the local step 0.5/|J_0|^2 is taken"
         )
-    if not all(start.J.any() for start in setting.starts):
-        raise InputError("step", "local", "the Jacobian is zero at the start; give a number")
     norms = np.array([start.J_range[1].hi for start in setting.starts])
+    if any(start.flat for start in setting.starts):
+        raise InputError("step", "local", "the Jacobian is zero at the start; give a number")
     with np.errstate(all="ignore"):
         return _usable(0.5 / norms**2, "local"), "local"
 
@@ -266,7 +308,7 @@ def _usable(eta: np.ndarray, rule: str) -> np.ndarray:
 
 def _theory_step(judged: str, predictions: dict[str, Prediction]) -> float | None:
     """The judged statement's step, lowered so that every statement that applies admits the run."""
-    own = _own_step(predictions[judged])
+    own = _own_step(predictions[judged]) if judged in predictions else None
     if not own:
         return None
     applicable = [p for p in predictions.values() if all(h.holds for h in p.hypotheses)]
@@ -296,12 +338,13 @@ def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bo
     bounds, limits, o_squared, drift = [], [], [], []
     for r, step in zip(runs, eta, strict=True):
         made = setting.predictions[r]
-        bounds.append({s.name: _bound(made.get(s.name), step) for s in setting.statements})
+        bounds.append({s.name: _bound(s, made.get(s.name), step) for s in setting.statements})
         judged = made.get(setting.statement.name)
-        limits.append(_limit(config, float(step), judged.rate_hi if judged else 0.0))
-        on_B = theorem.follows == "B"
-        o_squared.append(setting.starts[r].o.lo ** 2 if on_B else 0.0)
-        drift.append(0.0 if on_B else theorem.constants(setting.starts[r], 0.0)[0])
+        rate = judged.power * judged.rate_hi if judged else 0.0
+        limits.append(_limit(config, float(step), rate))
+        factor, lipschitz = theorem.pl_constants(setting.starts[r])
+        o_squared.append(factor)
+        drift.append(lipschitz)
     return Plan(
         eta=eta,
         limits=np.array(limits),
@@ -310,18 +353,22 @@ def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bo
         jacobian_drift=np.array(drift),
         target=config.until_loss or 0.0,
         stop_on_rise=stop_on_rise,
-        trained=theorem.trains,
+        trained=setting.trained,
         engine=config.engine,
+        watch=theorem.watch,
     )
 
 
-def _bound(prediction: Prediction | None, eta: float) -> Bound:
+def _bound(s: Statement, prediction: Prediction | None, eta: float) -> Bound:
     """The test of one statement; without an a-priori prediction it is the a-posteriori product."""
+    if s.claims:
+        return Bound(UNTESTED)
     if prediction is None:
         return Bound(POSTERIOR)
     if prediction.decrease is not None:
         return Bound(DECREASE, coefficient=prediction.decrease(float(eta)))
-    return Bound(FIXED, (prediction.rate_lo, prediction.rate_hi), prediction.prefactor)
+    rates = (prediction.rate_lo, prediction.rate_hi)
+    return Bound(FIXED, rates, prediction.prefactor, power=prediction.power)
 
 
 def _limit(config: Config, eta: float, rate: float) -> int:

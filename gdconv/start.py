@@ -7,19 +7,126 @@ are float64 and compared with the slack that `gdconv.theorem.Hypothesis` states.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
+from typing import Any
 
 import numpy as np
 
-from gdconv.models.multihead import BLOCKS, Forward, MultiHeadRegression, Parameters
+from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
 from gdconv.probes import probe
 from gdconv.problem import Problem
 from gdconv.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range
 
 
 @dataclass(frozen=True)
-class Start:
-    """One run at theta (its start, or the point where a certificate is issued).
+class StartBase:
+    """What every model's start knows; `start_at` makes the one that fits.
+
+    Attributes:
+        model: The model.
+        problem: Data, one replica.
+        params: Weights, one replica.
+        trained: Blocks that gradient descent moves.
+    """
+
+    model: Any
+    problem: Problem
+    params: Any
+    trained: tuple[str, ...]
+
+    @cached_property
+    def _forward(self) -> Any:
+        return self.model.forward(self.problem, self.params)
+
+    @property
+    def kernel(self) -> str:
+        """Name of the attention kernel."""
+        return "softmax"
+
+    @property
+    def N(self) -> int:
+        """Samples."""
+        return self.problem.N
+
+    @property
+    def n(self) -> int:
+        """Tokens per sample."""
+        return self.problem.n
+
+    @property
+    def D(self) -> int:
+        """Embedding dimension."""
+        return self.problem.D
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights as numpy, without the replica axis."""
+        return {name: value[0] for name, value in self.params.numpy().items()}
+
+    @property
+    def f_0(self) -> float:
+        """f(theta) = 1/2 |residual|^2."""
+        return float(self._forward.loss[0])
+
+    @cached_property
+    def r_error(self) -> float:
+        """A-priori error bar of the computed residual norm: 8u (|F| + |y| + sum |J_W|_F |W|_F)."""
+        return float(probe(self.model, self.problem, self.params, np.zeros(1)).noise_scale[0])
+
+    @property
+    def r_0(self) -> float:
+        """Residual norm sqrt(2 f) from above: the hypotheses that hold with it, hold."""
+        return float(np.sqrt(2 * self.f_0)) + self.r_error
+
+    def uncertain(self, side: float) -> Enclosure:
+        """A side of a hypothesis that grows with r_0, widened by what the error of r_0 allows.
+
+        Args:
+            side: The side, computed with r_0 from above.
+
+        Returns:
+            From side (1 - 8 r_error / r_0), a safe lower end for sides up to cubic in r_0, to side.
+        """
+        return Enclosure(side * max(0.0, 1 - 8 * self.r_error / self.r_0), side * (1 + 1e-11))
+
+    @property
+    def J_range(self) -> tuple[Enclosure, Enclosure]:
+        """(sigma_m(J), |J|_2), both enclosed."""
+        raise NotImplementedError
+
+    @property
+    def slope_is_finite(self) -> bool:
+        """Whether float64 holds the Jacobian, or the kernel that stands for it."""
+        raise NotImplementedError
+
+    @property
+    def flat(self) -> bool:
+        """Whether the Jacobian is exactly zero: no weight moves the output."""
+        raise NotImplementedError
+
+
+@singledispatch
+def start_at(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> StartBase:
+    """The start that fits the class of the model.
+
+    Args:
+        model: The model.
+        problem: Data, one replica.
+        params: Weights, one replica.
+        trained: Blocks that move.
+
+    Returns:
+        The start.
+
+    Raises:
+        NotImplementedError: Nobody registered a start for this class of models.
+    """
+    raise NotImplementedError(type(model).__name__)
+
+
+@dataclass(frozen=True)
+class Start(StartBase):
+    """One run of the multi-head model at theta (its start, or where a certificate is issued).
 
     Attributes:
         model: The model, with its attention kernel.
@@ -48,21 +155,6 @@ class Start:
         return self.model.kernel.name
 
     @property
-    def N(self) -> int:
-        """Samples."""
-        return self.problem.N
-
-    @property
-    def n(self) -> int:
-        """Tokens per sample."""
-        return self.problem.n
-
-    @property
-    def D(self) -> int:
-        """Embedding dimension."""
-        return self.problem.D
-
-    @property
     def D_y(self) -> int:
         """Outputs per token."""
         return self.problem.D_y
@@ -76,41 +168,6 @@ class Start:
     def d(self) -> int:
         """Head dimension."""
         return self.params.W_Q.shape[-1]
-
-    @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Weights as numpy, (H, D, d) and (H, d, D_y)."""
-        return {name: value[0] for name, value in self.params.numpy().items()}
-
-    @cached_property
-    def _forward(self) -> Forward:
-        return self.model.forward(self.problem, self.params)
-
-    @property
-    def f_0(self) -> float:
-        """f(theta) = 1/2 |F - y|^2."""
-        return float(self._forward.loss[0])
-
-    @cached_property
-    def r_error(self) -> float:
-        """A-priori error bar of the computed residual norm: 8u (|F| + |y| + sum |J_W|_F |W|_F)."""
-        return float(probe(self.model, self.problem, self.params, np.zeros(1)).noise_scale[0])
-
-    @property
-    def r_0(self) -> float:
-        """Residual norm sqrt(2 f) from above: the hypotheses that hold with it, hold."""
-        return float(np.sqrt(2 * self.f_0)) + self.r_error
-
-    def uncertain(self, side: float) -> Enclosure:
-        """A side of a hypothesis that grows with r_0, widened by what the error of r_0 allows.
-
-        Args:
-            side: The side, computed with r_0 from above.
-
-        Returns:
-            From side (1 - 8 r_error / r_0), a safe lower end for sides up to cubic in r_0, to side.
-        """
-        return Enclosure(side * max(0.0, 1 - 8 * self.r_error / self.r_0), side * (1 + 1e-11))
 
     @cached_property
     def a(self) -> np.ndarray:
@@ -170,9 +227,22 @@ class Start:
         least, greatest = enclose_singular_range(self.J)
         return (Enclosure(0.0, 0.0) if self.problem.duplicate_tokens else least), greatest
 
+    @property
+    def slope_is_finite(self) -> bool:
+        """Whether float64 holds J."""
+        return bool(np.isfinite(self.J).all())
+
+    @property
+    def flat(self) -> bool:
+        """Whether J is zero."""
+        return not self.J.any()
+
     @cached_property
     def sigma_J_V(self) -> Enclosure:
         """sigma_m(J_V), the value block alone."""
         if self.problem.duplicate_tokens:
             return Enclosure(0.0, 0.0)
         return enclose_singular_range(self._jacobian(("W_V",)))[0]
+
+
+start_at.register(MultiHeadRegression, Start)

@@ -18,10 +18,9 @@ import numpy as np
 
 from gdconv.constants import Constants, Radii
 from gdconv.errors import InputError
-from gdconv.initialization import spread_scores
-from gdconv.models.multihead import Parameters
+from gdconv.initialization import solve_scale, spread_scores
 from gdconv.prediction import Hypothesis, Prediction
-from gdconv.start import Start
+from gdconv.watch import Watch
 
 if TYPE_CHECKING:
     from gdconv.descent import Outcome
@@ -36,7 +35,7 @@ __all__ = [
     "theorem_named",
 ]
 
-At = Callable[[Parameters], Start]
+At = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,15 @@ class Statement:
     Attributes:
         name: Its name on the command line.
         predict: (theorem, start) -> Prediction; also takes the outcome if posterior.
-        default: Whether the theorem's verdict speaks of it when none is asked for.
+        default: Whether the verdict speaks of it when none is asked for; the first one counts.
         proof: Where its proof stands, or why it has none.
         posterior: Judged from the finished run (a-posteriori bound).
-        settings: Option defaults under which it was seen to work, by data set ("*" for all).
+        settings: Option defaults under which it was seen to work, by data set or model ("*" for
+            all).
         summary: First line of its docstring.
         kernel: The only attention kernel it speaks of, None for all.
+        model: The only model it speaks of, None for all.
+        claims: Posterior, and judged by claims about the finished run instead of a loss bound.
     """
 
     name: str
@@ -62,6 +64,13 @@ class Statement:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     summary: str = ""
     kernel: str | None = None
+    model: str | None = None
+    claims: bool = False
+
+    def speaks_of(self, kernel: str | None, model: str | None) -> bool:
+        """Whether it is about that kernel and that model; None is any."""
+        pairs = ((kernel, self.kernel), (model, self.model))
+        return all(None in (asked, own) or asked == own for asked, own in pairs)
 
 
 def statement(
@@ -72,6 +81,8 @@ def statement(
     posterior: bool = False,
     settings: dict[str, dict[str, Any]] | None = None,
     kernel: str | None = None,
+    model: str | None = None,
+    claims: bool = False,
 ) -> Callable[[Callable[..., Prediction]], Callable[..., Prediction]]:
     """Mark a method of a `Theorem` as one of its statements.
 
@@ -80,8 +91,10 @@ def statement(
         proof: Where the proof stands.
         default: The statement that the theorem's verdict speaks of.
         posterior: The method also takes the finished run.
-        settings: Option defaults by data set.
+        settings: Option defaults by data set or model.
         kernel: The only attention kernel it speaks of.
+        model: The only model it speaks of.
+        claims: Judged by claims about the finished run; implies posterior.
 
     Returns:
         The decorator.
@@ -99,7 +112,10 @@ def statement(
 
     def mark(method: Callable[..., Prediction]) -> Callable[..., Prediction]:
         summary = (method.__doc__ or "").strip().split("\n")[0]
-        made = Statement(name, method, default, proof, posterior, settings or {}, summary, kernel)
+        made = Statement(
+            name, method, default, proof, posterior or claims, settings or {}, summary, kernel,
+            model, claims,
+        )  # fmt: skip
         method.statement = made  # type: ignore[attr-defined]
         return method
 
@@ -113,44 +129,49 @@ class Theorem:
         id: Name on the command line.
         title: One line.
         source: Paper and theorem number.
-        trains: Blocks that gradient descent moves.
-        follows: What bounds the PL constant at every step: "B" for o^2 sigma_min(B)^2, "J" for
-            sigma_m(J)^2 with the global Lipschitz constant of J.
+        trains: Blocks that gradient descent moves, None for every trainable block of the model.
+        models: Models it speaks of, the default one first.
+        watch: Makes what is followed besides the loss (`gdconv.watch`), None for nothing.
     """
 
     id: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
-    trains: ClassVar[tuple[str, ...]] = ("W_Q", "W_K", "W_V")
-    follows: ClassVar[str] = "B"
+    trains: ClassVar[tuple[str, ...] | None] = None
+    models: ClassVar[tuple[str, ...]] = ("multihead",)
+    watch: ClassVar[Callable[..., Watch] | None] = None
 
-    def statements(self, kernel: str | None = None) -> list[Statement]:
+    def statements(self, kernel: str | None = None, model: str | None = None) -> list[Statement]:
         """The statements in the order they are written.
 
         Args:
             kernel: Only those that speak of this attention kernel; None for all.
+            model: Only those that speak of this model; None for all.
 
         Returns:
             The statements.
         """
         found = (getattr(v, "statement", None) for v in type(self).__dict__.values())
         known = [s for s in found if isinstance(s, Statement)]
-        return [s for s in known if None in (kernel, s.kernel) or s.kernel == kernel]
+        return [s for s in known if s.speaks_of(kernel, model)]
 
-    def statement_named(self, name: str | None, kernel: str | None = None) -> Statement:
+    def statement_named(
+        self, name: str | None, kernel: str | None = None, model: str | None = None
+    ) -> Statement:
         """The statement of that name, or the default one.
 
         Args:
             name: A name, or None.
             kernel: The attention kernel of the run.
+            model: The model of the run.
 
         Returns:
             The statement.
 
         Raises:
-            InputError: No statement has that name, or not for that kernel.
+            InputError: No statement has that name, or not for that kernel and model.
         """
-        known = self.statements(kernel)
+        known = self.statements(kernel, model)
         if name is None:
             return next(s for s in known if s.default)
         for s in known:
@@ -158,7 +179,7 @@ class Theorem:
                 return s
         raise InputError("statement", name, f"choose one of {', '.join(s.name for s in known)}")
 
-    def predict(self, s: Statement, start: Start, outcome: Outcome | None = None) -> Prediction:
+    def predict(self, s: Statement, start: Any, outcome: Outcome | None = None) -> Prediction:
         """Evaluate one statement on one run.
 
         Args:
@@ -172,7 +193,19 @@ class Theorem:
         with np.errstate(all="ignore"):  # absurd scales give inf or nan, which no hypothesis meets
             return s.predict(self, start, outcome) if s.posterior else s.predict(self, start)
 
-    def constants(self, start: Start, rho: float) -> tuple[float, float]:
+    def pl_constants(self, start: Any) -> tuple[float, float]:
+        """What bounds the PL constant from below at every step.
+
+        Args:
+            start: The run at step 0.
+
+        Returns:
+            Factor c and Lipschitz constant M: sigma_m(J_t)^2 is followed from below by
+            c sigma_min(B_t)^2, and where M > 0 by sigma_m(J)^2 enclosed at some steps, M of J.
+        """
+        return start.o.lo**2, 0.0
+
+    def constants(self, start: Any, rho: float) -> tuple[float, float]:
         """(M_2, G^2) of the trained blocks on the ball of radius rho around a start.
 
         Args:
@@ -185,18 +218,43 @@ class Theorem:
         made = Constants(start, Radii.joint(rho))
         return made.M_2(), made.G_squared()
 
-    def base(self, shape: tuple[int, int, int, int], seed: int, at: At) -> Parameters:
+    def base(self, found: dict[str, int], seed: int, at: At) -> Any:
         """Weights with F = 0 whose W_O `--init theorem` scales until the hypotheses hold.
 
         Args:
-            shape: (H, D, d, D_y).
+            found: Sizes by option, of which this reads heads, embedding, head_dim and outputs.
             seed: Seed of the draws.
             at: Makes a start of weights.
 
         Returns:
             The weights.
         """
-        return spread_scores(shape, seed, lambda params: at(params).sigma_0.lo)
+        return spread_scores(head_shape(found), seed, lambda params: at(params).sigma_0.lo)
+
+    def solve(self, base: Any, holds: Callable[[Any], bool], margin: float) -> Any:
+        """The weights of `--init theorem` from `base`: W_O scaled until the hypotheses hold.
+
+        Args:
+            base: From `base`.
+            holds: Whether the judged statement's hypotheses hold at some weights.
+            margin: Factor above the least scale.
+
+        Returns:
+            The weights.
+        """
+        return solve_scale(base, holds, margin)
+
+
+def head_shape(found: dict[str, int]) -> tuple[int, int, int, int]:
+    """(H, D, d, D_y) of the multi-head model from its sizes by option.
+
+    Args:
+        found: Sizes by option.
+
+    Returns:
+        The shape that initializations take.
+    """
+    return found["heads"], found["embedding"], found["head_dim"], found["outputs"]
 
 
 def registry() -> dict[str, Theorem]:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import gdconv
+from gdconv.architectures.multihead import SIZES, MultiHead
 from gdconv.config import Config
 from gdconv.errors import InputError
-from gdconv.requirements import SIZES, device_named, require_room
+from gdconv.requirements import device_named
 from gdconv.setting import prepare
 
 BLOCKS = ("W_Q", "W_K", "W_V")
@@ -130,9 +131,9 @@ def test_absurd_sizes_are_refused_before_they_are_made(options: dict[str, Any]) 
 
 def test_room_is_for_all_runs_together() -> None:
     sizes = dict.fromkeys(SIZES, 16)
-    require_room(sizes, 1, BLOCKS)
+    MultiHead().require_room(sizes, 1, BLOCKS)
     with pytest.raises(InputError, match="Jacobian"):
-        require_room(sizes, 100, BLOCKS)
+        MultiHead().require_room(sizes, 100, BLOCKS)
 
 
 @pytest.mark.parametrize("name", ["meta", "cpu:7", "cuda:-1", "cuda:", "xla", "CPU", "cpu "])

@@ -24,7 +24,7 @@ from gdconv.models.multihead import Parameters
 from gdconv.posterior import run_certificate
 from gdconv.spectrum import Enclosure
 from gdconv.start import Start
-from gdconv.theorem import At, Hypothesis, Prediction, Theorem, statement
+from gdconv.theorem import At, Hypothesis, Prediction, Theorem, head_shape, statement
 
 PROOFS = "docs/theory/query-gd.md"
 
@@ -103,7 +103,6 @@ class QueryGD(Theorem):
     title = "Gradient descent on W_Q alone"
     source = "Song et al. 2024, Theorem 2 (arXiv:2411.07538)"
     trains = ("W_Q",)
-    follows = "J"
 
     def theorem_b(self, start: Start) -> Prediction:
         """Theorem B: kappa_0 = sigma_m(J_Q(0))^2 >= 6 M_2 r_0 and eta <= 2 / (9 L), L local."""
@@ -149,17 +148,23 @@ class QueryGD(Theorem):
         """AP on [0, T] and TAIL at T with J_Q: certified from the run itself."""
         return run_certificate(outcome, "run", lambda rho: self.constants(outcome.end, rho))
 
+    def pl_constants(self, start: Start) -> tuple[float, float]:
+        """sigma_m(J_Q) alone is followed, with its global Lipschitz constant M_2."""
+        return 0.0, QueryConstants(start).M_2()
+
     def constants(self, start: Start, rho: float) -> tuple[float, float]:
         """(M_2, G^2), global in W_Q: the radius does not matter."""
         c = QueryConstants(start)
         return c.M_2(), c.G_squared()
 
-    def base(self, shape: tuple[int, int, int, int], seed: int, at: At) -> Parameters:
+    def base(self, found: dict[str, int], seed: int, at: At) -> Parameters:
         """Paired heads (F = 0), the best of several draws and scales by kappa_0 / G^2."""
         best, best_share = None, -1.0
         for scale in SCORE_SCALES:
             for draw in range(DRAWS):
-                drawn = initialize("paired", shape, seed + 7919 * draw, (scale, scale, 1.0, 1.0))
+                drawn = initialize(
+                    "paired", head_shape(found), seed + 7919 * draw, (scale, scale, 1.0, 1.0)
+                )
                 start = at(drawn)
                 G_squared = QueryConstants(start).G_squared()
                 share = start.J_range[0].lo ** 2 / G_squared if G_squared > 0 else 0.0

@@ -91,7 +91,7 @@ def _statement(check: CheckLike, name: str) -> dict[str, Any]:
         "name": name,
         "verdict": verdict,
         "run": row["run"],
-        **{number: row[number] for number in NUMBERS},
+        **{number: row.get(number) for number in NUMBERS},
         "worst_margin": row["worst_margin"],
         "first_violation": _step(row["first_violation"]),
         "hypotheses": sides.rename(columns=columns)[list(columns.values())].to_dict("records"),

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gdconv.report.labels import place_labels
 from gdconv.report.source import CheckLike
+from gdconv.report.tables import descended
 from gdconv.verdict import worst
 
 MEASURED = "#222222"
@@ -53,6 +54,10 @@ def figure(check: CheckLike) -> Figure:
         >>> len(figure(check).axes)
         2
     """
+    if not descended(check):
+        from gdconv.report.claim_plots import claim_figure
+
+        return claim_figure(check)
     return side_by_side([check])
 
 

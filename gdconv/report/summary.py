@@ -9,7 +9,7 @@ import pandas as pd
 
 from gdconv.report.layout import number
 from gdconv.report.source import CheckLike
-from gdconv.report.tables import render
+from gdconv.report.tables import descended, render
 
 LEVELS = {
     "float64": "of the stored float64 iterates; rounding error is part of every comparison",
@@ -30,6 +30,16 @@ ADVICE = {
     "This refutes the formula, read as this statement, for this initialization; it does not refute "
     "that some other initialization exists",
 }
+
+
+CLAIM_ADVICE = {
+    "confirmed": "every claim holds in {runs}",
+    "vacuous": "the claims hold but test nothing in {runs}; see the note",
+    "outside": "the statement says nothing about {runs}, since hypotheses are not met: {unmet}",
+    "undecided": "error bars overlap in {runs}: {unmet}",
+    "refuted": "a claim is violated beyond its error in {runs}: {unmet}",
+}
+"""As `ADVICE`, for theorems without descent."""
 
 
 def summary(check: CheckLike, folder: Path | None = None, notes: bool = True) -> str:
@@ -75,13 +85,18 @@ def setting(check: CheckLike) -> dict[str, str]:
         'digits, N = 8 samples, n = 2 tokens, D = 32, D_y = 1'
     """
     config, runs = check.config, check.runs
+    if not descended(check):
+        return _cases(check)
     problem = str(config.get("problem") or config.get("data") or "given arrays")
     if "X" in check.starts:
         samples, tokens, width = check.starts["X"].shape[1:]
         outputs = check.starts["y"].shape[-1]
         problem += f", N = {samples} samples, n = {tokens} tokens, D = {width}, D_y = {outputs}"
     kernel = str(config.get("kernel"))
-    if "W_Q" in check.starts:
+    if "w_O" in check.starts:
+        kernel = f"{kernel} encoder, d_m = {config['width']}, {config['scaling']} scaling"
+        kernel += f", {config['activation']}, loss {config['loss']}"
+    elif "W_Q" in check.starts:
         kernel += (
             f", H = {check.starts['W_Q'].shape[1]} heads of d = {check.starts['W_Q'].shape[-1]}"
         )
@@ -97,6 +112,15 @@ def setting(check: CheckLike) -> dict[str, str]:
     seeds = ", ".join(str(seed) for seed in runs["seed"])
     found["runs"] = f"{len(runs)} (seed {seeds}), f_T/f_0 = {_span(runs['loss_ratio_last'])}"
     return found
+
+
+def _cases(check: CheckLike) -> dict[str, str]:
+    """The cases of a check without descent."""
+    skip = ("theorem", "statement", "seed", "seeds", "device", "dtype", "engine")
+    read = {k: v for k, v in check.config.items() if v is not None and k not in skip}
+    seeds = ", ".join(str(seed) for seed in check.runs["seed"])
+    found = {"cases": f"{len(check.runs)} (seed {seeds})"}
+    return found | ({"with": ", ".join(f"{k} {v}" for k, v in read.items())} if read else {})
 
 
 def verdict_line(check: CheckLike) -> str:
@@ -116,10 +140,12 @@ def verdict_line(check: CheckLike) -> str:
     rows = check.verdicts[check.verdicts["statement"] == check.statement]
     same = rows[rows["verdict"] == check.verdict]
     runs = f"{len(rows)} run{'s' if len(rows) != 1 else ''}"
-    text = ADVICE[check.verdict].format(
+    text = (ADVICE if descended(check) else CLAIM_ADVICE)[check.verdict].format(
         unmet=_unmet(check), runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}"
     )
     level = LEVELS.get(check.level, check.level)
+    if not descended(check):
+        level = "of the stored cases; every comparison carries its stated tolerance or error bar"
     lines = [
         f"VERDICT {check.statement}: {check.verdict}, {text}.",
         f"Level {check.level}: {level}.",
@@ -136,4 +162,6 @@ def _unmet(check: CheckLike) -> str:
     """Names of the judged statement's hypotheses that do not hold in some run."""
     sides = check.hypotheses
     rows = sides[(sides["statement"] == check.statement) & (sides["holds"] == "false")]
+    if rows.empty:
+        rows = sides[(sides["statement"] == check.statement) & (sides["holds"] == "undecided")]
     return "; ".join(dict.fromkeys(rows["hypothesis"])) or "none"

@@ -44,6 +44,9 @@ def verdict_table(check: CheckLike) -> pd.DataFrame:
         >>> verdict_table(check).columns[0]
         'run'
     """
+    if not descended(check):
+        columns = ["run", "statement", "verdict", "claims", "held", "worst_margin", "weakest"]
+        return check.verdicts[[*columns, "note"]].reset_index(drop=True)
     rows = check.verdicts.copy()
     loss = check.runs.set_index("run")["loss_ratio_last"]
     rows["log10_bound"] = rows["bound_last"].map(_log10)
@@ -56,6 +59,23 @@ def verdict_table(check: CheckLike) -> pd.DataFrame:
         *("compared_until", "note"),
     ]
     return rows[columns].reset_index(drop=True)
+
+
+def descended(check: CheckLike) -> bool:
+    """Whether a check has runs of gradient descent; else its statements are claims about cases.
+
+    Args:
+        check: A check.
+
+    Returns:
+        True when there is a loss.
+
+    Example:
+        >>> from gdconv.report.example import example_check
+        >>> descended(example_check())
+        True
+    """
+    return "loss_ratio_last" in check.runs.columns
 
 
 def statement_table(check: CheckLike) -> pd.DataFrame:
@@ -84,7 +104,7 @@ def statement_table(check: CheckLike) -> pd.DataFrame:
             "verdict": bad,
             "runs": f"{(group['verdict'] == bad).sum()}/{len(group)}",
         }
-        skip = ("run", "statement", "verdict", "note")
+        skip = ("run", "statement", "verdict", "note", "weakest")
         row |= {c: _range(group[c]) for c in table.columns if c not in skip}
         row["note"] = "; ".join(dict.fromkeys(str(n) for n in group["note"] if _said(n)))
         rows.append(row)
@@ -112,7 +132,8 @@ def failing_runs(check: CheckLike) -> list[str]:
     for name, rows in table.groupby("statement", sort=False):
         for verdict in sorted(set(rows["verdict"]), key=ORDER.index):
             group = rows[rows["verdict"] == verdict]
-            steps = zip(group["run"], group["first_violation"], strict=True)
+            missing = pd.Series(pd.NA, group.index)
+            steps = zip(group["run"], group.get("first_violation", missing), strict=True)
             runs = [f"{r}" if pd.isna(s) else f"{r} (step {s})" for r, s in steps]
             lines.append(f"{name}: {verdict} in run {', '.join(runs)}")
     return lines
@@ -193,7 +214,7 @@ def render(check: CheckLike, format: str = "text", statement: str | None = None)
         parts = [_transposed(check)]
     else:
         parts = [layout(*_cells(statement_table(check) if many else verdict_table(check), format))]
-    if format == "text" and not many and check.runs["step"].nunique() == 1:
+    if format == "text" and not many and descended(check) and check.runs["step"].nunique() == 1:
         parts.append(
             f"step η = {number(check.runs['step'].iloc[0])} in every row; margins are natural logs"
         )
@@ -219,6 +240,9 @@ HEADERS = {
     "worst_margin": ("worst\nmargin", "worst margin (ln)", "worst margin"),
     "worst_step": ("at\nstep", "at step", "at step"),
     "first_violation": ("first\nviol.", "first violation", "first violation"),
+    "claims": ("claims", "claims", "claims"),
+    "held": ("held", "held", "held"),
+    "weakest": ("weakest claim", "weakest claim", "weakest claim"),
     "compared_until": ("compared\nuntil", "compared until", "compared until"),
     "lhs": ("left", "left", "left"),
     "relation": ("", "relation", ""),

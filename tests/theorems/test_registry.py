@@ -14,11 +14,17 @@ from gdconv.verdict import ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = [(theorem, s.name) for theorem in registry().values() for s in theorem.statements()]
-RUNS = [
-    (theorem, s.name, kernel)
+MODELS = [
+    (theorem, model, kernel)
     for theorem in registry().values()
+    for model in theorem.models
     for kernel in ("softmax", "gaussian")
-    for s in theorem.statements(kernel)
+    if (model, kernel) != ("encoder", "gaussian")
+]
+RUNS = [
+    (theorem, model, s.name, kernel)
+    for theorem, model, kernel in MODELS
+    for s in theorem.statements(kernel, model)
 ]
 
 
@@ -27,11 +33,18 @@ def test_identity(theorem: Theorem) -> None:
     assert theorem.title
     assert theorem.source
     assert theorem_named(theorem.id) is not None
-    for kernel in ("softmax", "gaussian"):
-        defaults = [s.name for s in theorem.statements(kernel) if s.default]
-        assert len(defaults) == 1
-        assert theorem.statement_named(None, kernel).name == defaults[0]
     assert len({s.name for s in theorem.statements()}) == len(theorem.statements())
+
+
+@pytest.mark.parametrize(
+    ("theorem", "model", "kernel"), MODELS, ids=[f"{t.id}:{m}:{k}" for t, m, k in MODELS]
+)
+def test_every_model_and_kernel_has_a_default_statement(
+    theorem: Theorem, model: str, kernel: str
+) -> None:
+    defaults = [s.name for s in theorem.statements(kernel, model) if s.default]
+    assert defaults
+    assert theorem.statement_named(None, kernel, model).name == defaults[0]
 
 
 @pytest.mark.parametrize(("theorem", "name"), CASES, ids=[f"{t.id}:{n}" for t, n in CASES])
@@ -44,21 +57,26 @@ def test_statement_is_documented_and_its_proof_exists(theorem: Theorem, name: st
 
 
 @pytest.mark.parametrize(
-    ("theorem", "name", "kernel"), RUNS, ids=[f"{t.id}:{n}:{k}" for t, n, k in RUNS]
+    ("theorem", "model", "name", "kernel"),
+    RUNS,
+    ids=[f"{t.id}:{m}:{n}:{k}" for t, m, n, k in RUNS],
 )
-def test_default_settings_give_a_whole_check(theorem: Theorem, name: str, kernel: str) -> None:
-    check = gdconv.check(theorem.id, statement=name, kernel=kernel)
+def test_default_settings_give_a_whole_check(
+    theorem: Theorem, model: str, name: str, kernel: str
+) -> None:
+    check = gdconv.check(theorem.id, model=model, statement=name, kernel=kernel)
     assert check.verdict in ("confirmed", "refuted")
     assert check.statement == name
-    assert set(check.verdicts["statement"]) == {s.name for s in theorem.statements(kernel)}
+    spoken = {s.name for s in theorem.statements(kernel, model)}
+    assert set(check.verdicts["statement"]) == spoken
     assert set(check.verdicts["verdict"]) <= set(ORDER)
     json.dumps(check.to_json(), allow_nan=False)
     trace = check.trace
     assert (trace["sigma_min_lo"] <= trace["sigma_min_hi"]).all()
     assert (trace["step"].diff().dropna() > 0).all()
-    compared = trace[f"bound[{name}]"].notna()
-    assert compared.any()
     assert np.isfinite(trace["loss"]).all()
+    compared = trace[f"bound[{name}]"].notna()
+    assert compared.any() != theorem.statement_named(name, kernel, model).claims
     if check.verdict == "confirmed":
         assert (trace["loss_ratio"] <= trace[f"bound[{name}]"] * (1 + 1e-9))[compared].all()
 
