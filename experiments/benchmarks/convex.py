@@ -1,0 +1,272 @@
+"""Time to solve the convex attention program: CVXPY with Clarabel, celer, skglm and ours.
+
+    python -m experiments.benchmarks.convex [--quick] [--out FILE.json]
+
+N = 200 samples of n = 32 Gaussian tokens, d = 64, four tokens in the target, noise; squared loss;
+beta = 0.5, 0.1, 0.02 beta_max. One process, one thread, rounds interleaved, everything compiled on
+a small problem first. Each contestant is asked for a relative gap of 1e-6 and the gap its weights
+really have is certified afterwards, outside the clock. Ours starts from the raw arrays in every
+round and its time includes the certificate. Clarabel's time is given twice: the whole call, and
+what the solver itself reports. A library that is not installed is "absent".
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks.gd_step import environment
+
+CONTESTANTS = ("clarabel", "celer", "skglm", "descent", "newton")
+BASELINE = "clarabel"
+SHAPE = (200, 32, 64)
+PARTS = (0.5, 0.1, 0.02)
+TOLERANCE = 1e-6
+SINGLE = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+}
+LIBRARIES = {"clarabel": ("cvxpy", "clarabel"), "celer": ("celer",), "skglm": ("skglm",)}
+
+
+def problem(shape: tuple[int, int, int], seed: int = 0) -> tuple[Any, Any]:
+    """Gaussian tokens and a target of four of them.
+
+    Args:
+        shape: (N, n, d).
+        seed: Of the draw.
+
+    Returns:
+        X (N, n, d) and y (N).
+
+    Example:
+        >>> X, y = problem((3, 5, 2))
+        >>> X.shape, y.shape
+        ((3, 5, 2), (3,))
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal(shape)
+    Z = np.zeros(shape[1:])
+    Z[:4] = rng.standard_normal((4, shape[2]))[: shape[1]]
+    return X, np.einsum("nkd,kd->n", X, Z) + 0.5 * rng.standard_normal(shape[0])
+
+
+def available() -> list[str]:
+    """Contestants whose libraries are installed."""
+    return [
+        c for c in CONTESTANTS if all(importlib.util.find_spec(m) for m in LIBRARIES.get(c, ()))
+    ]
+
+
+def clarabel(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """CVXPY's interior-point route.
+
+    Args:
+        X: Tokens.
+        y: Targets.
+        beta: Weight decay.
+
+    Returns:
+        Weights (n, d), and the time the solver reports in milliseconds.
+    """
+    cp: Any = importlib.import_module("cvxpy")
+
+    N, n, d = X.shape
+    Z = cp.Variable((n, d))
+    p = X.reshape(N, -1) @ cp.vec(Z, order="C")
+    task = cp.Problem(cp.Minimize(cp.sum_squares(p - y) + beta * cp.sum(cp.norm(Z, 2, axis=1))))
+    task.solve(solver=cp.CLARABEL, tol_gap_rel=TOLERANCE, tol_gap_abs=1e-12, max_threads=1)
+    return Z.value, {"solver_ms": 1e3 * task.solver_stats.solve_time}
+
+
+def celer(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """celer's group lasso: |y - Xw|^2/(2N) + alpha sum |w_g|.
+
+    Args:
+        X: Tokens.
+        y: Targets.
+        beta: Weight decay.
+
+    Returns:
+        Weights (n, d), nothing else.
+    """
+    N, n, d = X.shape
+    fit = importlib.import_module("celer").GroupLasso(
+        groups=d, alpha=beta / (2 * N), fit_intercept=False, tol=TOLERANCE
+    )
+    return fit.fit(X.reshape(N, -1), y).coef_.reshape(n, d), {}
+
+
+def skglm(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """skglm's group lasso, the same scaling.
+
+    Args:
+        X: Tokens.
+        y: Targets.
+        beta: Weight decay.
+
+    Returns:
+        Weights (n, d), nothing else.
+    """
+    N, n, d = X.shape
+    fit = importlib.import_module("skglm").GroupLasso(
+        groups=d, alpha=beta / (2 * N), fit_intercept=False, tol=TOLERANCE
+    )
+    return fit.fit(X.reshape(N, -1), y).coef_.reshape(n, d), {}
+
+
+def ours(X: Any, y: Any, beta: float, method: str) -> tuple[Any, dict[str, float]]:
+    """gdconv, certificate included.
+
+    Args:
+        X: Tokens.
+        y: Targets.
+        beta: Weight decay.
+        method: "newton" or "descent".
+
+    Returns:
+        Weights (n, d), and 1.0 when the gap is certified.
+    """
+    from gdconv.convex.fast import CERTIFIED, solve
+    from gdconv.convex.group_lasso import token_program
+
+    found = solve(token_program(X, y, beta), TOLERANCE, method=method)
+    return found.Z[:, :, 0], {"certified": float(found.status == CERTIFIED)}
+
+
+def contestant(name: str) -> Callable[[Any, Any, float], tuple[Any, dict[str, float]]]:
+    """The contestant of that name.
+
+    Args:
+        name: One of CONTESTANTS.
+
+    Returns:
+        A function of X, y and beta.
+
+    Example:
+        >>> Z, extra = contestant("newton")(*problem((5, 3, 2)), 0.5)
+        >>> Z.shape, extra
+        ((3, 2), {'certified': 1.0})
+    """
+    if name in ("newton", "descent"):
+        return lambda X, y, beta: ours(X, y, beta, name)
+    return {"clarabel": clarabel, "celer": celer, "skglm": skglm}[name]
+
+
+def measure(part: float, rounds: int, shape: tuple[int, int, int] = SHAPE) -> dict[str, Any]:
+    """Time all contestants at one weight decay.
+
+    Args:
+        part: beta over beta_max.
+        rounds: Interleaved rounds.
+        shape: (N, n, d).
+
+    Returns:
+        Medians in milliseconds, ratios to the baseline, certified gaps.
+    """
+    import numpy as np
+
+    from gdconv.convex.dual import beta_max, certify
+    from gdconv.convex.group_lasso import token_program
+
+    X, y = problem(shape)
+    beta = part * beta_max(token_program(X, y, 1.0)).lo
+    program = token_program(X, y, beta)
+    names = available()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    extras: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    gaps, active = {}, {}
+    for _ in range(rounds):
+        for name in names:
+            run = contestant(name)
+            start = time.perf_counter()
+            Z, extra = run(X, y, beta)
+            times[name].append(1e3 * (time.perf_counter() - start))
+            extras[name].append(extra)
+            gaps[name] = certify(program, Z[:, :, None]).relative_gap
+            sizes = np.sqrt(np.square(Z).sum(1))
+            active[name] = int((sizes > 1e-6 * sizes.max()).sum())
+    row: dict[str, Any] = {
+        "beta_over_beta_max": part,
+        "shape": dict(zip(("N", "n", "d"), shape, strict=True)),
+        "asked_relative_gap": TOLERANCE,
+        "ms": {name: float(np.median(t)) for name, t in times.items()},
+        "fastest_ms": {name: min(t) for name, t in times.items()},
+        "certified_relative_gap": gaps,
+        "gap_reached": {name: gap <= TOLERANCE for name, gap in gaps.items()},
+        "active_tokens": active,
+    }
+    if BASELINE in names:
+        solver = [e["solver_ms"] for e in extras[BASELINE]]
+        row["clarabel_solver_ms"] = float(np.median(solver))
+        row["times_faster_than_clarabel"] = {
+            name: float(np.median(np.array(times[BASELINE]) / t)) for name, t in times.items()
+        }
+        row["times_faster_than_clarabel_solver_alone"] = {
+            name: float(np.median(np.array(solver) / t)) for name, t in times.items()
+        }
+    return row
+
+
+def _show(row: dict[str, Any]) -> str:
+    cells = [f"{row['beta_over_beta_max']:6.2f}"]
+    for name in CONTESTANTS:
+        if name not in row["ms"]:
+            cells.append(f"{'absent':>34s}")
+            continue
+        ratio = row.get("times_faster_than_clarabel", {}).get(name, float("nan"))
+        gap = row["certified_relative_gap"][name]
+        cells.append(f"{row['ms'][name]:10.2f} ms {ratio:7.1f}x gap {gap:7.1e}")
+    return " ".join(cells)
+
+
+def versions() -> dict[str, Any]:
+    """Environment of the other benchmarks, with the libraries of this one."""
+    found = environment()
+    for name in ("cvxpy", "clarabel", "celer", "skglm"):
+        if importlib.util.find_spec(name):
+            found[name] = str(importlib.import_module(name).__version__)
+    return found
+
+
+def main() -> None:
+    """Command line; restarts itself with one thread, since libraries read the setting at import."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/convex.json"))
+    options = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in SINGLE.items()):
+        again = [sys.executable, "-m", "experiments.benchmarks.convex", *sys.argv[1:]]
+        os.execve(sys.executable, again, {**os.environ, **SINGLE})
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    warnings.simplefilter("ignore")  # contestants that stop short of their gap say so by warnings
+    import torch
+
+    torch.set_num_threads(1)
+    measure(0.1, 2, (10, 4, 3))  # compile
+    print("  beta " + " ".join(f"{name:>34s}" for name in CONTESTANTS))
+    rows = []
+    for part in PARTS:
+        rows.append(measure(part, 2 if options.quick else 7))
+        print(_show(rows[-1]), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    result = {"environment": versions(), "rows": rows}
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Convex attention: group lasso over tokens, its dual, its certificates, its solvers."""
