@@ -1,0 +1,334 @@
+"""Reviews and their labels: the aclImdb folder or archive, a CSV file, Hugging Face `datasets`.
+
+Nothing is ever unpacked: an archive is read as a stream, member by member, and only members with
+the names of reviews are kept, in memory. A member that would leave its folder, a link or a device
+makes the whole archive refused, as do damage, labels that contradict their folder, and sizes no set
+of reviews has.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
+
+import numpy as np
+from jaxtyping import Int
+
+from gdconv.errors import InputError
+
+LARGEST_UNPACKED = 2 * 2**30
+"""More unpacked bytes than this are no set of reviews; aclImdb has 0.5 GiB."""
+
+LARGEST_REVIEW = 2**20
+"""Bytes of one review."""
+
+MOST_REVIEWS = 1_000_000
+
+REVIEW = re.compile(r"(train|test)/(pos|neg)/\d+_(\d+)\.txt")
+"""Path of a review inside aclImdb; the last number is its rating, 1 to 4 or 7 to 10."""
+
+IMDB_REMEDY = "give the aclImdb folder or aclImdb_v1.tar.gz as published"
+
+DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError, MemoryError)
+"""What tarfile, gzip and zlib raise on damaged or foreign content."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts with labels, split into training and test.
+
+    Attributes:
+        name: What it is called in results.
+        train: Training texts.
+        train_labels: Their classes.
+        test: Test texts.
+        test_labels: Their classes.
+        classes: Names of the classes, by number.
+    """
+
+    name: str
+    train: list[str]
+    train_labels: Int[np.ndarray, " N"]
+    test: list[str]
+    test_labels: Int[np.ndarray, " M"]
+    classes: tuple[str, ...]
+
+
+def read_imdb(path: str | Path) -> Corpus:
+    """The reviews of aclImdb, from its folder or its .tar.gz.
+
+    Args:
+        path: The folder (or the one it stands in) or the archive.
+
+    Returns:
+        Labels: 0 negative, 1 positive. Reviews are sorted by name.
+
+    Raises:
+        InputError: Missing, damaged or cut off, a link or a name that leaves the folder, a label
+            that its rating contradicts, sizes out of range, or a part without reviews.
+
+    Example:
+        >>> read_imdb("nowhere.tar.gz")
+        Traceback (most recent call last):
+        gdconv.errors.InputError: data = nowhere.tar.gz: no such file; give the aclImdb folder or
+        aclImdb_v1.tar.gz as published.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # unlike Path.exists, false for a name that is too long
+        raise InputError("data", path, f"no such file; {IMDB_REMEDY}")
+    if not (path.is_dir() or path.is_file()):  # opening a pipe would wait for ever
+        raise InputError("data", path, f"this is no file; {IMDB_REMEDY}")
+    try:
+        found = dict(_folder_reviews(path) if path.is_dir() else _archive_reviews(path))
+    except _RefusedError as refused:
+        raise InputError("data", path, f"{refused}; {IMDB_REMEDY}") from None
+    except PermissionError:
+        raise InputError("data", path, "it may not be read; change its permissions") from None
+    except DAMAGE as error:
+        kind = "folder cannot be read" if path.is_dir() else "this is no complete .tar.gz"
+        raise InputError("data", path, f"{kind} ({_brief(error)}); {IMDB_REMEDY}") from None
+    parts: dict[str, tuple[list[str], Int[np.ndarray, " N"]]] = {}
+    for split in ("train", "test"):
+        names = sorted(name for name in found if name.startswith(split))
+        labels = np.array([int("/pos/" in name) for name in names], dtype=np.int64)
+        if len(set(labels.tolist())) < 2:
+            raise InputError("data", path, f"{split} lacks pos or neg reviews; {IMDB_REMEDY}")
+        parts[split] = [found[name] for name in names], labels
+    return Corpus("IMDb", *parts["train"], *parts["test"], ("negative", "positive"))
+
+
+def read_csv(
+    path: str | Path,
+    text: str = "text",
+    label: str = "label",
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> Corpus:
+    r"""A CSV file with a column of texts and a column of labels, split at random.
+
+    Args:
+        path: The file, UTF-8, first line the names of the columns.
+        text: Column of the texts.
+        label: Column of the labels; any words or numbers, sorted to give classes 0, 1, ...
+        test_share: Share of the rows kept for testing.
+        seed: Seed of the split.
+
+    Returns:
+        The corpus, named after the file.
+
+    Raises:
+        InputError: Missing or unreadable file, missing column, a row that is too short or without
+            text, fewer than two classes, a label too rare to be trained and tested.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "mine.csv"
+        >>> _ = file.write_text("text,label\n" + "good,yes\nbad,no\n" * 5)
+        >>> corpus = read_csv(file)
+        >>> corpus.classes, len(corpus.train), len(corpus.test)
+        (('no', 'yes'), 8, 2)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("data", path, "no such file; give a CSV with columns text and label")
+    if not 0 < test_share < 1:
+        raise InputError("test_share", test_share, "give a share between 0 and 1")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            texts, labels = _rows(path, csv.DictReader(stream, strict=True), text, label)
+    except UnicodeDecodeError:
+        raise InputError("data", path, "save it as UTF-8 text") from None
+    except (csv.Error, OSError) as error:
+        raise InputError("data", path, f"this is no readable CSV file ({_brief(error)})") from None
+    classes = tuple(sorted(set(labels)))
+    if len(classes) < 2:
+        raise InputError(f"column {label}", ", ".join(classes), "give at least two classes")
+    numbers = np.array([classes.index(name) for name in labels], dtype=np.int64)
+    test = _test_rows(numbers, len(classes), test_share, seed)
+    if (np.bincount(numbers[~test], minlength=len(classes)) == 0).any() or not test.any():
+        rare = classes[int(np.bincount(numbers).argmin())]
+        raise InputError(f"column {label}", rare, "give more rows of this label")
+    kept, held = np.flatnonzero(~test), np.flatnonzero(test)
+    return Corpus(
+        path.name,
+        [texts[i] for i in kept],
+        numbers[kept],
+        [texts[i] for i in held],
+        numbers[held],
+        classes,
+    )
+
+
+def read_datasets(name: str = "imdb") -> Corpus:
+    """A text classification set of Hugging Face `datasets`, where that package is installed.
+
+    Args:
+        name: Name of the set; it needs splits train and test with columns text and label.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        InputError: The package is missing, the set cannot be loaded, or it lacks these columns.
+    """
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError:
+        remedy = "install the package datasets, or give the aclImdb folder or archive"
+        raise InputError("data", f"datasets:{name}", remedy) from None
+    try:
+        loaded = datasets.load_dataset(name)
+        parts = [(list(loaded[s]["text"]), loaded[s]["label"]) for s in ("train", "test")]
+        labels = [np.asarray(part[1], dtype=np.int64) for part in parts]
+    except Exception as error:  # its own classes, network, disk: the caller sees one kind
+        remedy = f"give a set with splits train and test, text and label ({_brief(error)})"
+        raise InputError("data", f"datasets:{name}", remedy) from error
+    top = int(max(part.max() for part in labels))
+    if min(int(part.min()) for part in labels) < 0:
+        raise InputError("data", f"datasets:{name}", "give a set whose rows all have labels")
+    classes = tuple(str(c) for c in range(top + 1))
+    return Corpus(name, parts[0][0], labels[0], parts[1][0], labels[1], classes)
+
+
+class _RefusedError(Exception):
+    """Content that is whole but not wanted; its text says what."""
+
+
+class _Counted:
+    """A stream that refuses to give more than `LARGEST_UNPACKED` bytes and remembers the last."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self.stream, self.count, self.tail = stream, 0, b""
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes."""
+        block = self.stream.read(min(size, 2**20) if size >= 0 else 2**20)
+        self.count += len(block)
+        if self.count > LARGEST_UNPACKED:
+            raise _RefusedError("it unpacks to more than 2 GiB")
+        self.tail = (self.tail + block)[-1024:]
+        return block
+
+
+def _archive_reviews(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of every review in the archive, whose end is checked too."""
+    found: dict[str, str] = {}
+    with path.open("rb") as file, gzip.open(file) as unpacked:
+        stream = _Counted(unpacked)
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
+            for member in archive:
+                _require_harmless(member)
+                name = _review_name(member.name) if member.isfile() else None
+                if name is None:
+                    continue
+                content = cast(IO[bytes], archive.extractfile(member)).read()
+                _keep(found, name, content)
+        while stream.read():  # to the end: gzip compares its checksum there
+            pass
+        if stream.tail.strip(b"\0"):
+            raise _RefusedError("it ends without an end mark, so it was cut off")
+    return iter(found.items())
+
+
+def _folder_reviews(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of every review in the folder, no link followed."""
+    root = path / "aclImdb" if (path / "aclImdb").is_dir() else path
+    found: dict[str, str] = {}
+    for part in ("train", "train/pos", "train/neg", "test", "test/pos", "test/neg"):
+        place = root / part
+        if place.is_symlink():
+            raise _RefusedError(f"{part} is a link")
+        if not place.is_dir():
+            raise _RefusedError(f"there is no folder {part} in it")
+        if "/" not in part:
+            continue
+        for entry in sorted(os.scandir(place), key=lambda e: e.name):
+            name = f"{part}/{entry.name}"
+            if not REVIEW.fullmatch(name):
+                continue
+            if not entry.is_file(follow_symlinks=False):
+                raise _RefusedError(f"{name} is a link or no file")
+            if entry.stat(follow_symlinks=False).st_size > LARGEST_REVIEW:
+                raise _RefusedError(f"{name} is longer than a review")
+            _keep(found, name, Path(entry.path).read_bytes())
+    return iter(found.items())
+
+
+def _require_harmless(member: tarfile.TarInfo) -> None:
+    """Refuse what no set of reviews holds, even though nothing would be written."""
+    parts = PurePosixPath(member.name).parts
+    if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name:
+        raise _RefusedError(f"the name {member.name!r} leaves its folder")
+    if not (member.isfile() or member.isdir()) or member.issparse():
+        raise _RefusedError(f"{member.name!r} is a link or no ordinary file")
+    if member.isfile() and _review_name(member.name) and member.size > LARGEST_REVIEW:
+        raise _RefusedError(f"{member.name!r} is longer than a review")
+
+
+def _review_name(name: str) -> str | None:
+    """The part of a member's name from train or test on, None for what is no review."""
+    parts = [part for part in PurePosixPath(name).parts if part != "."]
+    short = "/".join(parts[1:] if parts and parts[0] == "aclImdb" else parts)
+    return short if REVIEW.fullmatch(short) else None
+
+
+def _keep(found: dict[str, str], name: str, content: bytes) -> None:
+    """Add a review whose rating agrees with its folder."""
+    match = cast(re.Match[str], REVIEW.fullmatch(name))
+    rating, positive = int(match[3]), match[2] == "pos"
+    if rating > 10 or (rating < 7 if positive else not 1 <= rating <= 4):
+        raise _RefusedError(f"{name} is mislabelled: a rating of {rating} in {match[2]}")
+    if name in found:
+        raise _RefusedError(f"{name} is in it twice")
+    if len(found) >= MOST_REVIEWS:
+        raise _RefusedError(f"it holds more than {MOST_REVIEWS} reviews")
+    try:
+        found[name] = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _RefusedError(f"{name} is no UTF-8 text") from None
+
+
+def _rows(
+    path: Path, reader: csv.DictReader[str], text: str, label: str
+) -> tuple[list[str], list[str]]:
+    """Both columns of a CSV file."""
+    has = reader.fieldnames or []
+    for column in (text, label):
+        if column not in has:
+            shown = ", ".join(map(str, has[:6]))
+            raise InputError("data", path, f"it has columns [{shown}]; name a column {column}")
+    texts, labels = [], []
+    for row in reader:
+        words, name = row[text], row[label]
+        if not words or not words.strip() or name is None or not name.strip():
+            where = f"line {reader.line_num}"
+            raise InputError("data", path, f"give a text and a label in every row, also in {where}")
+        texts.append(words)
+        labels.append(name.strip())
+    if not texts:
+        raise InputError("data", path, "it has no rows; give texts with labels")
+    return texts, labels
+
+
+def _test_rows(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:
+    """Which rows are for testing: the same share of every class, at least one of each if it can."""
+    rng = np.random.default_rng(seed)
+    test = np.zeros(len(labels), dtype=bool)
+    for c in range(classes):
+        rows = rng.permutation(np.flatnonzero(labels == c))
+        test[rows[: max(1, round(share * len(rows)))]] = True
+    return test
+
+
+def _brief(error: BaseException) -> str:
+    """One line about an error of a library."""
+    return (str(error) or type(error).__name__).splitlines()[0][:60]

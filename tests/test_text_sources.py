@@ -1,0 +1,244 @@
+"""Reviews from folders, archives, CSV files: hostile and broken input writes nothing."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+import tarfile
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gdconv import text_sources
+from gdconv.errors import InputError
+from gdconv.text_sources import read_csv, read_datasets, read_imdb
+
+REVIEWS = {
+    f"{split}/{label}/{i}_{rating}.txt": f"{split} {label} review {i} é"
+    for split in ("train", "test")
+    for label, rating in (("pos", 9), ("neg", 2))
+    for i in range(3)
+}
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes = b"x", **fields: object) -> None:
+    """One member with any header."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    archive.addfile(member, io.BytesIO(content) if member.isreg() else None)
+
+
+def packed(path: Path, extra: Callable[[tarfile.TarFile], None] | None = None) -> Path:
+    """An aclImdb archive of the reviews, with more members in the middle."""
+    with tarfile.open(path, "w:gz") as archive:
+        for i, (name, text) in enumerate(REVIEWS.items()):
+            if i == 5 and extra is not None:
+                extra(archive)
+            add(archive, f"aclImdb/{name}", text.encode())
+        add(archive, "aclImdb/train/unsup/0_0.txt")
+        add(archive, "aclImdb/README", b"read me")
+    return path
+
+
+def unpacked(folder: Path) -> Path:
+    """The same as a folder."""
+    for name, text in REVIEWS.items():
+        file = folder / "aclImdb" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return folder / "aclImdb"
+
+
+def everything_below(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def test_archive_and_folder_hold_the_same(tmp_path: Path) -> None:
+    made = read_imdb(packed(tmp_path / "aclImdb_v1.tar.gz"))
+    other = read_imdb(unpacked(tmp_path))
+    assert (made.train, made.test) == (other.train, other.test)
+    assert (made.train_labels == other.train_labels).all()
+    assert len(made.train) == len(made.test) == 6
+    for text, label in zip(made.train, made.train_labels, strict=True):
+        assert ("pos" in text) == bool(label)
+    assert read_imdb(tmp_path).train == made.train  # the folder it stands in
+
+
+HOSTILE = {
+    "climbing": (lambda a: add(a, "aclImdb/../../escaped.txt"), "leaves its folder"),
+    "climbing review": (lambda a: add(a, "aclImdb/train/../../train/pos/1_9.txt"), "leaves its"),
+    "absolute": (lambda a: add(a, "/tmp/escaped.txt"), "leaves its folder"),
+    "backslash": (lambda a: add(a, "aclImdb\\..\\escaped.txt"), "leaves its folder"),
+    "drive": (lambda a: add(a, "C:/escaped.txt"), "leaves its folder"),
+    "symlink": (
+        lambda a: add(a, "aclImdb/train/pos/7_9.txt", b"", type=tarfile.SYMTYPE, linkname="/etc"),
+        "is a link",
+    ),
+    "hard link": (
+        lambda a: add(a, "aclImdb/b", b"", type=tarfile.LNKTYPE, linkname="../../etc/passwd"),
+        "is a link",
+    ),
+    "device": (lambda a: add(a, "aclImdb/null", b"", type=tarfile.CHRTYPE), "no ordinary file"),
+    "pipe": (lambda a: add(a, "aclImdb/pipe", b"", type=tarfile.FIFOTYPE), "no ordinary file"),
+    "rating against folder": (lambda a: add(a, "aclImdb/train/pos/7_2.txt"), "mislabelled"),
+    "impossible rating": (lambda a: add(a, "aclImdb/train/neg/7_0.txt"), "mislabelled"),
+    "twice": (lambda a: add(a, "aclImdb/train/pos/1_9.txt"), "in it twice"),
+    "not text": (lambda a: add(a, "aclImdb/train/pos/7_9.txt", b"\xff\xfe\xfa"), "no UTF-8"),
+    "a whole book": (
+        lambda a: add(a, "aclImdb/train/pos/7_9.txt", b"x" * (2**20 + 1)),
+        "longer than a review",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_archive_is_refused_and_writes_nothing(tmp_path: Path, kind: str) -> None:
+    extra, message = HOSTILE[kind]
+    place = tmp_path / "inner"
+    place.mkdir()
+    archive = packed(place / "a.tar.gz", extra)
+    before, here = everything_below(tmp_path), set(os.listdir())
+    with pytest.raises(InputError, match=message) as caught:
+        read_imdb(archive)
+    assert str(caught.value).count("\n") == 0
+    assert everything_below(tmp_path) == before
+    assert set(os.listdir()) == here
+    assert not Path("/tmp/escaped.txt").exists()
+
+
+def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_sources, "LARGEST_UNPACKED", 2**21)
+    bomb = packed(tmp_path / "a.tar.gz", lambda a: add(a, "aclImdb/README", b"0" * 2**22))
+    assert bomb.stat().st_size < 2**16
+    with pytest.raises(InputError, match="unpacks to more than"):
+        read_imdb(bomb)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.99])
+def test_an_archive_cut_off_anywhere_is_refused(tmp_path: Path, share: float) -> None:
+    whole = packed(tmp_path / "a.tar.gz").read_bytes()
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match="complete|cut off"):
+        read_imdb(cut)
+
+
+@pytest.mark.parametrize("blocks", [3, 4, 7, 20])
+def test_a_tar_cut_off_before_packing_is_refused(tmp_path: Path, blocks: int) -> None:
+    """gzip is whole here, tar ends between two members or inside one."""
+    plain = gzip.decompress(packed(tmp_path / "a.tar.gz").read_bytes())
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(gzip.compress(plain[: 512 * blocks]))
+    with pytest.raises(InputError, match="complete|cut off"):
+        read_imdb(cut)
+
+
+def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    raw = bytearray(packed(tmp_path / "a.tar.gz").read_bytes())
+    raw[-6] ^= 1  # the checksum at the end
+    broken = tmp_path / "broken.tar.gz"
+    broken.write_bytes(bytes(raw))
+    with pytest.raises(InputError, match="complete"):
+        read_imdb(broken)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04 this is a zip", b"<html>404</html>", gzip.compress(b"no tar" * 500)],
+)
+def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "aclImdb_v1.tar.gz"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="complete .tar.gz|lacks pos"):
+        read_imdb(file)
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        add(archive, "photos/1.jpg")
+    with pytest.raises(InputError, match="train lacks pos or neg"):
+        read_imdb(tmp_path / "a.tar.gz")
+
+
+def test_links_in_a_folder_are_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    root = unpacked(tmp_path / "one")
+    (root / "train/pos/99_9.txt").symlink_to(secret)
+    with pytest.raises(InputError, match="99_9.txt is a link"):
+        read_imdb(root)
+    root = unpacked(tmp_path / "two")
+    (root / "test/neg").rename(tmp_path / "outside")
+    (root / "test/neg").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="test/neg is a link"):
+        read_imdb(root)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder train"):
+        read_imdb(tmp_path)
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_csv_with_quotes_commas_and_a_byte_order_mark(tmp_path: Path) -> None:
+    rows = "".join(f'"so, ""{i}""\nnext",{i % 3}\r\n' for i in range(30))
+    corpus = read_csv(write(tmp_path / "m.csv", "text,label\r\n" + rows, "utf-8-sig"))
+    assert corpus.classes == ("0", "1", "2")
+    assert len(corpus.train) == 24
+    assert len(corpus.test) == 6
+    assert corpus.name == "m.csv"
+    for text, label in zip(corpus.train, corpus.train_labels, strict=True):
+        assert int(text.split('"')[1]) % 3 == label
+    assert not set(corpus.train) & set(corpus.test)
+    assert np.bincount(corpus.test_labels).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has columns"),
+        ("text,label\n", "no rows"),
+        ("words,label\na,1\n", "name a column text"),
+        ("text,label\na,1\nb\n", "also in line 3"),
+        ("text,label\na,1\n  ,0\n", "also in line 3"),
+        ("text,label\na,1\nb,1\n", "at least two classes"),
+        ("text,label\na,1\nb,0\n", "more rows of this label"),
+        ('text,label\n"a,1\n', "no readable CSV"),
+    ],
+)
+def test_a_bad_csv_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_csv(write(tmp_path / "m.csv", text))
+
+
+def test_a_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="save it as UTF-8"):
+        read_csv(write(tmp_path / "m.csv", "text,label\né,1\nb,0\n", "latin-1"))
+
+
+def test_datasets_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="install the package datasets"):
+        read_datasets()
+    fake = types.ModuleType("datasets")
+    fake.load_dataset = lambda name: {  # type: ignore[attr-defined]
+        split: {"text": ["good", "bad"], "label": [1, 0]} for split in ("train", "test")
+    }
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    corpus = read_datasets("imdb")
+    assert corpus.train == ["good", "bad"]
+    assert corpus.test_labels.tolist() == [1, 0]
+    fake.load_dataset = lambda name: {"train": {}}  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="splits train and test"):
+        read_datasets("imdb")
