@@ -19,6 +19,9 @@ SOURCES = (
     "block_check",
     "tiny_eigen",
     "ntk_compiled",
+    "hessian_compiled",
+    "hessian_moments",
+    "hessian_tiles",
 )
 """Modules with compiled functions; they call one another."""
 

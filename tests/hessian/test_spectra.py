@@ -1,0 +1,169 @@
+"""Eigenvalues with bounds against LAPACK on the dense matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hessian.reference import KINDS, draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdconv.errors import InputError
+from gdconv.hessian.blocks import hessian
+from gdconv.hessian.density import lanczos, spectral_density
+from gdconv.hessian.operators import HessianOperator
+from gdconv.hessian.spectra import (
+    block_norms,
+    eigenvalue_bounds,
+    extreme_eigenpairs,
+    inertia,
+    negative_curvature,
+)
+
+LARGE = (1, 6, 8, 4, 1, 0, 8)
+"""P = 128, more than DENSE."""
+SMALL = (1, 5, 4, 2, 1, 0, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [LARGE, SMALL])
+@pytest.mark.parametrize("side", ["largest", "smallest"])
+def test_extremes_lie_within_their_error(kind: str, shape: tuple[int, ...], side: str) -> None:
+    layer = draw(kind, shape, 1)
+    w = np.linalg.eigvalsh(hessian(layer).numpy())
+    expected = w[::-1][:3] if side == "largest" else w[:3]
+    found = extreme_eigenpairs(HessianOperator(layer), 3, side, tolerance=1e-10)
+    slack = 1e-13 * np.abs(w).max()
+    for pair, value in zip(found, expected, strict=True):
+        assert np.abs(w - pair.value).min() <= pair.error + slack
+        assert abs(pair.value - value) <= pair.error + slack
+        assert pair.error < 1e-7 * np.abs(w).max()
+        assert np.linalg.norm(pair.vector) == pytest.approx(1.0)
+
+
+def test_a_loose_tolerance_shows_in_the_error() -> None:
+    """The residual is measured, not believed: a wrong operator's vectors get large ones."""
+    layer = draw("softmax", LARGE, 2)
+    H, other = hessian(layer).numpy(), hessian(draw("softmax", LARGE, 3)).numpy()
+    (wrong,) = extreme_eigenpairs(other)
+    from gdconv.hessian.spectra import _operator, _pair
+
+    pair = _pair(_operator(H), wrong.vector)
+    assert pair.error > 1e-2 * np.abs(H).max()
+    assert np.abs(np.linalg.eigvalsh(H) - pair.value).min() <= pair.error
+
+
+def test_negative_curvature() -> None:
+    layer = draw("softmax", LARGE, 4)
+    pair = negative_curvature(HessianOperator(layer))
+    assert pair is not None
+    H = hessian(layer).numpy()
+    assert pair.vector @ H @ pair.vector == pytest.approx(pair.value, rel=1e-9)
+    assert pair.value < 0
+    assert negative_curvature(HessianOperator(layer, part="outer")) is None
+    assert negative_curvature(np.zeros((3, 3))) is None
+    assert negative_curvature(np.zeros((90, 90))) is None
+    assert extreme_eigenpairs(np.zeros((90, 90)))[0].value == 0.0
+
+
+@given(size=st.integers(1, 12), seed=st.integers(0, 10**6), power=st.sampled_from([-900, 0, 800]))
+@settings(max_examples=30)
+def test_bounds_contain_the_exact_eigenvalues(size: int, seed: int, power: int) -> None:
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(seed)
+    B = rng.standard_normal((size, max(1, size // 2)))
+    S = B @ B.T
+    A = np.ldexp(np.tril(S) + np.tril(S, -1).T, power)
+    with mpmath.workdps(40):
+        exact = sorted(mpmath.eigsy(mpmath.matrix(A.tolist()), eigvals_only=True))
+        lo, hi = eigenvalue_bounds(A)
+        assert all(low <= x <= high for low, x, high in zip(lo, exact, hi, strict=True))
+    assert (hi - lo).max() <= 1e-12 * np.abs(A).max() * size
+
+
+def test_inertia_of_the_blocks() -> None:
+    """W_V alone is c M1^T M1 tensor I: rank D_o min(L, D), no negative eigenvalue."""
+    layer = draw("softmax", SMALL, 5)
+    found = inertia(hessian(layer, ("W_V",)))
+    assert (found.positive, found.negative, found.undecided) == (16, 0, 0)
+    whole = inertia(hessian(layer))
+    w = np.linalg.eigvalsh(hessian(layer).numpy())
+    assert whole.positive == (w > 1e-10).sum()
+    assert whole.negative == (w < -1e-10).sum()
+    assert inertia(hessian(layer), slack=1e6).undecided == len(w)
+
+
+def test_a_wrong_guess_widens_but_never_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    H = hessian(draw("softmax", SMALL, 6)).numpy()
+    w, honest = np.linalg.eigvalsh(H), np.linalg.eigh
+    rng = np.random.default_rng(0)
+    for size in (1e-6, 0.3, 1e3):
+
+        def guess(B: np.ndarray, size: float = size) -> tuple[np.ndarray, np.ndarray]:
+            values, V = honest(B)
+            return values, V + size * rng.standard_normal(V.shape)
+
+        monkeypatch.setattr(np.linalg, "eigh", guess)
+        lo, hi = eigenvalue_bounds(H)
+        assert (lo <= w + 1e-14).all()
+        assert (w - 1e-14 <= hi).all()
+        assert (hi - lo).max() > 1e-7 * np.abs(w).max()
+
+
+def test_density_against_the_exact_one() -> None:
+    layer = draw("softmax", LARGE, 7)
+    w = np.linalg.eigvalsh(hessian(layer).numpy())
+    found = spectral_density(HessianOperator(layer), probes=24, steps=40, width=0.05, seed=3)
+    z = (found.grid[:, None] - w) / found.width
+    exact = np.exp(-0.5 * z**2).mean(1) / (found.width * np.sqrt(2 * np.pi))
+    far = np.abs(found.value - exact) > 4 * found.error + 1e-9 * exact.max()
+    assert far.mean() < 0.03
+    assert found.error.max() < 0.5 * exact.max()
+    assert abs(found.trace - w.sum()) <= 4 * found.trace_error
+    assert abs(found.square - (w**2).sum()) <= 4 * found.square_error
+    assert w[0] - 1e-9 <= found.lowest
+    assert found.highest <= w[-1] + 1e-9
+    assert found.highest == pytest.approx(w[-1], rel=1e-6)
+
+
+def test_quadrature_is_exact_where_the_krylov_space_is_exhausted() -> None:
+    A = np.diag([1.0, 1.0, 2.0, 5.0])
+    diagonal, beside = lanczos(HessianOperator_like(A), np.ones(4), 10)
+    assert len(diagonal) == 3
+    nodes = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    np.testing.assert_allclose(nodes, [1.0, 2.0, 5.0], rtol=1e-12)
+
+
+def HessianOperator_like(A: np.ndarray):  # type: ignore[no-untyped-def]
+    from scipy.sparse.linalg import aslinearoperator
+
+    return aslinearoperator(A)
+
+
+def test_block_norms() -> None:
+    layer = draw("softmax", SMALL, 8)
+    H, norms = hessian(layer).numpy(), block_norms(layer)
+    off = sum(v**2 for (a, b), v in norms.items() if a != b)
+    on = sum(v**2 for (a, b), v in norms.items() if a == b)
+    assert 2 * off + on == pytest.approx((H**2).sum(), rel=1e-12)
+    spectral = block_norms(layer, norm="spectral")
+    assert all(spectral[key] <= norms[key] for key in norms)
+    assert block_norms(layer, "functional")["W_V", "W_V"] == 0.0
+
+
+def test_wrong_arguments_are_named() -> None:
+    A = np.eye(3)
+    with pytest.raises(InputError, match="side"):
+        extreme_eigenpairs(A, side="middle")
+    with pytest.raises(InputError, match="count"):
+        extreme_eigenpairs(A, count=4)
+    with pytest.raises(InputError, match="symmetric"):
+        inertia([[1.0, 2.0], [0.0, 1.0]])
+    with pytest.raises(InputError, match="slack"):
+        inertia(A, slack=-1.0)
+    with pytest.raises(InputError, match="norm"):
+        block_norms(draw("softmax", SMALL, 8), norm="nuclear")
+    with pytest.raises(InputError, match="probes"):
+        spectral_density(A, probes=1)
+    with pytest.raises(InputError, match="width"):
+        spectral_density(A, width=0.0)
