@@ -89,8 +89,10 @@ class Config:
     """init theorem: factor above the least scale of W_O that meets the hypotheses (default:
     1.12)"""
     step: str | None = None
-    """theory (the largest that every applicable statement admits), local (0.5/|J_0|^2, halved while
-    a step rises) or a number"""
+    """theory (the largest that every applicable statement admits), local (half of 1/lambda_max of
+    the Hessian or 1/|J_0|^2, the smaller one; halved while a step rises) or a number"""
+    sharpness: bool = False
+    """follow lambda_max of the Hessian at about 40 records (always with --step local)"""
     steps: int | None = None
     """greatest number of steps"""
     until_bound: float | None = None

@@ -133,6 +133,7 @@ def _(model: ShallowEncoder, start: Any) -> Curvature:
     return EncoderCurvature(start)
 
 
+@np.errstate(all="ignore")  # absurd scales give inf or nan, which no bound meets
 def curvature_at(model: Any, problem: Any, params: Any, trained: tuple[str, ...]) -> Curvature:
     """`curvature_of` at given start weights.
 

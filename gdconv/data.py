@@ -1,7 +1,8 @@
-"""Where problems come from: Gaussian noise, the UCI digits, a user's .npz file."""
+"""Where problems come from: Gaussian noise, the UCI digits, a user's .npz file or MNIST folder."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import lru_cache
 from numbers import Integral
@@ -20,7 +21,7 @@ TOKEN_NORM_SQUARED = 4.0
 STREAMS = {"gaussian": 1, "digits": 2, "orthonormal": 3}
 """Separate random streams, so that a seed used elsewhere does not repeat the data's numbers."""
 
-CHOICES = "give gaussian, orthonormal, digits or the path of an .npz file"
+CHOICES = "give gaussian, orthonormal, digits, an .npz file or a folder with MNIST's IDX files"
 
 
 def load(
@@ -36,7 +37,7 @@ def load(
     """The problem that `--data` names.
 
     Args:
-        data: "gaussian", "digits" or a path that ends in .npz.
+        data: "gaussian", "orthonormal", "digits", a path that ends in .npz, or a folder with MNIST.
         samples: N; None means 8, or every sample of a file. A file with more gives its first N.
         tokens: n; None means 2, or what the file has.
         embedding: D; None means 16 for gaussian, 64/n for digits, or what the file has.
@@ -57,8 +58,8 @@ def load(
         ((1, 4, 2, 32), (1, 4, 2, 1))
         >>> load("imagenet")
         Traceback (most recent call last):
-        gdconv.errors.InputError: data = imagenet: give gaussian, orthonormal, digits or the path
-        of an .npz file.
+        gdconv.errors.InputError: data = imagenet: give gaussian, orthonormal, digits, an .npz file
+        or a folder with MNIST's IDX files.
     """
     stored = str(data).lower().endswith(".npz")
     if per_sample and not stored:
@@ -81,6 +82,8 @@ def load(
         if samples is not None:
             problem = _first_samples(problem, samples, per_sample)
         return _of_size(problem, Path(data).name, tokens, embedding)
+    if data and os.path.isdir(data):
+        return _of_size(_mnist(data, samples, tokens, target, seed), str(data), None, embedding)
     raise InputError("data", data, CHOICES)
 
 
@@ -249,6 +252,20 @@ def load_npz(path: str | Path, per_sample: bool = False) -> Problem:
         remedy = "give one data set per file: X of shape (N, n, D)"
         raise InputError(f"X of {path.name}", f"array of shape {arrays['X'].shape}", remedy)
     return problem
+
+
+def _mnist(
+    folder: str | Path, samples: int | None, tokens: int | None, target: str, seed: int
+) -> Problem:
+    """Images of an MNIST folder as patches, the digit as the label of every token."""
+    from gdconv.idx import load_folder
+
+    if target != "digit":
+        raise InputError("target", target, "give digit: a folder of images has nothing else")
+    sizes = (8 if samples is None else samples, 4 if tokens is None else tokens)
+    made = load_folder(folder, *sizes, seed)
+    y = made.y.expand(-1, -1, made.n, -1)
+    return Problem.from_arrays(made.X, y, made.name, made.notes)
 
 
 def _whole(field: str, value: Any, least: int = 1) -> int:

@@ -19,6 +19,7 @@ from gdconv.fused import DIVERGED, DONE, ROSE, TARGET
 from gdconv.plan import Plan
 from gdconv.probes import Probe, distances, gap, probe, record_steps
 from gdconv.problem import Problem
+from gdconv.sharpness import measured_steps, share, sharpness
 from gdconv.start import start_at
 
 STOPPED = {
@@ -109,6 +110,7 @@ def descend(
     worst = np.zeros(len(plan.eta))
     last = int(plan.limits.max())
     _refresh(engine, probe(model, problem, params, plan.eta, plan.trained))
+    sharp = measured_steps(record_steps(last)) if plan.sharpness else set()
     for t in record_steps(last):
         active = engine.live()
         _advance(engine, t)
@@ -116,6 +118,7 @@ def descend(
         probed = probe(model, problem, here, plan.eta, plan.trained)
         _refresh(engine, probed)
         _record(engine, rows, active, distances(here, params), probed)
+        sharp_here = t in sharp and _sharpen_rows(engine, rows, active, here)
         if progress:
             progress(t, last)
         if not (steppers := engine.live()):
@@ -126,6 +129,8 @@ def descend(
         for r in steppers:
             allowed = probed.allowed_defect(r, float(plan.eta[r]), unit)
             rows[r][-1]["defect"] = float(after[r])
+            if sharp_here:
+                _enter_share(engine, rows[r][-1], r)
             worst[r] = max(worst[r], after[r] / allowed if allowed > 0 else after[r] > 0)
         ended = [r for r in steppers if engine.finished[r]]
         _record(engine, rows, ended, distances(here, params), probed)
@@ -177,6 +182,31 @@ def _record(
             if engine.watch:
                 extra |= engine.watch.record(r, engine.parameters())
             rows[r].append(_row(engine, r, extra))
+
+
+def _sharpen_rows(
+    engine: Engine, rows: list[list[dict[str, float]]], active: list[int], here: Any
+) -> bool:
+    """Columns lambda_max (enclosed) and eta lambda_max at the record just made."""
+    for r in active:
+        if not rows[r]:
+            continue
+        problem = engine.problem[r if engine.problem.R > 1 else 0]
+        found = sharpness(engine.model, problem, here[r], engine.plan.trained)
+        rows[r][-1] |= {
+            "lambda_max_lo": found.lo,
+            "lambda_max_hi": found.hi,
+            "eta_lambda_max": float(engine.plan.eta[r]) * found.mid,
+        }
+    return True
+
+
+def _enter_share(engine: Engine, row: dict[str, float], r: int) -> None:
+    """Column descent_share: the measured drop over what the descent lemma promises."""
+    if "lambda_max_hi" in row:
+        drop = row["loss"] - float(engine.ledgers[r]["loss"][0])
+        eta, sharp = float(engine.plan.eta[r]), row["lambda_max_hi"]
+        row["descent_share"] = share(drop, eta, sharp, row["grad_norm"] ** 2)
 
 
 def _row(engine: Engine, r: int, extra: dict[str, float]) -> dict[str, float]:

@@ -76,7 +76,11 @@ class EncoderStart(StartBase):
     def norm(self, block: str) -> float:
         """|W|_2 of a block; |w_O| for w_O."""
         # a numpy number: powers of it overflow to infinity, which no hypothesis meets
-        return np.float64(np.linalg.norm(self.arrays[block], 2))
+        return self._norms[block]
+
+    @cached_property
+    def _norms(self) -> dict[str, np.float64]:
+        return {b: np.float64(np.linalg.norm(W, 2)) for b, W in self.arrays.items()}
 
     @cached_property
     def F_pre(self) -> np.ndarray:
@@ -164,10 +168,12 @@ def _(
 def _before_cancelling(
     model: ShallowEncoder, problem: Problem, params: EncoderParameters, at: EncoderPass
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the rounding of scores does to the output, and the size of J's terms before cancelling.
+    """What rounding before something cancels does to the output, and the size of J's terms.
 
     With t_k = c W_V^T (w_O o act'(pre_k)) and u_kj = <t_k, x_j>: a score error e_kj moves the
     output by S_kj (u_kj - ubar_k) e_kj, and J_Q, J_K are sums of S_kj u_kj times keys and queries.
+    An attended token may be what is left of large ones, and a preactivation of large products:
+    c sum_kj S_kj sum_m |w_O,m| |W_V,m| |x_j| covers both, at a kink too.
 
     Returns:
         Two tensors of shape (R,).
@@ -179,9 +185,12 @@ def _before_cancelling(
     u = t @ X.mT
     moved = at.S * (u - (at.S * u).sum(-1, keepdim=True)).abs()
     scores = model.tau_0 * (moved * (q @ k.mT)).sum((2, 3)).norm(dim=1)
+    through = (model.scale * params.w_O.abs()).unsqueeze(1) @ params.W_V.abs()
+    tokens = (X.abs() @ through.unsqueeze(1).mT).squeeze(-1)
+    attended = (at.S @ tokens.unsqueeze(-1)).sum((2, 3)).norm(dim=1)
     size = t.abs() @ X.abs().mT
     sums = at.S * (size + (at.S * size).sum(-1, keepdim=True))
     x = X.norm(dim=-1)
     by_query = ((sums @ k).norm(dim=-1) * x).sum(2).norm(dim=1)
     by_key = ((sums.mT @ q).norm(dim=-1) * x).sum(2).norm(dim=1)
-    return scores, model.tau_0 * torch.hypot(by_query, by_key)
+    return scores + attended, model.tau_0 * torch.hypot(by_query, by_key)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdconv.curvature import curvature_at
+from gdconv.curvature import Curvature, curvature_at
 from gdconv.models.multihead import MultiHeadRegression
 from gdconv.models.shallow_encoder import ShallowEncoder
 from gdconv.ntk import (
@@ -134,7 +134,8 @@ class Follow:
         bound: What |e_t| is at most.
         noise: Rounding of both sides.
         worst: Greatest |e_t| / (bound + noise) so far.
-        curved: Greatest |delta_t| / (its bound + noise) so far.
+        curved: Greatest |delta_t| / (its bound + noise) so far; at the start eta times the
+            difference of K_0 r_0 and J (J^T r_0) over 16 times the rounding.
         change: |K_t - K_0|_F / |K_0|_F at the last record.
         rung: Least lambda_min(K) / rung over the records, enclosed.
     """
@@ -168,9 +169,10 @@ class Follow:
         norm = np.linalg.norm
         drift = norm(self.product - self.K_0 @ self.residual)
         delta = norm(residual - self.residual + eta * self.product)
-        if self.first > 0:
+        if self.first > 0 and np.isfinite(delta):
             self.curved = max(self.curved, float(delta / (allowed + self.rounding)))
-        self.bound = float(self.q * self.bound + eta * drift + allowed)
+        bound = float(self.q * self.bound + eta * drift + allowed)
+        self.bound = bound if bound == bound else np.inf
         self.noise = self.q * self.noise + self.rounding
         self.linear = self.linear - eta * (self.K_0 @ self.linear)
         self.residual, self.product = residual, product
@@ -194,10 +196,7 @@ class LazyWatch(Watch):
         self.K_0 = to_numpy(kernel_at(model, problem, params, plan.trained))
         self.norms = _norms(params)
         self.follows: dict[int, Follow] = {}
-        runs = range(len(plan.eta))
-        self.curvature = [
-            curvature_at(model, self._data(r), self._alone(params, r), plan.trained) for r in runs
-        ]
+        self.curvature: dict[int, Curvature] = {}
         self.last: Any = None
 
     def _data(self, r: int) -> Problem:
@@ -207,6 +206,7 @@ class LazyWatch(Watch):
     def _alone(params: Any, r: int) -> Any:
         return params[r].to("cpu", torch.float64)
 
+    @np.errstate(all="ignore")  # absurd scales give inf or nan, which no claim meets
     def observe(self, replicas: list[int], params: Any, forward: Any) -> None:
         """The recursion of the bound, one step on."""
         residual = forward.residual.flatten(1)
@@ -228,8 +228,14 @@ class LazyWatch(Watch):
         least, greatest = lambda_min_enclosure(K), lambda_max_enclosure(K)
         q = max(1 - eta * max(least.lo, 0.0), eta * greatest.hi - 1)
         first = float(np.linalg.norm(residual))
-        rounding = self._rounding(r, self._alone(self.start, r), first)
-        return Follow(K, q, residual, product, residual.copy(), first, rounding)
+        start = self._alone(self.start, r)
+        self.curvature[r] = curvature_at(self.model, self._data(r), start, self.plan.trained)
+        rounding = self._rounding(r, start, first)
+        state = Follow(K, q, residual, product, residual.copy(), first, rounding)
+        apart = eta * float(np.linalg.norm(product - K @ residual))
+        if rounding > 0 and np.isfinite(apart):  # a wrong block of K_0 shows here
+            state.curved = apart / (16 * rounding)
+        return state
 
     def _rounding(self, r: int, here: Any, first: float) -> float:
         """What float arithmetic may add to delta_t and to e_t in one step near these weights."""
@@ -241,12 +247,14 @@ class LazyWatch(Watch):
         slope = float(eta[0]) * J * (J * nu + 2 * float(at.jacobian_error[0]) * first)
         return unit * (2 * nu + 2 * slope + NOISE * first)
 
+    @np.errstate(all="ignore")
     def record(self, r: int, params: Any) -> dict[str, float]:
         """Kernel change, lambda_min(K_t), linearisation, relative movement of every block."""
         here, before, data = self._alone(params, r), self._alone(self.start, r), self._data(r)
         K = to_numpy(kernel_at(self.model, data, here, self.plan.trained))[0]
         state = self.follows[r]
-        state.change = float(np.linalg.norm(K - state.K_0) / np.linalg.norm(state.K_0))
+        size = max(float(np.linalg.norm(state.K_0)), 1e-300)
+        state.change = float(np.linalg.norm(K - state.K_0)) / size
         state.rounding = max(state.rounding, self._rounding(r, here, state.first))
         *lower, full = rungs(self.model, data, here, self.plan.trained)
         for rung in lower:

@@ -40,6 +40,7 @@ class Plan:
         bounds: Bound per statement name, one dictionary per run.
         o_squared: PL constant per sigma_min(B)^2, min_h sigma(W_O,h)^2 from below, shape (R,).
         jacobian_drift: Lipschitz constant of J where sigma_m(J) is followed, else 0, shape (R,).
+        sharpness: Measure lambda_max of the Hessian at some records.
         watch: Makes what a theorem follows besides the loss, see `gdconv.watch`; None for nothing.
         target: Stop at this share of f_0; 0 for never.
         stop_on_rise: End a run at its first rise (for the local step).
@@ -57,3 +58,4 @@ class Plan:
     trained: tuple[str, ...] = BLOCKS
     engine: str = "auto"
     watch: Callable[..., Watch] | None = None
+    sharpness: bool = False

@@ -4,7 +4,7 @@ At a recorded step the Jacobian is built head by head. It gives, apart from the 
 
 * the gradient J^T (F - y), hence the defect |theta_{t+1} - (theta_t - eta J^T (F - y))| of the step
   that the engine took,
-* |J_W|_F per block, hence the loss noise 8u (|F| + |y| + sum_W |J_W|_F |W|_F + scores).
+* |J_W|_F per block, hence the loss noise 8u (|F| + |y| + sum_W |J_W|_F |W|_F + scores + values).
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Probe:
     """Replica-wise numbers at one iterate, numpy arrays of shape (R,).
 
     Attributes:
-        noise_scale: 8u (|F| + |y| + sum_W |J_W|_F |W|_F + scores), absolute error bar of the
-            residual; `scores` is what the rounding of single scores q_k . k_j changes in F.
+        noise_scale: 8u (|F| + |y| + sum_W |J_W|_F |W|_F + scores + values), absolute error bar of
+            the residual; `scores` is what the rounding of single scores q_k . k_j changes in F,
+            `values` is sum_h S |X| |W_V| |W_O|, before tokens cancel.
         jacobian_error: Absolute rounding of J, from its terms before they cancel.
         jacobian_norm: |J|_F over the trained blocks.
         weight_norm: |theta|_F over the trained blocks.
@@ -134,6 +135,8 @@ def _(
     frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in (*BLOCKS, "W_O")}
     scale = at.F.flatten(1).norm(dim=1) + problem.y.flatten(1).norm(dim=1)
     scale = scale + sum(norm_sq[b].sqrt() * frob[b] for b in BLOCKS)
+    sizes = problem.X.abs().unsqueeze(1) @ (params.W_V.abs() @ params.W_O.abs()).unsqueeze(2)
+    scale = scale + (at.S @ sizes).sum(1).flatten(1).norm(dim=1)  # values before tokens cancel
     none = torch.zeros_like(at.loss)
     scores, terms = _before_cancelling(model, problem, params, at)
     total = sum((norm_sq[b] for b in trained), torch.zeros_like(at.loss)).sqrt()

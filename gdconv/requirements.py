@@ -53,12 +53,13 @@ def without_unused(config: Config, foreign: tuple[str, ...] = ()) -> Config:
     return replace(config, **unused)
 
 
-def require_used(asked: Config, config: Config) -> None:
+def require_used(asked: Config, config: Config, foreign: tuple[str, ...] = ()) -> None:
     """Every option that was asked for is read.
 
     Args:
         asked: Options as given.
         config: The same after `resolve` and `without_unused`.
+        foreign: Fields that only other models read.
 
     Raises:
         InputError: An option was dropped; it is named.
@@ -77,7 +78,7 @@ def require_used(asked: Config, config: Config) -> None:
     for name, value in asdict(asked).items():
         if value is not None and kept[name] is None:
             remedy = f"leave it out, or {instead.get(name)}"
-            if name not in instead:
+            if name not in instead or name in foreign:
                 remedy = f"leave it out: the {config.model} model does not read it"
             if config.problem and name in FIXED_BY_PROBLEM:
                 remedy = f"leave it out: --problem {config.problem} fixes data and weights"

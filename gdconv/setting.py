@@ -126,8 +126,9 @@ def prepare(config: Config) -> Setting:
         options, judged.settings.get(source, {}), judged.settings.get(architecture.name, {}),
         general, FALLBACK,
     )  # fmt: skip
-    config = without_unused(config, foreign_to(architecture))
-    require_used(asked, config)
+    foreign = foreign_to(architecture)
+    config = without_unused(config, foreign)
+    require_used(asked, config, foreign)
     trained = theorem.trains or architecture.trainable
     with one_thread():
         problem = named.problem if named else _load(architecture, config, config.seed)
@@ -284,17 +285,17 @@ def step_sizes(setting: Setting) -> tuple[np.ndarray, str]:
             judged = setting.theorem.statement_named(
                 None, setting.config.kernel, setting.architecture.name
             )
-        allowed = [_theory_step(judged.name, p) for p in setting.predictions]
+        allowed = [
+            None if judged.posterior else _theory_step(judged.name, p) for p in setting.predictions
+        ]
         if all(allowed):
             return _usable(np.array([float(a or 0.0) for a in allowed]), "theory"), "theory"
-        setting.messages.append(
-            f"{judged.name} allows no step here: the local step 0.5/|J_0|^2 is taken"
-        )
-    norms = np.array([start.J_range[1].hi for start in setting.starts])
+        setting.messages.append(f"{judged.name} allows no step here: the local step is taken")
     if any(start.flat for start in setting.starts):
         raise InputError("step", "local", "the Jacobian is zero at the start; give a number")
     with np.errstate(all="ignore"):
-        return _usable(0.5 / norms**2, "local"), "local"
+        sharp = np.array([max(s.J_range[1].hi ** 2, s.sharpness) for s in setting.starts])
+        return _usable(0.5 / sharp, "local"), "local"
 
 
 def _usable(eta: np.ndarray, rule: str) -> np.ndarray:
@@ -356,6 +357,7 @@ def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bo
         trained=setting.trained,
         engine=config.engine,
         watch=theorem.watch,
+        sharpness=config.sharpness or config.step == "local",
     )
 
 

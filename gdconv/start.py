@@ -15,6 +15,7 @@ import numpy as np
 from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
 from gdconv.probes import probe
 from gdconv.problem import Problem
+from gdconv.sharpness import sharpness
 from gdconv.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range
 
 
@@ -88,6 +89,12 @@ class StartBase:
             From side (1 - 8 r_error / r_0), a safe lower end for sides up to cubic in r_0, to side.
         """
         return Enclosure(side * max(0.0, 1 - 8 * self.r_error / self.r_0), side * (1 + 1e-11))
+
+    @cached_property
+    def sharpness(self) -> float:
+        """lambda_max of the Hessian of f from above; 0 where the model has no closed Hessian."""
+        found = sharpness(self.model, self.problem, self.params, self.trained).hi
+        return found if np.isfinite(found) else 0.0
 
     @property
     def J_range(self) -> tuple[Enclosure, Enclosure]:

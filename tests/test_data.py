@@ -211,7 +211,7 @@ def test_name_too_long_for_a_file():
 
 @pytest.mark.parametrize("name", ["mnist", "", "data.csv", "Gaussian"])
 def test_unknown_data(name):
-    with pytest.raises(InputError, match="give gaussian, digits or the path of an .npz"):
+    with pytest.raises(InputError, match="give gaussian, orthonormal, digits, an .npz file or"):
         data.load(name)
 
 
@@ -231,3 +231,54 @@ def test_sizes_that_the_data_do_not_have(tmp_path, arguments, field):
     with pytest.raises(InputError) as caught:
         data.load(**arguments)
     assert caught.value.field == field
+
+
+# One label per sample --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, None), (2, 3, 9), (3, 2, 6)])
+def test_orthonormal_tokens_over_all_samples(sizes):
+    N, n, D = sizes
+    problem = data.orthonormal(N, n, D, seed=4)
+    assert (D or N * n) == problem.D
+    rows = np.asarray(problem.X[0]).reshape(N * n, -1)
+    assert np.abs(rows @ rows.T - np.eye(N * n)).max() < 1e-14
+    assert np.array_equal(problem.X, data.orthonormal(N, n, D, seed=4).X)
+    assert not np.array_equal(problem.y, data.orthonormal(N, n, D, seed=5).y)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ((2, 2, 3), "embedding"),
+        ((0, 2), "samples"),
+        ((2, -1), "tokens"),
+        ((10**5, 10**3), "samples"),
+    ],
+)
+def test_orthonormal_bad_input(arguments, field):
+    with pytest.raises(InputError) as caught:
+        data.orthonormal(*arguments)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("name", ["gaussian", "orthonormal", "digits"])
+def test_labels_per_sample_are_the_mean_over_tokens(name):
+    one = data.load(name, 3, 2, per_sample=True)
+    many = data.load(name, 3, 2)
+    assert tuple(one.y.shape) == (1, 3, 1, 1)
+    assert np.array_equal(one.X, many.X)
+    assert np.allclose(one.y, many.y.mean(2, keepdim=True), atol=1e-15)
+    assert one.notes == many.notes
+    assert not one.duplicate_tokens
+
+
+@pytest.mark.parametrize("samples", [None, 2])
+def test_labels_per_sample_of_a_file_are_kept_bit_by_bit(tmp_path, samples):
+    tokens = np.random.default_rng(0).standard_normal((50, 3, 4))
+    labels = np.random.default_rng(1).standard_normal(50)
+    np.savez(tmp_path / "one.npz", X=tokens, y=labels)
+    problem = data.load(str(tmp_path / "one.npz"), samples, per_sample=True)
+    assert np.array_equal(problem.y.flatten(), labels[: samples or 50])
+    with pytest.raises(InputError, match="y of one.npz = .*one target per token"):
+        data.load(str(tmp_path / "one.npz"))

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import KERNELS, draw, model
 
-from gdconv.models.multihead import BLOCKS
+from gdconv.models.multihead import BLOCKS, Parameters
 from gdconv.probes import distances, gap, probe, record_steps
+from gdconv.problem import Problem
 
 UNIT = 2.0**-53
 
@@ -55,6 +56,30 @@ def test_noise_covers_the_rounding_of_the_loss(kernel: str) -> None:
         scale = probe(model(kernel), problem, params, np.array([0.1])).noise_scale[0]
         assert abs(np.sqrt(2 * float(at.loss[0])) - np.sqrt(2 * exact.mid)) <= scale
         assert scale < 1e-11  # and it is not so large that it hides everything
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_noise_counts_tokens_that_cancel(kernel: str) -> None:
+    """Two large opposite tokens under uniform attention: S X is small, its rounding is not."""
+    from gdconv.certify import ball_loss
+
+    rng = np.random.default_rng(0)
+    x = 1e3 * rng.standard_normal((2, 1, 5))
+    X = np.concatenate([x, 1e-3 * rng.standard_normal((2, 1, 5)) - x], 1)
+    W = {b: rng.standard_normal((2, 5, 3)) for b in BLOCKS}
+    W |= {"W_Q": np.zeros((2, 5, 3)), "W_O": rng.standard_normal((2, 3, 1))}
+    if kernel == "gaussian":
+        W["W_K"] = np.zeros((2, 5, 3))
+    params = Parameters.from_arrays(W)
+    F = model(kernel).forward(Problem.from_arrays(X, np.zeros((2, 2))), params).F[0].numpy()
+    y = F + 1e-6
+    problem = Problem.from_arrays(X, y)
+    exact = ball_loss(X, y, **W, kernel=kernel)
+    at = model(kernel).forward(problem, params)
+    error = abs(np.sqrt(2 * float(at.loss[0])) - np.sqrt(2 * exact.mid))
+    scale = probe(model(kernel), problem, params, np.array([0.1])).noise_scale[0]
+    assert error <= scale
+    assert scale < 1e-10
 
 
 def test_frozen_blocks_do_not_move() -> None:

@@ -240,10 +240,62 @@ def test_shapes_are_checked_at_run_time():
     with pytest.raises(TypeCheckError, match="R N n D"):
         Problem(X=torch.zeros(2, 2, 2), y=torch.zeros(1, 2, 2, 1))
     with pytest.raises(TypeCheckError):
-        Problem(X=torch.zeros(1, 2, 2, 3), y=torch.zeros(1, 2, 9, 1))
+        Problem(X=torch.zeros(1, 2, 2, 3), y=torch.zeros(1, 9, 2, 1))
 
 
 def test_to_float32_rounds():
     problem = Problem.from_arrays(X / 3, y).to(dtype=torch.float32)
     assert problem.X.dtype == problem.y.dtype == torch.float32
     assert problem.to().X.dtype == torch.float32
+
+
+# One label per sample ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7])
+def test_labels_per_sample_are_kept_bit_by_bit(n):
+    rng = np.random.default_rng(n)
+    tokens, labels = rng.standard_normal((2, 40, n, 3)), rng.standard_normal((2, 40))
+    for given_y in (labels, labels[..., None, None]):  # as given, and as stored
+        problem = Problem.per_sample(tokens, given_y)
+        assert tuple(problem.y.shape) == (2, 40, 1, 1)
+        assert np.array_equal(problem.y[..., 0, 0], labels)
+    per_token = rng.standard_normal((2, 40, n))
+    assert np.allclose(Problem.per_sample(tokens, per_token).y[..., 0, 0], per_token.mean(-1))
+
+
+@pytest.mark.parametrize(
+    ("given_X", "given_y", "message"),
+    [
+        (X, np.ones(2), "y = .*one label per sample"),
+        (X, np.ones((3, 2, 2)), "y = 2 outputs: give one label per sample"),
+        (X, np.ones((3, 3)), "y = array of shape"),
+        ([[[1.0], [1.0, 2.0]]], [1.0], "X = nested lists of unequal length"),
+        (np.ma.masked_array(X, X > 3), np.ones(3), "X = a masked array"),
+        (X, [1.0, np.nan, 2.0], "y = nan at index"),
+    ],
+)
+def test_labels_per_sample_bad_input(given_X, given_y, message):
+    with pytest.raises(InputError, match=message):
+        Problem.per_sample(given_X, given_y)
+
+
+def test_equal_tokens_say_nothing_of_labels_per_sample():
+    twice = np.ones((2, 2, 3))
+    assert Problem.from_arrays(twice, np.ones((2, 2))).duplicate_tokens
+    made = Problem.per_sample(twice, [1.0, 2.0], notes=("kept",))
+    assert not made.duplicate_tokens
+    assert made.notes == ("kept",)
+
+
+@pytest.mark.parametrize("norm", [1e-30, 1.0, 1e30])
+def test_label_norm(norm):
+    rng = np.random.default_rng(0)
+    problem = Problem.from_arrays(rng.standard_normal((2, 3, 2, 4)), rng.standard_normal((2, 3, 2)))
+    made = problem.with_label_norm(norm)
+    assert made.y.flatten(1).norm(dim=1).tolist() == pytest.approx([norm] * 2, rel=1e-14)
+    assert torch.equal(made.X, problem.X)
+    ratio = made.y / problem.y
+    assert torch.allclose(ratio, ratio[:, :1, :1], rtol=1e-14)  # one factor per run
+    with pytest.raises(InputError, match="the labels are zero"):
+        Problem.per_sample(X, np.zeros(3)).with_label_norm(norm)

@@ -195,7 +195,7 @@ class NTKRegime(Theorem):
             Hypothesis("|delta_t| over its bound, at every step", w["curved_worst"], "<=", 1.0),
             Hypothesis("|r_t - l_t| over its bound, at every step", w["linear_worst"], "<=", 1.0),
         )
-        contracts = Hypothesis("q = max |1 - eta lambda(K_0)| <= 1", w["q"], "<=", 1 + 1e-12)
+        contracts = Hypothesis("q = max |1 - eta lambda(K_0)| <= 1", w["q"], "<=", 1 + 1e-9)
         vacuous = ""
         if w["linear_last"] > w["first"] / 2:
             vacuous = "the linearised model has not halved its residual: give more steps"

@@ -25,6 +25,9 @@ from gdconv.problem import Problem
 SIZES = ("samples", "tokens", "embedding", "width")
 """Options that are sizes of the arrays: N, n, D, d_m."""
 
+DRAWN = ("lecun", "he", "ntk")
+"""Initializations that are drawn; theorem takes w_O = 0 beside LeCun's."""
+
 SCALES = {"sum": lambda N: 1.0, "mean": lambda N: 1.0 / N}
 """Factor of the loss by the option `loss`."""
 
@@ -99,7 +102,13 @@ class Encoder(Architecture):
 
         Returns:
             The weights.
+
+        Raises:
+            InputError: A rule that this model does not have.
         """
+        if config.init not in DRAWN:
+            remedy = f"choose one of theorem, {', '.join(DRAWN)} for the encoder"
+            raise InputError("init", config.init, remedy)
         return initialize_encoder(str(config.init), (found["width"], found["embedding"]), seed)
 
     def from_arrays(self, arrays: dict[str, np.ndarray]) -> EncoderParameters:

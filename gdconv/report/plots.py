@@ -33,6 +33,10 @@ KEEPS = ("per-head", "gaussian-rate", "softmax-rate")
 TINY = 1e-320
 
 
+SHARP = "eta_lambda_max"
+"""Column that the third panel shows, where a run has it."""
+
+
 def figure(check: CheckLike) -> Figure:
     """One check as a figure.
 
@@ -82,14 +86,16 @@ def side_by_side(checks: Sequence[CheckLike]) -> Figure:
     if not checks:
         raise ValueError("side_by_side needs at least one check")
     columns = len(checks)
-    fig = Figure(figsize=(2.2 + 6.2 * columns, 6.4), layout="constrained")
+    sharp = any(SHARP in check.trace and check.trace[SHARP].notna().any() for check in checks)
+    rows, heights = (3, (2.2, 1, 0.8)) if sharp else (2, (2.2, 1))
+    fig = Figure(figsize=(2.2 + 6.2 * columns, 8.0 if sharp else 6.4), layout="constrained")
     axes = fig.subplots(
-        2, columns, sharex="col", sharey="row", squeeze=False, height_ratios=(2.2, 1)
+        rows, columns, sharex="col", sharey="row", squeeze=False, height_ratios=heights
     )
     colours = _colours(checks)
     bottom = min(_bottom(check) for check in checks)
     for column, check in enumerate(checks):
-        top, low = axes[:, column]
+        top, low = axes[:2, column]
         top.set_title(_title(check), fontsize=10, loc="left")
         top.set_yscale("log")
         top.set_ylim(bottom, bottom ** (-0.06))
@@ -100,12 +106,17 @@ def side_by_side(checks: Sequence[CheckLike]) -> Figure:
         _draw_bounds(top, check, colours)
         _draw_losses(top, check)
         _draw_sigma(low, check)
-        low.set_xlabel("gradient descent step t")
+        if sharp:
+            _draw_sharpness(axes[2, column], check)
+            _tidy(axes[2, column])
+        axes[-1, column].set_xlabel("gradient descent step t")
         _tidy(top)
         _tidy(low)
     _scale_sigma([axes[1, c] for c in range(columns)])
     axes[0, 0].set_ylabel(r"loss ratio $f_t/f_0$")
     axes[1, 0].set_ylabel(_followed(checks[0])[1])
+    if sharp:
+        axes[2, 0].set_ylabel(r"$\eta\,\lambda_{\max}(\nabla^2 f_t)$")
     return fig
 
 
@@ -264,6 +275,8 @@ def _followed(check: CheckLike) -> tuple[str, str]:
     """What bounds the PL constant: sigma_m(J) where it was enclosed on the way, else sigma(B)."""
     if "sigma_J_lo" in check.trace.columns:
         return "sigma_J", r"$\sigma_m(J_t)/\sigma_m(J_0)$"
+    if "w_O" in check.starts:
+        return "sigma_min", r"$\alpha_t/\alpha_0$"
     return "sigma_min", r"$\sigma_{\min}(B_t)/\sigma_{\min}(B_0)$"
 
 
@@ -287,6 +300,21 @@ def _draw_sigma(axes: Axes, check: CheckLike) -> None:
     proof = next((name for name in check.verdicts["statement"] if name in KEEPS), None)
     keeps = f"3/4, what the proof\nof {proof} keeps" if proof else "3/4"
     place_labels(axes, [("start", "#777777", 1.0), (keeps, "#777777", 0.75)])
+
+
+def _draw_sharpness(axes: Axes, check: CheckLike) -> None:
+    """Eta lambda_max where it was measured, and 2, the edge of stability."""
+    if SHARP in check.trace:
+        runs = list(check.trace.groupby("run"))
+        for _, rows in runs:
+            seen = rows[rows[SHARP].notna()]
+            axes.plot(
+                seen["step"], seen[SHARP], color=SIGMA, lw=1.2 if len(runs) <= MANY else 0.7,
+                marker=".", ms=3,
+            )  # fmt: skip
+    axes.axhline(2.0, color="#999999", lw=0.8, ls=":", zorder=1)
+    axes.set_ylim(bottom=0)
+    place_labels(axes, [("2: edge of stability", "#777777", 2.0)])
 
 
 def _scale_sigma(axes: Sequence[Axes]) -> None:

@@ -1,0 +1,93 @@
+"""Sharpness: the greatest eigenvalue of the Hessian of the loss, by Lanczos on its closed form.
+
+eta lambda_max < 2 is what gradient descent on the local quadratic needs; eta lambda_max near 2 that
+stays there is the edge of stability. The descent lemma says f_t - f_{t+1} >= eta (1 - eta L/2)
+|grad f_t|^2 with L a bound of lambda_max along the step; `share` is the measured ratio with
+L = lambda_max(theta_t).
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdconv.hessian.multihead import multihead_operators
+from gdconv.hessian.spectra import extreme_eigenpairs
+from gdconv.models.multihead import MultiHeadRegression
+from gdconv.problem import Problem
+from gdconv.spectrum import Enclosure
+
+MEASURED = 40
+"""How many records of a run carry the sharpness, spread evenly over its records."""
+
+TOLERANCE = 1e-5
+"""Relative accuracy asked of Lanczos; the error that was reached is reported."""
+
+
+@singledispatch
+def sharpness(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Enclosure:
+    """lambda_max of the Hessian by the trained blocks, at one replica.
+
+    Args:
+        model: The model; where nobody registered a Hessian nothing is known.
+        problem: Data, one replica.
+        params: Weights, one replica.
+        trained: Blocks that move.
+
+    Returns:
+        Rayleigh quotient minus and plus its residual: an eigenvalue lies within, the greatest one
+        is not below its lower end; [nan, nan] where the model has no closed Hessian.
+    """
+    return Enclosure(float("nan"), float("nan"))
+
+
+@sharpness.register
+def _(
+    model: MultiHeadRegression, problem: Problem, params: Any, trained: tuple[str, ...]
+) -> Enclosure:
+    here = params.to("cpu", torch.float64)
+    data = problem.to("cpu", torch.float64)
+    operator = multihead_operators(model, data, here, trained)[0]
+    with np.errstate(all="ignore"):
+        pair = extreme_eigenpairs(operator, tolerance=TOLERANCE)[0]
+    return Enclosure(pair.value - pair.error, pair.value + pair.error)
+
+
+def measured_steps(records: list[int]) -> set[int]:
+    """Which recorded steps carry the sharpness: about `MEASURED`, first and last included.
+
+    Args:
+        records: Recorded steps.
+
+    Returns:
+        Some of them.
+
+    Example:
+        >>> len(measured_steps(list(range(1000))))
+        41
+    """
+    every = max(1, -(-len(records) // MEASURED))
+    return {*records[::every], records[-1]}
+
+
+def share(drop: float, eta: float, lambda_max: float, grad_sq: float) -> float:
+    """(f_t - f_{t+1}) / (eta (1 - eta lambda_max / 2) |grad f_t|^2).
+
+    Args:
+        drop: f_t - f_{t+1}.
+        eta: Step size.
+        lambda_max: At theta_t.
+        grad_sq: |grad f_t|^2.
+
+    Returns:
+        The ratio, about 1 for small steps; nan where the lemma promises nothing.
+
+    Example:
+        >>> share(0.5, 1.0, 1.0, 1.0)
+        1.0
+    """
+    promised = eta * (1 - eta * lambda_max / 2) * grad_sq
+    return drop / promised if promised > 0 else float("nan")
