@@ -128,7 +128,7 @@ class ShallowEncoder:
             raise InputError("y", f"a tensor of shape {tuple(y.shape)}", "give one label a sample")
         S = torch.softmax(self.tau_0 * (X @ _scores(params) @ X.mT), dim=-1)
         A = S @ X
-        pre = A @ params.W_V.mT.unsqueeze(1)
+        pre = _tokenwise(A, params.W_V.mT)
         hidden = self.act(pre).sum(2)
         F = self.tau_1 * (hidden @ params.w_O.unsqueeze(2)).squeeze(2)
         residual = sqrt(self.loss_scale) * (F - y[:, :, 0, 0])
@@ -178,7 +178,7 @@ class ShallowEncoder:
         """
         at = at or self.forward(problem, params)
         g = self.output_slopes(params, at).mul_(at.residual[:, :, None, None])
-        E = self.score_gradients(problem, at, g @ params.W_V.unsqueeze(1)).sum(1)
+        E = self.score_gradients(problem, at, _tokenwise(g, params.W_V)).sum(1)
         return at, EncoderParameters(
             W_Q=params.W_K @ E.mT,
             W_K=params.W_Q @ E,
@@ -220,9 +220,9 @@ class ShallowEncoder:
             M = M + params.W_Q.mT.unsqueeze(1) @ direction.W_K.unsqueeze(1)
         Z = self.tau_0 * (X @ M @ X.mT)
         dA = (at.S * (Z - (at.S * Z).sum(-1, keepdim=True))) @ X
-        moved = dA @ params.W_V.mT.unsqueeze(1)
+        moved = _tokenwise(dA, params.W_V.mT)
         if "W_V" in blocks:
-            moved += at.A @ direction.W_V.mT.unsqueeze(1)
+            moved += _tokenwise(at.A, direction.W_V.mT)
         out = moved.mul_(self.output_slopes(params, at)).sum((2, 3))
         if "w_O" in blocks:
             out = out + (at.F_pre @ direction.w_O.unsqueeze(2)).squeeze(2)
@@ -281,3 +281,8 @@ class ShallowEncoder:
 def _scores(params: EncoderParameters) -> Float[Tensor, "R 1 D D"]:
     """W_Q^T W_K, with an axis for the samples."""
     return (params.W_Q.mT @ params.W_K).unsqueeze(1)
+
+
+def _tokenwise(x: Float[Tensor, "R N n a"], W: Float[Tensor, "R a b"]) -> Float[Tensor, "R N n b"]:
+    """x W per replica as one product over all tokens: faster than sample by sample."""
+    return (x.flatten(1, 2) @ W).unflatten(1, x.shape[1:3])
