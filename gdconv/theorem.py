@@ -57,7 +57,7 @@ class Statement:
     """
 
     name: str
-    predict: Callable[..., Prediction]
+    predict: Callable[..., Any]
     default: bool
     proof: str
     posterior: bool
@@ -83,7 +83,7 @@ def statement(
     kernel: str | None = None,
     model: str | None = None,
     claims: bool = False,
-) -> Callable[[Callable[..., Prediction]], Callable[..., Prediction]]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Mark a method of a `Theorem` as one of its statements.
 
     Args:
@@ -110,7 +110,7 @@ def statement(
         ['only']
     """
 
-    def mark(method: Callable[..., Prediction]) -> Callable[..., Prediction]:
+    def mark(method: Callable[..., Any]) -> Callable[..., Any]:
         summary = (method.__doc__ or "").strip().split("\n")[0]
         made = Statement(
             name, method, default, proof, posterior or claims, settings or {}, summary, kernel,

@@ -117,7 +117,7 @@ def setting(check: CheckLike) -> dict[str, str]:
 def _cases(check: CheckLike) -> dict[str, str]:
     """The cases of a check without descent."""
     skip = ("theorem", "statement", "seed", "seeds", "device", "dtype", "engine")
-    read = {k: v for k, v in check.config.items() if v is not None and k not in skip}
+    read = {k: v for k, v in check.config.items() if v not in (None, False) and k not in skip}
     seeds = ", ".join(str(seed) for seed in check.runs["seed"])
     found = {"cases": f"{len(check.runs)} (seed {seeds})"}
     return found | ({"with": ", ".join(f"{k} {v}" for k, v in read.items())} if read else {})

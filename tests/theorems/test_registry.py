@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gdconv
+from gdconv.claims import ClaimTheorem
 from gdconv.theorem import Theorem, registry, theorem_named
 from gdconv.verdict import ORDER
 
@@ -26,6 +27,7 @@ RUNS = [
     for theorem, model, kernel in MODELS
     for s in theorem.statements(kernel, model)
 ]
+CLAIMS = [theorem for theorem in registry().values() if isinstance(theorem, ClaimTheorem)]
 
 
 @pytest.mark.parametrize("theorem", registry().values(), ids=lambda t: t.id)
@@ -79,6 +81,34 @@ def test_default_settings_give_a_whole_check(
     assert compared.any() != theorem.statement_named(name, kernel, model).claims
     if check.verdict == "confirmed":
         assert (trace["loss_ratio"] <= trace[f"bound[{name}]"] * (1 + 1e-9))[compared].all()
+
+
+@pytest.mark.parametrize("theorem", CLAIMS, ids=lambda t: t.id)
+def test_theorem_without_descent_gives_a_whole_check(theorem: ClaimTheorem, tmp_path: Path) -> None:
+    """Every statement is judged on claims of its own at the default settings; all is kept."""
+    assert theorem.models == ()
+    check = gdconv.check(theorem.id)
+    assert check.statement == theorem.statement_named(None).name
+    names = [s.name for s in theorem.statements()]
+    assert list(check.verdicts["statement"]) == names
+    assert set(check.verdicts["verdict"]) <= {"confirmed", "refuted"}
+    assert (check.verdicts["claims"] > 0).all()
+    assert set(check.hypotheses["statement"]) == set(names)
+    for name in names:
+        assert name in check.table("markdown")
+    json.dumps(check.to_json(), allow_nan=False)
+    assert len(check.runs) == 1
+    place = check.save(tmp_path)
+    assert (place / "figure.png").stat().st_size > 1000
+    again = gdconv.load(place)
+    assert again.verdict == check.verdict
+    assert list(again.verdicts["verdict"]) == list(check.verdicts["verdict"])
+
+
+def test_every_theorem_is_followed_or_claimed() -> None:
+    """No theorem escapes both tables."""
+    followed, claimed = {t.id for t, *_ in MODELS}, {t.id for t in CLAIMS}
+    assert followed | claimed == set(registry())
 
 
 def test_catalogue_lists_every_statement() -> None:
