@@ -25,7 +25,7 @@ import torch
 
 from experiments.kernel_comparison_figure import draw
 from experiments.kernel_comparison_numbers import above_chance, compare, measure_runs
-from experiments.kernel_comparison_plan import PRESETS, Preset, Task, load
+from experiments.kernel_comparison_plan import FIRST_SEED, PRESETS, Preset, Task, load
 from experiments.kernel_comparison_runs import final_specs, run_all, score_rates, search_specs
 from experiments.kernel_comparison_text import report
 from experiments.query_kernels import compact
@@ -98,7 +98,7 @@ def _write_manifest(preset: Preset, out: Path, names: dict[str, str], device: st
         + ("" if "stand-in" in given or not given else " --text PATH"),
         "data": names,
         "tasks": tasks,
-        "seeds": list(range(preset.seeds)),
+        "seeds": [FIRST_SEED + seed for seed in range(preset.seeds)],
         "search_seeds": preset.search_seeds,
         "model": dict(preset.model),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",

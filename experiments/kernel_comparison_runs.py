@@ -16,7 +16,15 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from experiments.kernel_comparison_plan import KERNELS, SEARCH_SEED, Preset, Spec, Task, load
+from experiments.kernel_comparison_plan import (
+    FIRST_SEED,
+    KERNELS,
+    SEARCH_SEED,
+    Preset,
+    Spec,
+    Task,
+    load,
+)
 from gdconv.errors import InputError
 from gdconv.models.classifier import TransformerClassifier
 from gdconv.threads import one_thread
@@ -171,7 +179,7 @@ def final_specs(preset: Preset, rates: dict[tuple[str, str], float]) -> list[Spe
         The runs; the kernels of one seed have the same start and the same batches.
     """
     return [
-        Spec(task, kernel, "final", rates[task.name, kernel], seed, preset.model)
+        Spec(task, kernel, "final", rates[task.name, kernel], FIRST_SEED + seed, preset.model)
         for task in preset.tasks
         for seed in range(preset.seeds)
         for kernel in KERNELS
