@@ -94,6 +94,7 @@ def train(kernel: str, heads: int, scale: float, plan: Plan) -> pd.DataFrame:
         "data": "gaussian",
         "init": "normal",
         "step": "local",
+        "sharpness": False,
         "until_loss": FITTED,
         **TRAINED,
     }

@@ -91,8 +91,8 @@ class Config:
     step: str | None = None
     """theory (the largest that every applicable statement admits), local (half of 1/lambda_max of
     the Hessian or 1/|J_0|^2, the smaller one; halved while a step rises) or a number"""
-    sharpness: bool = False
-    """follow lambda_max of the Hessian at about 40 records (always with --step local)"""
+    sharpness: bool | None = None
+    """follow lambda_max of the Hessian at about 40 records (default: with --step local)"""
     steps: int | None = None
     """greatest number of steps"""
     until_bound: float | None = None
@@ -136,7 +136,7 @@ class Config:
             gdconv.errors.InputError: steps = many: give a whole number.
             >>> Config.of("full-gd", {"colour": "blue"})
             Traceback (most recent call last):
-            gdconv.errors.InputError: colour = blue: choose options among data, device, ...
+            gdconv.errors.InputError: colour = blue: choose options among activation, data, ...
         """
         if not isinstance(options, Mapping):
             raise InputError("options", type(options).__name__, "give names with values")

@@ -357,7 +357,7 @@ def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bo
         trained=setting.trained,
         engine=config.engine,
         watch=theorem.watch,
-        sharpness=config.sharpness or config.step == "local",
+        sharpness=config.step == "local" if config.sharpness is None else config.sharpness,
     )
 
 

@@ -145,7 +145,7 @@ def test_a_start_that_changed_under_the_same_options_runs_again(saved, capsys, m
         return made
 
     prepare = setting.prepare
-    monkeypatch.setattr("gdconv.setting.prepare", other)
+    monkeypatch.setattr("gdconv.checks.prepare", other)
     assert cli.main([*FAST, "--out", str(saved.parent)]) in (1, 3)
     shown = capsys.readouterr()
     assert "complete already" not in shown.err

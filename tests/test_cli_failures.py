@@ -157,6 +157,6 @@ def test_an_empty_interrupt_still_says_something(monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gdconv.setting.prepare", stop)
+    monkeypatch.setattr("gdconv.checks.prepare", stop)
     assert cli.main(FAST) == 130
     assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"
