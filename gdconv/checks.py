@@ -291,6 +291,7 @@ def _finish(setting: Setting, outcomes: list[Outcome], rule: str) -> Check:
         row = _run_row(r, setting.seeds[r], outcome)
         runs.append(row | {"step_rule": rule, "stall": stall})
     trace = pd.concat(traces, ignore_index=True)
+    messages = list(dict.fromkeys([*messages, *_descent_lemma(trace)]))
     ends = setting.architecture.stack([o.end.params for o in outcomes]).numpy()
     return Check(
         theorem=setting.theorem.id,
@@ -307,6 +308,19 @@ def _finish(setting: Setting, outcomes: list[Outcome], rule: str) -> Check:
         messages=messages,
         starts=setting.arrays | {f"{k}_last": v for k, v in ends.items() if k != "W_O"},
     )
+
+
+def _descent_lemma(trace: pd.DataFrame) -> list[str]:
+    """Measured drops against what the descent lemma promises for lambda_max(theta_t)."""
+    shares = trace["descent_share"].dropna() if "descent_share" in trace else pd.Series(dtype=float)
+    if shares.empty:
+        return []
+    sharp = trace["eta_lambda_max"].dropna()
+    return [
+        f"descent lemma: f_t - f_(t+1) is at least {shares.min():.3g} times eta (1 - eta lambda_max"
+        f"/2) |grad f_t|^2 at {len(shares)} measured steps; eta lambda_max {sharp.min():.3g} to "
+        f"{sharp.max():.3g}"
+    ]
 
 
 def _ends(side: Any) -> float:

@@ -41,6 +41,7 @@ def test_the_local_step_is_confirmed_and_shows_its_sharpness(kernel: str, tmp_pa
     assert seen.iloc[0] <= 0.5 + 1e-6
     shares = check.trace["descent_share"].dropna()
     assert (shares >= 1 - 0.05).all()  # the descent lemma at a step of half of 1/L
+    assert any(m.startswith("descent lemma: f_t - f_(t+1) is at least") for m in check.messages)
     assert len(check.plot(tmp_path / "figure").axes) == 3
 
 
