@@ -126,7 +126,7 @@ class Problem:
         made = cls.from_arrays(tokens, labels, name)
         if made.D_y != 1:
             raise InputError("y", f"{made.D_y} outputs", "give one label per sample")
-        # a mean would round; what makes rows of B equal says nothing here
+        # a mean would round; equal rows of B say nothing here
         y_kept = made.y[:, :, :1].clone() if alone else made.y.mean(2, keepdim=True)
         said = (*notes, *x_notes, *y_notes)
         return replace(made, y=y_kept, notes=said, duplicate_tokens=False)
@@ -144,9 +144,8 @@ class Problem:
             InputError: The labels are zero.
 
         Example:
-            >>> one = Problem.per_sample(np.ones((2, 1, 1)), [3.0, 4.0])
-            >>> one.with_label_norm(1.0).y.flatten().tolist()
-            [0.6000000000000001, 0.8]
+            >>> Problem.per_sample([[[1.0]]], [3.0]).with_label_norm(2.0).y.item()
+            2.0
         """
         now = self.y.flatten(1).norm(dim=1)
         if not bool((now > 0).all()):

@@ -11,6 +11,7 @@ from gdconv import cli
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("ntk-regime --data tests", "data = tests: no file train-labels-idx1-ubyte"),
         ("ntk-regime --kernel gaussian", "kernel = gaussian: give softmax"),
         ("full-gd --model encoder", "model = encoder: full-gd speaks of multihead"),
         ("full-gd --width 8", "width = 8: leave it out: the multihead model does not read it"),
@@ -54,3 +55,4 @@ def test_a_file_for_the_other_model(tmp_path, capsys):
 def test_unusual_options_run(words, capsys):
     assert cli.main(["check", "ntk-regime", *words.split(), "--steps", "3", "--quiet"]) == 3
     assert "Traceback" not in capsys.readouterr().err
+

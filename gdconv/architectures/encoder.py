@@ -72,7 +72,7 @@ class Encoder(Architecture):
         """The data that `--data` names, one label per sample: the mean over its tokens."""
         return sources.load(
             str(config.data), samples=config.samples, tokens=config.tokens,
-            embedding=config.embedding, target=str(config.target), seed=seed, per_sample=True,
+            embedding=config.embedding, target=config.target or "digit", seed=seed, per_sample=True,
         )  # fmt: skip
 
     def sizes(

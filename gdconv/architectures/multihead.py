@@ -44,7 +44,7 @@ class MultiHead(Architecture):
         return sources.load(
             str(config.data), samples=config.samples, tokens=config.tokens,
             embedding=config.embedding, outputs=int(config.outputs or 1),
-            target=str(config.target), seed=seed,
+            target=config.target or "digit", seed=seed,
         )  # fmt: skip
 
     def sizes(self, config: Config, problem: Problem, params: Parameters | None) -> dict[str, int]:
