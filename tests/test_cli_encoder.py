@@ -55,4 +55,3 @@ def test_a_file_for_the_other_model(tmp_path, capsys):
 def test_unusual_options_run(words, capsys):
     assert cli.main(["check", "ntk-regime", *words.split(), "--steps", "3", "--quiet"]) == 3
     assert "Traceback" not in capsys.readouterr().err
-
