@@ -234,20 +234,21 @@ class TorchEngine(Engine):
             self.finished[r] = self.status[r] != DONE or led["step"] >= plan.limits[r]
 
 
-def runs_in_torch(model: Any, problem: Problem, plan: Plan) -> bool:
+def runs_in_torch(model: Any, problem: Problem, engine: str, watched: bool) -> bool:
     """Whether a run needs the torch engine, because it is asked for or because nothing else can.
 
     Args:
         model: The model; the compiled loop knows the multi-head regression.
         problem: Data; the compiled loop works in float64 on the CPU.
-        plan: Its engine and its watch; only the torch engine can watch every step.
+        engine: What is asked for: auto, fused or torch.
+        watched: Whether a watch follows every step, which only the torch engine can do.
 
     Returns:
         True for the torch engine.
     """
     X = problem.X
-    fits = X.device.type == "cpu" and X.dtype == torch.float64 and plan.watch is None
-    return plan.engine == "torch" or not fits or not isinstance(model, MultiHeadRegression)
+    fits = X.device.type == "cpu" and X.dtype == torch.float64 and not watched
+    return engine == "torch" or not fits or not isinstance(model, MultiHeadRegression)
 
 
 def make_engine(model: Any, problem: Problem, params: Any, plan: Plan) -> Engine:
@@ -265,9 +266,10 @@ def make_engine(model: Any, problem: Problem, params: Any, plan: Plan) -> Engine
     Raises:
         InputError: The fused engine is asked for where it cannot run.
     """
-    if plan.engine == "fused" and runs_in_torch(model, problem, plan):
+    in_torch = runs_in_torch(model, problem, plan.engine, plan.watch is not None)
+    if plan.engine == "fused" and in_torch:
         raise InputError(
             "engine", "fused", "use --engine torch for other devices, dtypes, models and theorems"
         )
-    chosen = TorchEngine if runs_in_torch(model, problem, plan) else FusedEngine
+    chosen = TorchEngine if in_torch else FusedEngine
     return chosen(model, problem, params, plan)

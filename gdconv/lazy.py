@@ -62,7 +62,12 @@ def kernel_at(model: Any, problem: Problem, params: Any, blocks: tuple[str, ...]
 
 @singledispatch
 def kernel_times(
-    model: Any, problem: Problem, params: Any, v: torch.Tensor, blocks: tuple[str, ...]
+    model: Any,
+    problem: Problem,
+    params: Any,
+    v: torch.Tensor,
+    blocks: tuple[str, ...],
+    at: Any = None,
 ) -> torch.Tensor:
     """K v of any model without K, (R, m).
 
@@ -72,6 +77,7 @@ def kernel_times(
         params: Weights.
         v: One vector per replica.
         blocks: Trained blocks.
+        at: The forward pass at `params`.
 
     Returns:
         K v.
@@ -210,7 +216,8 @@ class LazyWatch(Watch):
     def observe(self, replicas: list[int], params: Any, forward: Any) -> None:
         """The recursion of the bound, one step on."""
         residual = forward.residual.flatten(1)
-        times = kernel_times(self.model, self.problem, params, residual, self.plan.trained)
+        blocks = self.plan.trained
+        times = kernel_times(self.model, self.problem, params, residual, blocks, forward)
         r_t, k_t = to_numpy(residual), to_numpy(times)
         for r in replicas:
             if r not in self.follows:

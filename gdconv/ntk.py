@@ -201,6 +201,7 @@ def ntk_vector_product(
     params: Parameters,
     vector: Float[Tensor, "R m"],
     blocks: tuple[str, ...] = BLOCKS,
+    at: Forward | None = None,
 ) -> Float[Tensor, "R m"]:
     """K v = J (J^T v) without K or J: one pullback, one tangent, both in closed form.
 
@@ -212,6 +213,7 @@ def ntk_vector_product(
         params: Weights, R replicas.
         vector: v, one per replica, entries (i, k, a).
         blocks: Which of W_Q, W_K, W_V are trained.
+        at: A forward pass at `params`, if there is one already.
 
     Returns:
         K v.
@@ -229,7 +231,7 @@ def ntk_vector_product(
         True
     """
     _checked(blocks)
-    at = model.forward(problem, params)
+    at = at or model.forward(problem, params)
     if vector.shape != (len(at.F), at.F[0].numel()):
         wanted = (len(at.F), at.F[0].numel())
         raise InputError("vector", f"a tensor of shape {tuple(vector.shape)}", f"give {wanted}")

@@ -14,6 +14,7 @@ import torch
 
 from gdconv.architectures import ARCHITECTURES, Architecture
 from gdconv.config import Config
+from gdconv.engines import runs_in_torch
 from gdconv.errors import InputError
 from gdconv.ledger import DECREASE, FIXED, POSTERIOR, UNTESTED
 from gdconv.plan import Bound, Plan
@@ -66,9 +67,8 @@ class Setting:
     @property
     def batched(self) -> bool:
         """Whether the runs advance together (torch engine) or one after another (compiled loop)."""
-        fits = self.problem.X.device.type == "cpu" and self.problem.X.dtype == torch.float64
-        alone = fits and self.architecture.name == "multihead" and self.theorem.watch is None
-        return self.config.engine == "torch" or not alone
+        watched = self.theorem.watch is not None
+        return runs_in_torch(self.model, self.problem, self.config.engine, watched)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -78,8 +78,10 @@ def test_a_wrong_kernel_breaks_the_claims(name: str, monkeypatch: pytest.MonkeyP
     before = followed(name, 0, 10, near=1e-3).result(0)
     value = gdconv.lazy.kernel_times
 
-    def wrong(model: Any, problem: Any, params: Any, v: torch.Tensor, blocks: Any) -> torch.Tensor:
-        return value(model, problem, params, v, tuple(b for b in blocks if b != "W_V"))
+    def wrong(
+        model: Any, problem: Any, params: Any, v: torch.Tensor, blocks: Any, at: Any = None
+    ) -> torch.Tensor:
+        return value(model, problem, params, v, tuple(b for b in blocks if b != "W_V"), at)
 
     monkeypatch.setattr(gdconv.lazy, "kernel_times", wrong)
     after = followed(name, 0, 10, near=1e-3).result(0)
