@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
+from experiments.command import carried_out
 from experiments.convex_attention_figure import map_figure, training_figure
 from experiments.convex_attention_figure_more import modular_figure, path_figure
 from experiments.convex_attention_numbers import (
@@ -39,7 +39,6 @@ from experiments.convex_attention_plan import PRESETS, Done, Preset, run_units
 from experiments.convex_attention_text import report
 from experiments.query_kernels import compact
 from gdconv.environment import environment
-from gdconv.errors import GdconvError
 from gdconv.report.plots import save_figure
 from gdconv.store import require_writable
 from gdconv.threads import one_thread
@@ -123,17 +122,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
     parser.add_argument("--out", type=Path, default=Path("runs/convex_attention"))
     options = parser.parse_args(arguments)
-    try:
-        run(PRESETS[options.preset], options.out)
-    except GdconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the checkpoint", file=sys.stderr)
-        return 130
-    print((options.out / "report.md").read_text("utf-8"))
-    print(f"report, tables and figures: {options.out}/report.md, {options.out}/training.png")
-    return 0
+    return carried_out(
+        lambda: run(PRESETS[options.preset], options.out),
+        options.out / "report.md",
+        f"report, tables and figures: {options.out}/report.md, {options.out}/training.png",
+    )
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
+from experiments.command import carried_out
 from experiments.hessian_growth_figure import draw
 from experiments.hessian_growth_layer import DEPTH_SHAPE, SHAPE
 from experiments.hessian_growth_numbers import slopes as fitted
@@ -26,7 +26,6 @@ from experiments.hessian_growth_plan import PRESETS, Preset, run_units
 from experiments.hessian_growth_text import report
 from experiments.query_kernels import compact
 from gdconv.environment import environment
-from gdconv.errors import GdconvError
 from gdconv.report.plots import save_figure
 from gdconv.store import require_writable
 from gdconv.threads import one_thread
@@ -89,17 +88,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="standard")
     parser.add_argument("--out", type=Path, default=Path("runs/hessian_growth"))
     options = parser.parse_args(arguments)
-    try:
-        run(PRESETS[options.preset], options.out)
-    except GdconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the checkpoint", file=sys.stderr)
-        return 130
-    print((options.out / "report.md").read_text("utf-8"))
-    print(f"tables and figure: {options.out}/report.md, {options.out}/figure.png")
-    return 0
+    return carried_out(
+        lambda: run(PRESETS[options.preset], options.out),
+        options.out / "report.md",
+        f"tables and figure: {options.out}/report.md, {options.out}/figure.png",
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from experiments.command import carried_out
 from experiments.kernel_comparison_figure import draw
 from experiments.kernel_comparison_numbers import above_chance, compare, measure_runs
 from experiments.kernel_comparison_plan import FIRST_SEED, PRESETS, Preset, Task, load
@@ -30,7 +30,7 @@ from experiments.kernel_comparison_runs import final_specs, run_all, score_rates
 from experiments.kernel_comparison_text import report
 from experiments.query_kernels import compact
 from gdconv.environment import environment
-from gdconv.errors import GdconvError, InputError
+from gdconv.errors import InputError
 from gdconv.pathfinder import picture
 from gdconv.report.plots import save_figure
 from gdconv.store import require_writable
@@ -179,21 +179,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, help="processes; 2 on a CPU, 1 on a GPU")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         device = chosen_device(options.device)
         jobs = options.jobs if options.jobs is not None else (2 if device == "cpu" else 1)
         if jobs < 1:
             raise InputError("jobs", jobs, "give a whole number of at least 1")
         run(adapted(PRESETS[options.preset], options), options.out, jobs, device)
-    except GdconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the checkpoints", file=sys.stderr)
-        return 130
-    print((options.out / "report.md").read_text("utf-8"))
-    print(f"report, tables and figure: {options.out}/report.md, {options.out}/figure.png")
-    return 0
+
+    return carried_out(
+        work,
+        options.out / "report.md",
+        f"report, tables and figure: {options.out}/report.md, {options.out}/figure.png",
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from experiments.command import carried_out
 from experiments.kernel_comparison import chosen_device
 from experiments.kernel_comparison_numbers import above_chance
 from experiments.kernel_comparison_plan import load
@@ -39,7 +39,6 @@ from experiments.loss_landscape_runs import (
 from experiments.loss_landscape_text import report
 from experiments.query_kernels import compact
 from gdconv.environment import environment
-from gdconv.errors import GdconvError
 from gdconv.report.plots import save_figure
 from gdconv.store import require_writable
 from gdconv.threads import one_thread
@@ -127,17 +126,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/loss_landscape"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(arguments)
-    try:
-        run(PRESETS[options.preset], options.out, chosen_device(options.device))
-    except GdconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the checkpoints", file=sys.stderr)
-        return 130
-    print((options.out / "report.md").read_text("utf-8"))
-    print(f"report, tables and figures: {options.out}/report.md, {options.out}/figure_*.png")
-    return 0
+    return carried_out(
+        lambda: run(PRESETS[options.preset], options.out, chosen_device(options.device)),
+        options.out / "report.md",
+        f"report, tables and figures: {options.out}/report.md, {options.out}/figure_*.png",
+    )
 
 
 if __name__ == "__main__":
