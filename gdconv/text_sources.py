@@ -13,17 +13,18 @@ import gzip
 import importlib
 import os
 import re
-import tarfile
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
 
 from gdconv.errors import InputError
+from gdconv.tar_stream import Member, RefusedError, TarStream
 
 LARGEST_UNPACKED = 2 * 2**30
 """More unpacked bytes than this are no set of reviews; aclImdb has 0.5 GiB."""
@@ -38,8 +39,8 @@ REVIEW = re.compile(r"(train|test)/(pos|neg)/\d+_(\d+)\.txt")
 
 IMDB_REMEDY = "give the aclImdb folder or aclImdb_v1.tar.gz as published"
 
-DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError, MemoryError)
-"""What tarfile, gzip and zlib raise on damaged or foreign content."""
+DAMAGE = (zlib.error, EOFError, OSError, ValueError, OverflowError, MemoryError)
+"""What `TarStream`, gzip and zlib raise on damaged or foreign content."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def read_imdb(path: str | Path) -> Corpus:
         raise InputError("data", path, f"this is no file; {IMDB_REMEDY}")
     try:
         found = dict(_folder_reviews(path) if path.is_dir() else _archive_reviews(path))
-    except _RefusedError as refused:
+    except RefusedError as refused:
         raise InputError("data", path, f"{refused}; {IMDB_REMEDY}") from None
     except PermissionError:
         raise InputError("data", path, "it may not be read; change its permissions") from None
@@ -199,23 +200,18 @@ def read_datasets(name: str = "imdb") -> Corpus:
     return Corpus(name, parts[0][0], labels[0], parts[1][0], labels[1], classes)
 
 
-class _RefusedError(Exception):
-    """Content that is whole but not wanted; its text says what."""
-
-
 class _Counted:
-    """A stream that refuses to give more than `LARGEST_UNPACKED` bytes and remembers the last."""
+    """A stream that refuses to give more than `LARGEST_UNPACKED` bytes."""
 
     def __init__(self, stream: gzip.GzipFile) -> None:
-        self.stream, self.count, self.tail = stream, 0, b""
+        self.stream, self.count = stream, 0
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """At most `size` bytes."""
-        block = self.stream.read(min(size, 2**20) if size >= 0 else 2**20)
+        block = self.stream.read(size)
         self.count += len(block)
         if self.count > LARGEST_UNPACKED:
-            raise _RefusedError("it unpacks to more than 2 GiB")
-        self.tail = (self.tail + block)[-1024:]
+            raise RefusedError("it unpacks to more than 2 GiB")
         return block
 
 
@@ -223,19 +219,12 @@ def _archive_reviews(path: Path) -> Iterator[tuple[str, str]]:
     """Name and text of every review in the archive, whose end is checked too."""
     found: dict[str, str] = {}
     with path.open("rb") as file, gzip.open(file) as unpacked:
-        stream = _Counted(unpacked)
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
-            for member in archive:
-                _require_harmless(member)
-                name = _review_name(member.name) if member.isfile() else None
-                if name is None:
-                    continue
-                content = cast(IO[bytes], archive.extractfile(member)).read()
-                _keep(found, name, content)
-        while stream.read():  # to the end: gzip compares its checksum there
-            pass
-        if stream.tail.strip(b"\0"):
-            raise _RefusedError("it ends without an end mark, so it was cut off")
+        members = TarStream(_Counted(unpacked).read)
+        for member in members:
+            _require_harmless(member)
+            name = _review_name(member.name) if member.kind == "file" else None
+            if name is not None:
+                _keep(found, name, members.content())
     return iter(found.items())
 
 
@@ -246,9 +235,9 @@ def _folder_reviews(path: Path) -> Iterator[tuple[str, str]]:
     for part in ("train", "train/pos", "train/neg", "test", "test/pos", "test/neg"):
         place = root / part
         if place.is_symlink():
-            raise _RefusedError(f"{part} is a link")
+            raise RefusedError(f"{part} is a link")
         if not place.is_dir():
-            raise _RefusedError(f"there is no folder {part} in it")
+            raise RefusedError(f"there is no folder {part} in it")
         if "/" not in part:
             continue
         for entry in sorted(os.scandir(place), key=lambda e: e.name):
@@ -256,22 +245,22 @@ def _folder_reviews(path: Path) -> Iterator[tuple[str, str]]:
             if not REVIEW.fullmatch(name):
                 continue
             if not entry.is_file(follow_symlinks=False):
-                raise _RefusedError(f"{name} is a link or no file")
+                raise RefusedError(f"{name} is a link or no file")
             if entry.stat(follow_symlinks=False).st_size > LARGEST_REVIEW:
-                raise _RefusedError(f"{name} is longer than a review")
+                raise RefusedError(f"{name} is longer than a review")
             _keep(found, name, Path(entry.path).read_bytes())
     return iter(found.items())
 
 
-def _require_harmless(member: tarfile.TarInfo) -> None:
+def _require_harmless(member: Member) -> None:
     """Refuse what no set of reviews holds, even though nothing would be written."""
-    parts = PurePosixPath(member.name).parts
+    parts, shown = PurePosixPath(member.name).parts, repr(member.name[:80])
     if member.name.startswith("/") or ".." in parts or "\\" in member.name or ":" in member.name:
-        raise _RefusedError(f"the name {member.name!r} leaves its folder")
-    if not (member.isfile() or member.isdir()) or member.issparse():
-        raise _RefusedError(f"{member.name!r} is a link or no ordinary file")
-    if member.isfile() and _review_name(member.name) and member.size > LARGEST_REVIEW:
-        raise _RefusedError(f"{member.name!r} is longer than a review")
+        raise RefusedError(f"the name {shown} leaves its folder")
+    if member.kind == "other":
+        raise RefusedError(f"{shown} is a link or no ordinary file")
+    if member.kind == "file" and _review_name(member.name) and member.size > LARGEST_REVIEW:
+        raise RefusedError(f"{shown} is longer than a review")
 
 
 def _review_name(name: str) -> str | None:
@@ -286,15 +275,15 @@ def _keep(found: dict[str, str], name: str, content: bytes) -> None:
     match = cast(re.Match[str], REVIEW.fullmatch(name))
     rating, positive = int(match[3]), match[2] == "pos"
     if rating > 10 or (rating < 7 if positive else not 1 <= rating <= 4):
-        raise _RefusedError(f"{name} is mislabelled: a rating of {rating} in {match[2]}")
+        raise RefusedError(f"{name} is mislabelled: a rating of {rating} in {match[2]}")
     if name in found:
-        raise _RefusedError(f"{name} is in it twice")
+        raise RefusedError(f"{name} is in it twice")
     if len(found) >= MOST_REVIEWS:
-        raise _RefusedError(f"it holds more than {MOST_REVIEWS} reviews")
+        raise RefusedError(f"it holds more than {MOST_REVIEWS} reviews")
     try:
         found[name] = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise _RefusedError(f"{name} is no UTF-8 text") from None
+        raise RefusedError(f"{name} is no UTF-8 text") from None
 
 
 def _rows(
