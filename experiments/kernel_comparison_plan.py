@@ -14,7 +14,7 @@ from gdconv.errors import InputError
 from gdconv.models.classifier import ClassifierSizes
 from gdconv.pathfinder import difficulty_of, patches, pathfinder
 from gdconv.stand_in import LONGEST
-from gdconv.text import load_text
+from gdconv.text import load_text, shared_note
 from gdconv.training import Samples, TrainingPlan
 
 KERNELS = ("softmax", "gaussian")
@@ -205,6 +205,7 @@ class Data:
         X_test: Test inputs.
         y_test: Their classes.
         sizes: Sizes of the network that the data fix.
+        note: What the results have to be read with; empty when there is nothing.
     """
 
     name: str
@@ -213,6 +214,7 @@ class Data:
     X_test: torch.Tensor
     y_test: torch.Tensor
     sizes: tuple[tuple[str, int], ...]
+    note: str = ""
 
     def samples(self, stage: str) -> Samples:
         """Training and evaluation set of a stage.
@@ -267,7 +269,8 @@ def _text(task: Task) -> Data:
     sizes = {"tokens": made.X.shape[1], "symbols": made.symbols, "classes": len(made.classes)}
     arrays = (made.X[order], made.y[order], made.X_test[held], made.y_test[held])
     X, y, X_test, y_test = map(torch.from_numpy, arrays)
-    return Data(made.name, X, y, X_test, y_test, tuple(sizes.items()))
+    note = shared_note(arrays[0], arrays[2])
+    return Data(made.name, X, y, X_test, y_test, tuple(sizes.items()), note)
 
 
 def _pathfinder(task: Task) -> Data:

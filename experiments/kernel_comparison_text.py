@@ -66,7 +66,8 @@ def report(
         lines += [
             f"{len(data[task.name].y)} training and {len(data[task.name].y_test)} test samples, "
             f"{dict(data[task.name].sizes)['tokens']} tokens, {task.steps} steps of "
-            f"{task.batch} samples.",
+            f"{task.batch} samples."
+            + (f" Note: {data[task.name].note}." if data[task.name].note else ""),
             "",
             *runs_of(here),
             "",

@@ -35,6 +35,9 @@ NAMES = {
 }
 """File names as published and as some archives spell them, with or without .gz."""
 
+MOST_LOOKED_AT = 100
+"""Folders in which files are looked for, to name the right one."""
+
 REMEDY = "give the folder with MNIST's train-images-idx3-ubyte and train-labels-idx1-ubyte"
 
 DAMAGE = (zlib.error, EOFError, OSError, MemoryError)
@@ -119,13 +122,41 @@ def _exactly(stream: Any, count: int) -> bytes:
     return b"".join(pieces)
 
 
-def _file(folder: Path, kind: str) -> Path:
-    """The file of that kind under one of its names."""
+def _read_kind(folder: Path, kind: str) -> UInt8[np.ndarray, "..."]:
+    """The first file of that kind, under one of its names, that can be read."""
+    # beside a good .gz there may be what an interrupted download or unpacking left
+    refused: InputError | None = None
     for name in NAMES[kind]:
         for suffix in ("", ".gz"):
             if os.path.lexists(folder / (name + suffix)):
-                return folder / (name + suffix)
-    raise InputError("data", folder, f"no file {NAMES[kind][0]}(.gz) there; {REMEDY}")
+                try:
+                    return read_idx(folder / (name + suffix), kind)
+                except InputError as error:
+                    refused = refused or error
+    if refused is not None:
+        raise refused
+    told = f"no file {NAMES[kind][0]}(.gz) there"
+    if (inner := _folder_below(folder)) is not None:
+        raise InputError("data", folder, f"{told}, but in the folder {inner}; give that one")
+    raise InputError("data", folder, f"{told}; {REMEDY}")
+
+
+def _folder_below(folder: Path) -> Path | None:
+    """A folder at most two below that holds such files: torchvision's root/MNIST/raw, root/raw."""
+    wanted = {name + suffix for names in NAMES.values() for name in names for suffix in ("", ".gz")}
+    level = [folder]
+    for _ in range(2):
+        try:
+            level = [
+                place for above in level for place in sorted(above.iterdir())[:MOST_LOOKED_AT]
+                if place.is_dir() and not place.is_symlink()
+            ][:MOST_LOOKED_AT]  # fmt: skip
+        except OSError:
+            return None
+        for place in level:
+            if any(os.path.lexists(place / name) for name in wanted):
+                return place.relative_to(folder)
+    return None
 
 
 def read_folder(
@@ -151,8 +182,8 @@ def read_folder(
     place = Path(folder)
     if not os.path.isdir(place):  # unlike Path.is_dir, false for a name that is too long
         raise InputError("data", folder, f"no such folder; {REMEDY}")
-    labels = read_idx(_file(place, "labels"), "labels")
-    images = read_idx(_file(place, "images"), "images")
+    labels = _read_kind(place, "labels")
+    images = _read_kind(place, "images")
     if len(images) != len(labels):
         counts = f"{len(images)} images but {len(labels)} labels"
         raise InputError("data", folder, f"it holds {counts}; give files that belong together")

@@ -30,13 +30,13 @@ UNKNOWN = 1
 FIRST = 2
 """Number of the first symbol of the vocabulary."""
 
-VERSION = 1
+VERSION = 2
 """Of the tokenisation; part of the cache's name."""
 
 CHOICES = "give stand-in, the aclImdb folder, its .tar.gz, a .csv, or datasets:imdb"
 
 WORD = re.compile(r"\w+(?:'\w+)?|[.,!?]")
-BREAK = re.compile(r"<br\s*/?>")
+BREAK = re.compile(r"<br\s*/?\s*>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,31 @@ class TextTask:
     def is_stand_in(self) -> bool:
         """Whether the texts are generated, so no real data."""
         return self.name == stand_in.NAME
+
+    @property
+    def note(self) -> str:
+        """What a test result has to be read with; empty when there is nothing."""
+        return shared_note(self.X, self.X_test)
+
+
+def shared_note(X: Int[np.ndarray, "N n"], X_test: Int[np.ndarray, "M n"]) -> str:
+    """A sentence about test texts that the training texts hold too, as the symbols that are kept.
+
+    Args:
+        X: Training symbols.
+        X_test: Test symbols.
+
+    Returns:
+        The sentence, without its final stop; empty when there is none.
+
+    Example:
+        >>> shared_note(np.array([[2, 3], [4, 0]]), np.array([[4, 0], [4, 2]]))
+        '1 of 2 test texts is a training text too'
+    """
+    seen = {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in X}
+    count = sum(hashlib.blake2b(row.tobytes(), digest_size=16).digest() in seen for row in X_test)
+    verb = "is a training text" if count == 1 else "are training texts"
+    return f"{count} of {len(X_test)} test texts {verb} too" if count else ""
 
 
 def load_text(

@@ -8,6 +8,7 @@ of reviews has.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import importlib
@@ -17,6 +18,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -38,6 +40,9 @@ REVIEW = re.compile(r"(train|test)/(pos|neg)/\d+_(\d+)\.txt")
 """Path of a review inside aclImdb; the last number is its rating, 1 to 4 or 7 to 10."""
 
 IMDB_REMEDY = "give the aclImdb folder or aclImdb_v1.tar.gz as published"
+
+MISSING = ("nan", "<na>", "null")
+"""What programs write where a label is missing."""
 
 DAMAGE = (zlib.error, EOFError, OSError, ValueError, OverflowError, MemoryError)
 """What `TarStream`, gzip and zlib raise on damaged or foreign content."""
@@ -119,7 +124,8 @@ def read_csv(
     Args:
         path: The file, UTF-8, first line the names of the columns.
         text: Column of the texts.
-        label: Column of the labels; any words or numbers, sorted to give classes 0, 1, ...
+        label: Column of the labels; any words or numbers, sorted to give classes 0, 1, ... "1" and
+            "1.0" are the same number, so the same class.
         test_share: Share of the rows kept for testing.
         seed: Seed of the split.
 
@@ -128,7 +134,8 @@ def read_csv(
 
     Raises:
         InputError: Missing or unreadable file, missing column, a row that is too short or without
-            text, fewer than two classes, a label too rare to be trained and tested.
+            text, fewer than two classes, a label too rare to be trained and tested, or one that
+            marks rows without a label.
 
     Example:
         >>> import tempfile
@@ -139,21 +146,20 @@ def read_csv(
         (('no', 'yes'), 8, 2)
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, false for a name that is too long
         raise InputError("data", path, "no such file; give a CSV with columns text and label")
     if not 0 < test_share < 1:
         raise InputError("test_share", test_share, "give a share between 0 and 1")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with _long_fields(), path.open(encoding="utf-8-sig", newline="") as stream:
             texts, labels = _rows(path, csv.DictReader(stream, strict=True), text, label)
     except UnicodeDecodeError:
         raise InputError("data", path, "save it as UTF-8 text") from None
+    except RefusedError as refused:
+        raise InputError("data", path, str(refused)) from None
     except (csv.Error, OSError) as error:
         raise InputError("data", path, f"this is no readable CSV file ({_brief(error)})") from None
-    classes = tuple(sorted(set(labels)))
-    if len(classes) < 2:
-        raise InputError(f"column {label}", ", ".join(classes), "give at least two classes")
-    numbers = np.array([classes.index(name) for name in labels], dtype=np.int64)
+    classes, numbers = _classes(labels, f"column {label}")
     test = _test_rows(numbers, len(classes), test_share, seed)
     if (np.bincount(numbers[~test], minlength=len(classes)) == 0).any() or not test.any():
         rare = classes[int(np.bincount(numbers).argmin())]
@@ -189,7 +195,7 @@ def read_datasets(name: str = "imdb") -> Corpus:
     try:
         loaded = datasets.load_dataset(name)
         parts = [(list(loaded[s]["text"]), loaded[s]["label"]) for s in ("train", "test")]
-        labels = [np.asarray(part[1], dtype=np.int64) for part in parts]
+        labels = [_whole_labels(*part) for part in parts]
     except Exception as error:  # its own classes, network, disk: the caller sees one kind
         remedy = f"give a set with splits train and test, text and label ({_brief(error)})"
         raise InputError("data", f"datasets:{name}", remedy) from error
@@ -286,6 +292,21 @@ def _keep(found: dict[str, str], name: str, content: bytes) -> None:
         raise RefusedError(f"{name} is no UTF-8 text") from None
 
 
+FIELDS = threading.Lock()
+"""Held while the limit of `csv`, which belongs to the process, is another one."""
+
+
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let `csv` read texts as long as a folder's may be, and put its limit back."""
+    with FIELDS:
+        before = csv.field_size_limit(max(LARGEST_REVIEW, csv.field_size_limit()))
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
+
+
 def _rows(
     path: Path, reader: csv.DictReader[str], text: str, label: str
 ) -> tuple[list[str], list[str]]:
@@ -301,11 +322,54 @@ def _rows(
         if not words or not words.strip() or name is None or not name.strip():
             where = f"line {reader.line_num}"
             raise InputError("data", path, f"give a text and a label in every row, also in {where}")
+        if len(words.encode()) > LARGEST_REVIEW:
+            where = f"the one that ends in line {reader.line_num}"
+            raise RefusedError(f"give texts of at most {LARGEST_REVIEW} bytes; {where} is longer")
         texts.append(words)
         labels.append(name.strip())
     if not texts:
         raise InputError("data", path, "it has no rows; give texts with labels")
     return texts, labels
+
+
+def _number(label: str) -> Decimal | None:
+    """The number that a label is; None for a word, and for what no one numbers classes with."""
+    try:
+        number = Decimal(label)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and abs(number.adjusted()) < 20 else None
+
+
+def _classes(labels: list[str], field: str) -> tuple[tuple[str, ...], Int[np.ndarray, " N"]]:
+    """Classes in order, numbers by size and before words, and the class of every row."""
+    numbers = {label: _number(label) for label in set(labels)}
+    names = {
+        label: label if number is None else f"{number.normalize() + 0:f}"  # + 0: -0 is 0
+        for label, number in numbers.items()
+    }
+    order = {names[label]: (number is None, number or 0, names[label])
+             for label, number in numbers.items()}  # fmt: skip
+    classes = tuple(sorted(order, key=lambda name: order[name]))
+    missing = [name for name in classes if name.lower() in MISSING]
+    if missing or ("-1" in classes and set(classes) != {"-1", "1"}):
+        remedy = "leave out rows without a label, or name the class by a word if it is one"
+        raise InputError(field, missing[0] if missing else "-1", remedy)
+    if len(classes) < 2:
+        raise InputError(field, ", ".join(classes), "give at least two classes")
+    place = {name: i for i, name in enumerate(classes)}
+    return classes, np.array([place[names[label]] for label in labels], dtype=np.int64)
+
+
+def _whole_labels(texts: list[Any], labels: Any) -> Int[np.ndarray, " N"]:
+    """Labels that are whole numbers, one for each text; conversion alone would cut 1.5 to 1."""
+    given = np.asarray(labels)
+    made = given.astype(np.int64)
+    if not texts or made.shape != (len(texts),) or not bool(np.all(made == given)):
+        raise ValueError("labels that are no whole numbers, one for each text")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text that is no text")
+    return made
 
 
 def _test_rows(labels: np.ndarray, classes: int, share: float, seed: int) -> np.ndarray:

@@ -140,6 +140,46 @@ def test_missing_files_and_folders(tmp_path):
     assert "this is no file" in refused(tmp_path)
 
 
+LEFTOVERS = {
+    "empty": b"", "cut off": images_bytes()[:-1], "another file": b"<html>", "a folder": None,
+    "another kind": labels_bytes(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("left", LEFTOVERS)
+@pytest.mark.parametrize("good", ["train-images-idx3-ubyte.gz", "train-images.idx3-ubyte"])
+def test_a_leftover_does_not_hide_a_good_file(tmp_path, left, good):
+    write(tmp_path)
+    (tmp_path / good).write_bytes(images_bytes())
+    bad = tmp_path / "train-images-idx3-ubyte"
+    bad.unlink()
+    if LEFTOVERS[left] is None:
+        bad.mkdir()
+    else:
+        bad.write_bytes(LEFTOVERS[left])
+    assert np.array_equal(idx.read_folder(tmp_path)[0], PIXELS)
+    (tmp_path / good).write_bytes(b"")  # nothing good: the first one is told
+    assert str(bad) + ":" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["raw", "MNIST/raw", "FashionMNIST/raw", "a/b"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_root_folder_is_told_which_folder_below_it_to_give(tmp_path, below, suffix):
+    (tmp_path / "A" / "raw").mkdir(parents=True)
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    write(tmp_path / below, suffix=suffix)
+    told = refused(tmp_path)
+    assert told.endswith(f"but in the folder {below}; give that one.")
+    idx.read_folder(tmp_path / below)
+
+
+def test_links_and_deep_folders_are_not_searched(tmp_path):
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    write(tmp_path / "a" / "b" / "c")
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b" / "c")
+    assert "but in the folder" not in refused(tmp_path)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_pipe_does_not_block(tmp_path):
     write(tmp_path)

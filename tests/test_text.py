@@ -50,6 +50,26 @@ def test_words_and_characters() -> None:
     assert "".join(split_text("Ab c", "character")) == "ab c"
 
 
+@pytest.mark.parametrize("mark", ["<br>", "<br/>", "<br />", "<BR />", "<Br>", "<bR/ >", "<BR\n/>"])
+def test_line_breaks_of_web_pages_are_no_words(mark: str) -> None:
+    assert split_text(f"good{mark}bad") == ["good", "bad"]
+    assert "".join(split_text(f"good{mark}bad", "character")) == "good bad"
+
+
+def test_test_texts_that_are_trained_on_get_a_note(tmp_path: Path) -> None:
+    def note(train: list[str], test: list[str]) -> str:
+        return encode(Corpus("mine", train, TWO, test, TWO, ("0", "1")), 2, 9).note
+
+    assert note(["a b", "b a"], ["a a", "b b"]) == ""
+    assert note(["a b", "b a"], ["A  b", "b b"]) == "1 of 2 test texts is a training text too"
+    assert note(["a b", "b a"], ["a b c", "b a"]) == "2 of 2 test texts are training texts too"
+    file = tmp_path / "m.csv"
+    file.write_text("text,label\n" + "good,yes\nbad,no\n" * 5)
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):  # written, then read
+        task = load_text(file, length=4, cache=cache)
+        assert task.note == "2 of 2 test texts are training texts too"
+
+
 @pytest.mark.parametrize("kind", ["archive", "folder", "csv"])
 def test_the_cache_gives_the_same_task(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import os
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +224,80 @@ def test_a_bad_csv_is_one_sentence(tmp_path: Path, text: str, message: str) -> N
         read_csv(write(tmp_path / "m.csv", text))
 
 
+def labelled(path: Path, labels: list[str], each: int = 6) -> Path:
+    """A CSV whose text i has label i, in turn."""
+    rows = [f"text {i},{labels[i % len(labels)]}\n" for i in range(each * len(labels))]
+    return write(path / "m.csv", "text,label\n" + "".join(rows))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["1", "1.0", "0"], ("0", "1")),
+        (["1", "+1", " 1.", "01", "1e0", "0", "-0", "0.00"], ("0", "1")),
+        (["-1", "1", "-1.0"], ("-1", "1")),
+        (["10", "9", "2.50", "2.5"], ("2.5", "9", "10")),  # by size, not by spelling
+        (["1", "one", "1.0"], ("1", "one")),
+        (["pos", "neg"], ("neg", "pos")),
+        (["1e400", "1e401"], ("1e400", "1e401")),  # words: nobody numbers classes so
+        (["infinity", "0"], ("0", "infinity")),
+    ],
+)
+def test_a_class_is_a_number_however_it_is_written(
+    tmp_path: Path, labels: list[str], classes: tuple[str, ...]
+) -> None:
+    corpus = read_csv(labelled(tmp_path, labels))
+    assert corpus.classes == classes
+    for text, found in zip(corpus.train, corpus.train_labels, strict=True):
+        label = labels[int(text.split()[1]) % len(labels)]
+        name = classes[found]
+        assert name == label if name.isalpha() or "e4" in name else float(name) == float(label)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["-1", "0", "1"], ["-1.0", "0", "1"], ["-1", "0"], ["-1", "pos", "neg"], ["-1", "1", "2"],
+        ["nan", "0", "1"], ["NaN", "pos"], ["<NA>", "0", "1"], ["null", "0", "1"],
+    ],
+)  # fmt: skip
+def test_a_mark_for_no_label_is_no_class(tmp_path: Path, labels: list[str]) -> None:
+    with pytest.raises(InputError, match=r"column label = (-1|nan|NaN|<NA>|null): leave out rows"):
+        read_csv(labelled(tmp_path, labels))
+
+
+@pytest.mark.parametrize("limit", [131_072, 100, 10**9])
+def test_a_csv_takes_the_texts_a_folder_takes(tmp_path: Path, limit: int) -> None:
+    before = csv.field_size_limit(limit)
+    try:
+        most = text_sources.LARGEST_REVIEW
+        for size in (131_073, most):
+            rows = f"text,label\n{'x' * size},1\n" + "good,1\nbad,0\nworse,0\n" * 3
+            corpus = read_csv(write(tmp_path / "m.csv", rows))
+            assert max(map(len, corpus.train + corpus.test)) == size
+            assert csv.field_size_limit() == limit
+        for one in ("x" * (most + 1), "é" * (most // 2 + 1)):
+            with pytest.raises(InputError, match="at most 1048576 bytes; the one.*line 3|limit"):
+                read_csv(write(tmp_path / "m.csv", f"text,label\ngood,1\n{one},1\nbad,0\n"))
+            assert csv.field_size_limit() == limit  # after a failure too
+    finally:
+        csv.field_size_limit(before)
+
+
+def test_files_read_at_the_same_time_leave_the_limit(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    rows = f"text,label\n{'x' * 140_000},1\n" + "good,1\nbad,0\nworse,0\n" * 3
+    file = write(tmp_path / "m.csv", rows)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(lambda _: read_csv(file), range(32)))) == 32
+    assert csv.field_size_limit() == before
+
+
+def test_a_name_that_is_too_long_is_no_file() -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_csv("x" * 5000 + ".csv")
+
+
 def test_a_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save it as UTF-8"):
         read_csv(write(tmp_path / "m.csv", "text,label\né,1\nb,0\n", "latin-1"))
@@ -239,6 +315,20 @@ def test_datasets_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = read_datasets("imdb")
     assert corpus.train == ["good", "bad"]
     assert corpus.test_labels.tolist() == [1, 0]
+    for texts, given in (
+        (["a", "b"], [1.5, 0.0]), ([], []), (["a", None], [1, 0]), (["a", "b"], [1]),
+        (["a", "b"], ["1", "x"]), (["a", "b"], [None, 1]),
+    ):  # fmt: skip
+        fake.load_dataset = lambda name, t=texts, g=given: {  # type: ignore[attr-defined]
+            split: {"text": t, "label": g} for split in ("train", "test")
+        }
+        with pytest.raises(InputError, match="splits train and test"):
+            read_datasets("imdb")
+    fake.load_dataset = lambda name: {  # type: ignore[attr-defined]
+        split: {"text": ["a", "b"], "label": [1, -1]} for split in ("train", "test")
+    }
+    with pytest.raises(InputError, match="all have labels"):
+        read_datasets("imdb")
     fake.load_dataset = lambda name: {"train": {}}  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="splits train and test"):
         read_datasets("imdb")
