@@ -18,12 +18,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gdconv.errors import DivergenceError, GdconvError, InputError
+from gdconv.errors import MOST_SAID, DivergenceError, GdconvError, InputError, printable, quoted
 from gdconv.interruption import deferred
 from gdconv.options import Parser, add_config_options, config_options, dashed
 from gdconv.verdict import EXIT_CODES
 
 BAD_INPUT, INTERRUPTED = 2, 130
+MOST_LINE = 10_000
 FORMATS = ("text", "csv", "markdown", "latex")
 
 
@@ -68,7 +69,7 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "out of memory: make the problem smaller."
     lines = str(error).strip().splitlines()
-    what = f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+    what = f"{type(error).__name__}: {quoted(lines[0])}" if lines else type(error).__name__
     return f"unexpected {what} (please report it; GDCONV_DEBUG=1 shows where it came from)."
 
 
@@ -270,7 +271,8 @@ def _table(options: Any) -> int:
     mark = {"text": "", "markdown": "### ", "latex": "% "}[options.format]
     parts = []
     for folder, check in checks.items():
-        line = f"{mark}{folder.name}: {check.theorem}, {check.statement}: {check.verdict}\n\n"
+        line = f"{folder.name}: {check.theorem}, {check.statement}: {check.verdict}"
+        line = f"{mark}{quoted(line, MOST_SAID)}\n\n"
         parts.append(line + render(check, options.format, options.statement))
     _show("\n".join(parts))
     return 0
@@ -287,13 +289,13 @@ def _replay(options: Any) -> int:
     lines = differences(saved, again)
     code = _report(again, None, options.json, not options.quiet)
     text = "; ".join(lines) or "same verdicts and first violations as saved"
-    return _say(f"replay of {options.folder}: {text}.", 3 if lines else code)
+    return _say(f"replay of {quoted(options.folder)}: {text}.", 3 if lines else code)
 
 
 def _show(text: str) -> None:
     """Print to standard output; a reader that has gone (`| head`) is no error, a full disk is.
 
-    A terminal that cannot show a character gets its code instead.
+    A terminal that cannot show a character, or would obey it, gets its code instead.
 
     Raises:
         InputError: Standard output cannot be written.
@@ -301,7 +303,7 @@ def _show(text: str) -> None:
     if sys.stdout is None:  # closed by the caller (>&-)
         return
     try:
-        text = _encodable(text, sys.stdout)
+        text = _encodable(printable(text), sys.stdout)
         print(text.rstrip("\n"), end="\n" if text else "", flush=True)
     except BrokenPipeError:
         _discard(sys.stdout)
@@ -314,7 +316,8 @@ def _show(text: str) -> None:
 def _say(text: str, code: int = 0) -> int:
     """Print one line to standard error, where nothing can be done about an error; the exit code."""
     try:
-        print(_encodable(f"gdconv: {text}", sys.stderr), file=sys.stderr, flush=True)
+        text = _encodable(f"gdconv: {quoted(text, MOST_LINE)}", sys.stderr)
+        print(text, file=sys.stderr, flush=True)
     except OSError:
         _discard(sys.stderr)
     return code

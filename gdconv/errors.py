@@ -1,13 +1,98 @@
-"""Errors a user can act on: each message is one sentence with field, value and remedy."""
+"""Errors a user can act on: each message is one sentence with field, value and remedy.
+
+Whatever comes from outside (arguments, names and contents of files, texts of other exceptions) is
+quoted through `quoted` before anybody sees it, so that it can neither move the cursor of a
+terminal, nor look like a line of ours, nor hide the sentence around it.
+"""
 
 from __future__ import annotations
 
+import reprlib
 from math import isfinite
 from typing import Any
 
+MOST_QUOTED = 120
+"""Length of a value in a message."""
+
+MOST_SAID = 1000
+"""Length of a remedy: the longest lists of choices are half of it."""
+
+
+def quoted(value: object, most: int = MOST_QUOTED) -> str:
+    r"""Foreign text as one short line of visible characters.
+
+    Line breaks and tabs become blanks; other control characters, marks that turn the direction of
+    writing, invisible ones and lone surrogates are written as escapes. What is too long loses its
+    middle: a path is known by its end, and a sentence keeps its remedy.
+
+    Args:
+        value: Anything; what is no text is shown as `str` shows it, long containers shortened.
+        most: Greatest length of the result.
+
+    Returns:
+        At most `most` characters; quoting them again changes nothing.
+
+    Example:
+        >>> quoted("red \x1b[31m\nline")
+        'red \\x1b[31m line'
+        >>> quoted("abcdefghijklmnopqrstuvwxyz", most=13)
+        'abcdefg...xyz'
+    """
+    text = _text(value)
+    if len(text) > 4 * most:  # an escape is never shorter than what it stands for
+        text = text[: 2 * most] + text[-2 * most :]
+    text = printable(" ".join(text.splitlines()).replace("\t", " "))
+    if len(text) > most:
+        tail = (most - 3) // 3
+        text = f"{text[: most - 3 - tail]}...{text[len(text) - tail :]}"
+    return text
+
+
+def printable(text: str) -> str:
+    r"""Text of several lines without anything that a terminal obeys.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The same lines; characters that cannot be seen, but for line feeds, are escapes.
+
+    Example:
+        >>> printable("one\ntwo\u202e\x07")
+        'one\ntwo\\u202e\\x07'
+    """
+    if text.isprintable():
+        return text
+    seen = (c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(seen)
+
+
+def _text(value: object) -> str:
+    """`str`, which may fail: for an integer of 10,000 digits, or in a class of the user."""
+    if isinstance(value, str):
+        return value
+    try:
+        if isinstance(value, list | tuple | dict | set | frozenset):
+            return _SHORT.repr(value)
+        return str(value)
+    except Exception:  # a message about a value must not fail on the value
+        return f"a value of type {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxfrozenset = 20
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = MOST_QUOTED
+
 
 class GdconvError(ValueError):
-    """Base of every error that gdconv raises on purpose; commands turn it into exit code 2."""
+    """Base of every error that gdconv raises on purpose; commands turn it into exit code 2.
+
+    Args:
+        message: One sentence; it is quoted, whatever it was made of.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(quoted(message, 2 * MOST_SAID))
 
 
 class InputError(GdconvError):
@@ -25,12 +110,10 @@ class InputError(GdconvError):
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
         self.field, self.value, self.remedy = field, value, remedy
-        shown = str(value).replace("\n", " ")
+        shown = quoted(value)
         if not shown.strip():
-            shown = repr(value)
-        if len(shown) > 120:
-            shown = shown[:117] + "..."
-        super().__init__(f"{field} = {shown}: {remedy}.")
+            shown = repr(shown)
+        super().__init__(f"{quoted(field)} = {shown}: {quoted(remedy, MOST_SAID)}.")
 
 
 class DivergenceError(GdconvError):

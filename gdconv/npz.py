@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gdconv.errors import InputError
+from gdconv.errors import InputError, quoted
 
 LARGEST_BYTES = 4 * 2**30
 """No array larger than this (4 GiB) is made or read."""
@@ -64,7 +64,7 @@ def read_arrays(
                 stored = [name.removesuffix(".npy") for name in archive.namelist()]
                 for name in names:
                     if name not in stored:
-                        has = ", ".join(sorted(stored)[:6])
+                        has = ", ".join(quoted(name, 40) for name in sorted(stored)[:6])
                         raise InputError(option, path, f"it holds [{has}] but no {name}; {resave}")
                 return {name: _read_member(archive, name) for name in names}
     except _RefusedError as refused:

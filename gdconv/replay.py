@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gdconv.config import Config
-from gdconv.errors import InputError
+from gdconv.errors import InputError, quoted
 
 
 def replay(saved: Any, progress: Any = None) -> Any:
@@ -68,7 +68,7 @@ def differences(saved: Any, again: Any) -> list[str]:
     old, new = (check.verdicts.set_index(keys)[columns] for check in (saved, again))
     lines = []
     for run, statement in dict.fromkeys([*old.index, *new.index]):
-        place = f"run {run}, {statement}"
+        place = f"run {run}, {quoted(statement)}"
         if (run, statement) not in old.index or (run, statement) not in new.index:
             lines.append(f"{place}: only in one of the two")
             continue

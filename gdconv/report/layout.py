@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from gdconv.errors import quoted
+
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -38,6 +40,9 @@ _LATEX = {
     "²": r"$^2$",
     "³": r"$^3$",
 }
+MOST_CELL = 200
+"""Longest text of a cell."""
+
 _LATEX_PATTERN = re.compile("|".join(re.escape(k) for k in sorted(_LATEX, key=len, reverse=True)))
 
 
@@ -55,7 +60,7 @@ def number(value: Any) -> str:
         ('1.23e-7', '12', '-', '1234')
     """
     if isinstance(value, str):
-        return value or "-"
+        return quoted(value, MOST_CELL) or "-"
     if value is None or pd.isna(value):
         return "-"
     if math.isfinite(value) and float(value) == int(value) and abs(value) < 1e7:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from gdconv.errors import quoted
 from gdconv.report.labels import place_labels
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import descended
@@ -96,7 +97,7 @@ def side_by_side(checks: Sequence[CheckLike]) -> Figure:
     bottom = min(_bottom(check) for check in checks)
     for column, check in enumerate(checks):
         top, low = axes[:2, column]
-        top.set_title(_title(check), fontsize=10, loc="left")
+        top.set_title(_title(check), fontsize=10, loc="left", parse_math=False)
         top.set_yscale("log")
         top.set_ylim(bottom, bottom ** (-0.06))
         if bottom > 0.03:  # less than a decade and a half: decimals read better than powers
@@ -155,7 +156,7 @@ def _colours(checks: Sequence[CheckLike]) -> dict[str, Any]:
 
 def _title(check: CheckLike) -> str:
     config, shapes = check.config, {k: np.shape(v) for k, v in check.starts.items()}
-    parts = [str(config.get("problem") or config.get("data") or "")]
+    parts = [quoted(config.get("problem") or config.get("data") or "")]
     parts.append(f"{config.get('kernel', '')} kernel")
     if "X" in shapes:
         _, samples, tokens, width = shapes["X"]

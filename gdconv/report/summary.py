@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from gdconv.errors import MOST_SAID, quoted
 from gdconv.report.layout import number
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import descended, render
@@ -62,11 +63,12 @@ def summary(check: CheckLike, folder: Path | None = None, notes: bool = True) ->
     lines += [f"  {name:<8} {text}" for name, text in setting(check).items()]
     if notes:
         lines += [f"  note     {message}" for message in check.messages]
+    lines = [quoted(line, MOST_SAID) for line in lines]
     lines += ["", render(check), verdict_line(check)]
     if folder is not None:
-        lines.append(f"saved in {folder}")
+        lines.append(quoted(f"saved in {folder}", MOST_SAID))
         if check.verdict == "refuted":
-            lines.append(f"replay the witness with: gdconv replay {folder}")
+            lines.append(quoted(f"replay the witness with: gdconv replay {folder}", MOST_SAID))
     return "\n".join(lines) + "\n"
 
 
@@ -143,12 +145,12 @@ def verdict_line(check: CheckLike) -> str:
     text = (ADVICE if descended(check) else CLAIM_ADVICE)[check.verdict].format(
         unmet=_unmet(check), runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}"
     )
-    level = LEVELS.get(check.level, check.level)
+    level = LEVELS.get(check.level, quoted(check.level))
     if not descended(check):
         level = "of the stored cases; every comparison carries its stated tolerance or error bar"
     lines = [
-        f"VERDICT {check.statement}: {check.verdict}, {text}.",
-        f"Level {check.level}: {level}.",
+        f"VERDICT {quoted(check.statement)}: {check.verdict}, {text}.",
+        f"Level {quoted(check.level)}: {level}.",
     ]
     return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
 
@@ -164,4 +166,4 @@ def _unmet(check: CheckLike) -> str:
     rows = sides[(sides["statement"] == check.statement) & (sides["holds"] == "false")]
     if rows.empty:
         rows = sides[(sides["statement"] == check.statement) & (sides["holds"] == "undecided")]
-    return "; ".join(dict.fromkeys(rows["hypothesis"])) or "none"
+    return "; ".join(map(quoted, dict.fromkeys(rows["hypothesis"]))) or "none"

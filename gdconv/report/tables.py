@@ -10,7 +10,7 @@ import math
 
 import pandas as pd
 
-from gdconv.errors import InputError
+from gdconv.errors import InputError, quoted
 from gdconv.report.layout import LAYOUTS, number, text_block
 from gdconv.report.source import CheckLike
 from gdconv.verdict import ORDER, worst
@@ -135,7 +135,7 @@ def failing_runs(check: CheckLike) -> list[str]:
             missing = pd.Series(pd.NA, group.index)
             steps = zip(group["run"], group.get("first_violation", missing), strict=True)
             runs = [f"{r}" if pd.isna(s) else f"{r} (step {s})" for r, s in steps]
-            lines.append(f"{name}: {verdict} in run {', '.join(runs)}")
+            lines.append(f"{quoted(name)}: {verdict} in run {', '.join(runs)}")
     return lines
 
 
@@ -269,7 +269,7 @@ def _hypothesis_cells(sides: pd.DataFrame, chosen: str | None, many: bool) -> pd
     drop = [] if chosen is None else ["statement"]
     drop += ["run", "met"] if sides["met"].str.endswith("/1").all() else []
     table = sides.drop(columns=drop)
-    title = "hypothesis" if chosen is None else f"hypotheses of {chosen}"
+    title = "hypothesis" if chosen is None else f"hypotheses of {quoted(chosen)}"
     return table.rename(columns={"hypothesis": title, "run": "worst run"})
 
 
@@ -283,8 +283,8 @@ def _transposed(check: CheckLike) -> str:
         *[c for c in table.columns if c not in ("verdict", "runs", "statement", "note")],
     ):
         label = "runs with verdict" if name == "runs" else HEADERS[name][1]
-        rows.append([label, *table[name].astype(str)])
-    return text_block(["", *table["statement"]], rows)
+        rows.append([label, *map(number, table[name].astype(str))])
+    return text_block(["", *map(quoted, table["statement"])], rows)
 
 
 def _log10(ratio: float) -> float:

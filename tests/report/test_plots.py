@@ -143,3 +143,14 @@ def test_spread(positions):
     assert all(0 <= p <= 1 for p in placed)
     ordered = sorted(placed)
     assert all(b - a >= 0.1 - 1e-12 for a, b in zip(ordered, ordered[1:], strict=False))
+
+
+@pytest.mark.parametrize("name", ["a$x$.npz", r"$\frac$.npz", "$", "a\x1b\nb", "\udcff"])
+def test_a_foreign_name_is_no_mathematics(tmp_path, name):
+    check = example_check(1)
+    check.config["data"] = name
+    drawn = figure(check)
+    save_figure(drawn, tmp_path / "figure")
+    title = drawn.axes[0].get_title(loc="left")
+    assert title.count("\n") == 1
+    assert name.isprintable() == (name in title)
