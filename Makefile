@@ -1,6 +1,10 @@
 # make check   install into .venv and run the main job on real data
 # make test    the tests and every docstring example
 # make lint    ruff and mypy
+# make planted        plant every fault of the tables in tests/planted; SLICE=10 plants ten of them
+# make mutants        mutation run over the rigorous code, resumable; writes results/mutants.json
+# make test-portable  the tests as other processors would run them, resumable
+# make fuzz           10,000 command lines and 10,000 damaged files, resumable
 # make clean   remove .venv and caches
 #
 # PYTHON     which interpreter makes the environment (3.11 or newer)
@@ -12,6 +16,7 @@ VENV ?= .venv
 WORKERS ?= 2
 PIP_FLAGS ?=
 TESTFLAGS ?=
+SLICE ?= 0
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -23,7 +28,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: check test lint clean
+.PHONY: check test lint planted mutants test-portable fuzz clean
 .DELETE_ON_ERROR:
 
 check: $(VENV)/.installed
@@ -36,6 +41,18 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+planted: $(VENV)/.installed-test
+	$(BIN)/python tests/planted/plant.py --slice $(SLICE) --jobs $(WORKERS)
+
+mutants: $(VENV)/.installed-mutants
+	$(BIN)/python tests/planted/mutants.py --jobs $(WORKERS)
+
+test-portable: $(VENV)/.installed-test
+	$(BIN)/python tests/portable.py --workers $(WORKERS)
+
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m fuzz --workers $(WORKERS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -41,9 +42,11 @@ hypothesis.settings.register_profile("default", derandomize=True, deadline=None,
 hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
 
-# Small matrices, several workers, few cores: one thread each, for the doctests too.
-torch.set_num_threads(1)
-threadpool_limits(1)
+# Small matrices, several workers, few cores: one thread each, for the doctests too, unless the
+# environment asks for more (tests/portable.py does).
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
+torch.set_num_threads(THREADS)
+threadpool_limits(THREADS)
 
 
 @pytest.fixture(scope="module")
