@@ -20,12 +20,13 @@ from gdconv.environment import environment
 from gdconv.errors import DivergenceError, InputError
 from gdconv.fused import ROSE
 from gdconv.interruption import deferred
-from gdconv.judge import Judgement, judge
+from gdconv.judge import hypothesis_row, judge
 from gdconv.problem import Problem
 from gdconv.setting import Setting, plan_of, prepare, step_sizes
 from gdconv.stall import diagnose
 from gdconv.theorem import theorem_named
 from gdconv.threads import one_thread
+from gdconv.trust import weakest
 from gdconv.verdict import worst
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Check:
         title: Its title.
         source: Its paper.
         statement: The statement that `verdict` speaks of.
-        level: What the verdict certifies: float64 or float32.
+        level: What the verdict rests on, one of `gdconv.trust.LEVELS`.
         config: Every option, resolved.
         environment: Versions and machine.
         verdicts: One row per run and statement.
@@ -282,7 +283,7 @@ def _finish(setting: Setting, outcomes: list[Outcome], rule: str) -> Check:
                 "verdict": judgement.verdict,
                 **judgement.row,
             })
-            hypotheses += _hypothesis_rows(r, s.name, judgement)
+            hypotheses += [hypothesis_row(r, s.name, h) for h in judgement.hypotheses]
         traces.append(pd.DataFrame(outcome.rows).assign(run=r))
         G_squared = setting.theorem.constants(outcome.end, 0.0)[1]
         stall = diagnose(start, outcome, G_squared)
@@ -298,7 +299,7 @@ def _finish(setting: Setting, outcomes: list[Outcome], rule: str) -> Check:
         title=setting.theorem.title,
         source=setting.theorem.source,
         statement=setting.statement.name,
-        level=setting.config.dtype,
+        level=weakest(v["level"] for v in verdicts if v["statement"] == setting.statement.name),
         config=setting.config.canonical(),
         environment=environment(),
         verdicts=pd.DataFrame(verdicts),
@@ -321,23 +322,6 @@ def _descent_lemma(trace: pd.DataFrame) -> list[str]:
         f"/2) |grad f_t|^2 at {len(shares)} measured steps; eta lambda_max {sharp.min():.3g} to "
         f"{sharp.max():.3g}"
     ]
-
-
-def _ends(side: Any) -> float:
-    """The unfavourable end does not matter in a table: the middle is shown."""
-    return float(side.mid) if hasattr(side, "mid") else float(side)
-
-
-def _hypothesis_rows(run: int, name: str, judgement: Judgement) -> list[dict[str, Any]]:
-    said = {True: "true", False: "false", None: "undecided"}
-    return [
-        {
-            "run": run, "statement": name, "hypothesis": h.name,
-            "lhs": _ends(h.lhs), "relation": h.relation, "rhs": _ends(h.rhs),
-            "margin": h.margin, "holds": said[h.holds],
-        }
-        for h in judgement.hypotheses
-    ]  # fmt: skip
 
 
 def _run_row(run: int, seed: int, outcome: Outcome) -> dict[str, Any]:

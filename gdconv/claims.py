@@ -17,10 +17,10 @@ import pandas as pd
 from gdconv.config import PRESENTATION, Config
 from gdconv.environment import environment
 from gdconv.errors import InputError
-from gdconv.judge import judge_claims
+from gdconv.judge import hypothesis_row, judge_claims, trusted
 from gdconv.prediction import Hypothesis, Prediction
-from gdconv.spectrum import Enclosure
 from gdconv.theorem import Statement, Theorem
+from gdconv.trust import weakest
 
 if TYPE_CHECKING:
     from gdconv.checks import Check
@@ -76,12 +76,27 @@ class Finding:
             >>> Finding((Hypothesis("two is at least one", 2, ">=", 1),)).verdict()
             ('confirmed', '')
         """
+        return self.judged()[:2]
+
+    def judged(self) -> tuple[str, str, str]:
+        """Verdict, note and what they rest on.
+
+        Returns:
+            outside or undecided by the hypotheses, else what the claims say; and the level.
+
+        Example:
+            >>> Finding((Hypothesis("two is at least one", 2, ">=", 1),)).judged()
+            ('confirmed', '', 'float64')
+        """
         held = [h.holds for h in self.hypotheses]
         if False in held:
-            return "outside", "a hypothesis is not met"
-        if None in held:
-            return "undecided", "a hypothesis is within its error bar"
-        return judge_claims(Prediction((), 0.0, claims=self.claims, vacuous=self.vacuous))
+            verdict, note = "outside", "a hypothesis is not met"
+        elif None in held:
+            verdict, note = "undecided", "a hypothesis is within its error bar"
+        else:
+            claimed = Prediction((), 0.0, claims=self.claims, vacuous=self.vacuous)
+            verdict, note = judge_claims(claimed)
+        return trusted(verdict, note, (*self.hypotheses, *self.claims))
 
 
 class ClaimTheorem(Theorem):
@@ -206,7 +221,8 @@ def _evaluate(setting: ClaimSetting, run: int, seed: int, progress: Any, cases: 
             progress(f"{theorem.id} {s.name}", done, last)
         finding = theorem.find(s, case)
         made.verdicts.append(_verdict_row(run, s.name, finding))
-        made.hypotheses += [_side(run, s.name, h) for h in (*finding.hypotheses, *finding.claims)]
+        rows = (*finding.hypotheses, *finding.claims)
+        made.hypotheses += [hypothesis_row(run, s.name, h) for h in rows]
         made.trace += [
             {
                 "run": run, "statement": s.name, "series": c.name, "x_name": c.x_name,
@@ -220,45 +236,38 @@ def _evaluate(setting: ClaimSetting, run: int, seed: int, progress: Any, cases: 
 
 
 def _verdict_row(run: int, name: str, finding: Finding) -> dict[str, Any]:
-    verdict, note = finding.verdict()
-    margins = {c.name: c.margin for c in finding.claims}
-    weakest = min(margins, key=lambda n: margins[n]) if margins else ""
+    verdict, note, level = finding.judged()
+    rank = {False: 0, None: 1, True: 2}
+    worst = min(finding.claims, key=lambda c: (rank[c.holds], c.margin), default=None)
     return {
         "run": run,
         "statement": name,
         "verdict": verdict,
-        "claims": len(margins),
+        "level": level,
+        "claims": len(finding.claims),
         "held": sum(c.holds is True for c in finding.claims),
-        "worst_margin": margins.get(weakest, float("nan")),
+        "worst_margin": worst.margin if worst else float("nan"),
         "worst_step": -1,
         "first_violation": -1,
-        "weakest": weakest,
+        "weakest": worst.name if worst else "",
         "note": "; ".join(part for part in (note, finding.note) if part),
     }
-
-
-def _side(run: int, name: str, h: Hypothesis) -> dict[str, Any]:
-    said = {True: "true", False: "false", None: "undecided"}
-    lhs, rhs = (float(s.mid if isinstance(s, Enclosure) else s) for s in (h.lhs, h.rhs))
-    return {
-        "run": run, "statement": name, "hypothesis": h.name, "lhs": lhs, "relation": h.relation,
-        "rhs": rhs, "margin": h.margin, "holds": said[h.holds],
-    }  # fmt: skip
 
 
 def _check(setting: ClaimSetting, cases: list[_Case]) -> Check:
     from gdconv.checks import Check
 
     columns = ["run", "statement", "series", "x_name", "y_name", "x", "y"]
+    verdicts = pd.DataFrame([row for case in cases for row in case.verdicts])
     return Check(
         theorem=setting.theorem.id,
         title=setting.theorem.title,
         source=setting.theorem.source,
         statement=setting.judged.name,
-        level="float64",
+        level=weakest(verdicts.loc[verdicts["statement"] == setting.judged.name, "level"]),
         config=setting.config.canonical(),
         environment=environment(),
-        verdicts=pd.DataFrame([row for case in cases for row in case.verdicts]),
+        verdicts=verdicts,
         hypotheses=pd.DataFrame([row for case in cases for row in case.hypotheses]),
         trace=pd.DataFrame([row for case in cases for row in case.trace], columns=columns),
         runs=pd.DataFrame([case.run for case in cases]),

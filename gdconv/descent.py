@@ -187,16 +187,16 @@ def _record(
 def _sharpen_rows(
     engine: Engine, rows: list[list[dict[str, float]]], active: list[int], here: Any
 ) -> bool:
-    """Columns lambda_max (enclosed) and eta lambda_max at the record just made."""
+    """Columns lambda_max (estimated, -+ residual) and eta lambda_max at the record just made."""
     for r in active:
         if not rows[r]:
             continue
         problem = engine.problem[r if engine.problem.R > 1 else 0]
         found = sharpness(engine.model, problem, here[r], engine.plan.trained)
         rows[r][-1] |= {
-            "lambda_max_lo": found.lo,
-            "lambda_max_hi": found.hi,
-            "eta_lambda_max": float(engine.plan.eta[r]) * found.mid,
+            "lambda_max_lo": found.value - found.error,
+            "lambda_max_hi": found.value + found.error,
+            "eta_lambda_max": float(engine.plan.eta[r]) * found.value,
         }
     return True
 

@@ -8,7 +8,7 @@ range, and the distance from the crossover of two terms of different exponents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from gdconv.errors import InputError
-from gdconv.spectrum import Enclosure
+from gdconv.trust import Interval
 
 BEND = 0.1
 """Local slopes may change by this along a range whose slope is called an exponent."""
@@ -41,9 +41,9 @@ class Growth:
     """
 
     slope: float
-    interval: Enclosure
+    interval: Interval
     bend: float
-    bend_interval: Enclosure
+    bend_interval: Interval
     start: float
     stop: float
     points: int
@@ -52,7 +52,12 @@ class Growth:
     @property
     def straight(self) -> bool:
         """Whether the whole interval of the bend is within BEND of zero."""
-        return max(-self.bend_interval.lo, self.bend_interval.hi) <= BEND
+        return self.curvature.high <= BEND
+
+    @property
+    def curvature(self) -> Interval:
+        """|bend| for bends in the interval."""
+        return _distance(self.bend_interval, 0.0)
 
     @property
     def label(self) -> str:
@@ -61,26 +66,30 @@ class Growth:
             return "exponent"
         return f"mean slope of a curved line, local slopes change by {self.bend:.2g}"
 
-    def distance(self, law: float) -> Enclosure:
+    def distance(self, law: float) -> Interval:
         """|slope - law| for slopes in the interval.
 
         Args:
             law: Exponent of the theory.
 
         Returns:
-            Least and greatest distance.
+            Least and greatest distance, as good as the interval of the slope.
 
         Example:
             >>> x = np.array([1.0, 2.0, 4.0])
-            >>> growth(x, np.stack([x**2.5, x**3.5])).distance(3).lo
+            >>> growth(x, np.stack([x**2.5, x**3.5])).distance(3).low
             0.0
         """
-        ends = abs(self.interval.lo - law), abs(self.interval.hi - law)
-        inside = self.interval.lo <= law <= self.interval.hi
-        return Enclosure(0.0 if inside else min(ends), max(ends))
+        return _distance(self.interval, law)
 
 
-def student(values: ArrayLike, confidence: float = 0.95) -> Enclosure:
+def _distance(box: Interval, law: float) -> Interval:
+    """Distances of the points of an interval from a number."""
+    ends = abs(box.low - law), abs(box.high - law)
+    return replace(box, low=0.0 if box.low <= law <= box.high else min(ends), high=max(ends))
+
+
+def student(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Student's interval of a mean.
 
     Args:
@@ -97,11 +106,11 @@ def student(values: ArrayLike, confidence: float = 0.95) -> Enclosure:
     """
     given = np.asarray(values, dtype=float)
     if len(given) < 2:
-        return Enclosure(-inf, inf)
+        return Interval(-inf, inf, confidence, len(given))
     quantile = float(stats.t.ppf(0.5 + confidence / 2, len(given) - 1))
     half = quantile * float(given.std(ddof=1)) / len(given) ** 0.5
     mean = float(given.mean())
-    return Enclosure(mean - half, mean + half)
+    return Interval(mean - half, mean + half, confidence, len(given))
 
 
 def growth(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Growth:

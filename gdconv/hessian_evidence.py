@@ -136,12 +136,12 @@ def exponents(
         found = growth(x, values)
         claim = f"{name} ~ s^{law:g}: distance of the exponent"
         claims.append(Hypothesis(claim, found.distance(law), "<=", NEAR))
-        bend = max(-found.bend_interval.lo, found.bend_interval.hi)
-        straight.append(Hypothesis(f"{name} is a straight line: bend", bend, "<=", BEND))
+        bend = f"{name} is a straight line: bend"
+        straight.append(Hypothesis(bend, found.curvature, "<=", BEND))
         if part == "total" and block[0] == block[-1]:
             half = found.interval.width / 2
             said.append(f"{name} {found.slope:.4f} +- {half:.1g}" if isfinite(half) else name)
-    worst = max(straight, key=lambda h: float(h.lhs), default=None)  # type: ignore[arg-type]
+    worst = min(straight, key=lambda h: h.margin, default=None)
     return claims, [worst] if worst else [], ", ".join(said)
 
 

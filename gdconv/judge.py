@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from gdconv.descent import Outcome
 from gdconv.ledger import UNTESTED
-from gdconv.theorem import Hypothesis, Prediction
+from gdconv.prediction import Hypothesis, Prediction, middle
+from gdconv.trust import weakest
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Judgement:
     Attributes:
         verdict: One of the five.
         hypotheses: Every hypothesis, those about the run included.
-        row: The columns of `Check.verdicts` from worst_margin on.
+        row: The columns of `Check.verdicts` from level on.
     """
 
     verdict: str
@@ -68,13 +70,48 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
         verdict, note = "vacuous", "the bound never fell below 0.9: nothing was tested"
     else:
         verdict, note = "confirmed", f"compared until rounding, step {floor}" if floor >= 0 else ""
-    if level != "float64" and verdict in ("confirmed", "refuted"):
-        verdict, note = (
-            "undecided",
-            f"{level} is for study, it would read {verdict}: run it in float64",
-        )
     rows = (*hypotheses, *prediction.claims)
-    return Judgement(verdict, rows, _row(test, prediction, outcome, name, note))
+    verdict, note, rests_on = trusted(verdict, note, rows, level)
+    row = {"level": rests_on} | _row(test, prediction, outcome, name, note)
+    return Judgement(verdict, rows, row)
+
+
+def trusted(
+    verdict: str, note: str, rows: Sequence[Hypothesis], level: str = "float64"
+) -> tuple[str, str, str]:
+    """What may be said of a verdict, given what its hypotheses and claims rest on.
+
+    float32 and estimates neither confirm nor refute; a statistical interval does, and says so.
+
+    Args:
+        verdict: By the comparisons alone.
+        note: Its note.
+        rows: The hypotheses and claims behind it.
+        level: Arithmetic they were made in.
+
+    Returns:
+        Verdict, note and level.
+
+    Example:
+        >>> from gdconv.trust import Estimate, Interval
+        >>> guess, drawn = Estimate(2.0, 0.1, "a guess"), Interval(2.0, 3.0, 0.95, 5)
+        >>> trusted("confirmed", "", [Hypothesis("x >= 1", guess, ">=", 1.0)])
+        ('undecided', 'it would read confirmed; estimated: a guess', 'estimated')
+        >>> trusted("confirmed", "", [Hypothesis("x >= 1", drawn, ">=", 1.0)])
+        ('confirmed', 'statistical: 95 % Student interval, n = 5', 'statistical')
+    """
+    levels = [level, *(h.level for h in rows)]
+    strong, reads = verdict in ("confirmed", "refuted"), f"it would read {verdict}"
+    if strong and "estimated" in levels:
+        verdict, note = "undecided", reads
+    elif strong and level == "float32":
+        verdict, note = "undecided", f"{level} is for study, {reads}: run it in float64"
+    said = [note]
+    for kind in ("statistical", "estimated"):
+        # each way is named once: fifty exponents rest on the same interval
+        ways = dict.fromkeys(way for h in rows if h.level == kind for way in h.weak)
+        said += [f"{kind}: {', '.join(ways)}"] if ways else []
+    return verdict, "; ".join(part for part in said if part), weakest(levels)
 
 
 def judge_claims(prediction: Prediction) -> tuple[str, str]:
@@ -90,13 +127,37 @@ def judge_claims(prediction: Prediction) -> tuple[str, str]:
         >>> judge_claims(Prediction((), 0.0, claims=(Hypothesis("one is two", 1, ">=", 2),)))
         ('refuted', 'violated: one is two')
     """
-    held = {c.name: c.holds for c in prediction.claims}
-    wrong = [name for name, holds in held.items() if holds is False]
+    held = [c.holds for c in prediction.claims]
+    wrong = [c.name for c, holds in zip(prediction.claims, held, strict=True) if holds is False]
     if wrong:
         return "refuted", f"violated: {', '.join(wrong)}"
-    if None in held.values():
+    if None in held:
         return "undecided", "a claim is within its error bar"
-    return ("vacuous", prediction.vacuous) if prediction.vacuous else ("confirmed", "")
+    idle = prediction.vacuous or ("" if held else "nothing is claimed")
+    return ("vacuous", idle) if idle else ("confirmed", "")
+
+
+def hypothesis_row(run: int, statement: str, h: Hypothesis) -> dict[str, Any]:
+    """A hypothesis or claim as a row of `Check.hypotheses`.
+
+    Args:
+        run: Which run or case.
+        statement: Whose.
+        h: The hypothesis.
+
+    Returns:
+        Name, both sides (their middle), margin, whether it holds, and what it rests on.
+
+    Example:
+        >>> hypothesis_row(0, "s", Hypothesis("four heads", 8, ">=", 4))["holds"]
+        'true'
+    """
+    said = {True: "true", False: "false", None: "undecided"}
+    return {
+        "run": run, "statement": statement, "hypothesis": h.name, "lhs": middle(h.lhs),
+        "relation": h.relation, "rhs": middle(h.rhs), "margin": h.margin, "holds": said[h.holds],
+        "level": h.level,
+    }  # fmt: skip
 
 
 def _outside_note(test: Any) -> str:

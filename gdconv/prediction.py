@@ -4,31 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 
-from gdconv.spectrum import Enclosure
+from gdconv.rounding import Enclosure
+from gdconv.trust import Estimate, Interval, weakest
 
 SLACK = 1e-11
 """Relative slack of a hypothesis side that is a plain float: far above its rounding error."""
 
-Side = int | float | Enclosure
+Number = int | float | Enclosure
+"""What is proved or carries a stated rounding bar."""
+
+Side = Number | Interval | Estimate
 """A side of a hypothesis; two whole numbers (counts) are compared without slack."""
 
 
-def _ends(side: Side) -> tuple[float, float]:
+def ends(side: Side) -> tuple[float, float]:
+    """Least and greatest value that a side may stand for; both nan where one of them is.
+
+    Args:
+        side: A side of a hypothesis.
+
+    Returns:
+        The ends: of a float with its slack, of an estimate with its error.
+
+    Example:
+        >>> ends(Estimate(2.0, 0.5, "a guess"))
+        (1.5, 2.5)
+    """
     if isinstance(side, Enclosure):
-        return side.lo, side.hi
-    wide = abs(side) * SLACK if isfinite(side) else 0.0
-    return side - wide, side + wide
+        low, high = side.lo, side.hi
+    elif isinstance(side, Interval):
+        low, high = side.low, side.high
+    elif isinstance(side, Estimate):
+        low, high = side.value - side.error, side.value + side.error
+    else:
+        wide = abs(side) * SLACK if isfinite(side) else 0.0
+        low, high = side - wide, side + wide
+    return (low, high) if low <= high else (nan, nan)
+
+
+def middle(side: Side) -> float:
+    """The number that stands for a side in a table: its middle.
+
+    Args:
+        side: A side of a hypothesis.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> middle(3), middle(Enclosure(1.0, 2.0))
+        (3.0, 1.5)
+    """
+    return float(side) if isinstance(side, int | float) else float(side.mid)
 
 
 @dataclass(frozen=True)
 class Hypothesis:
     """One inequality lhs >= rhs (or lhs > rhs, <=, <), three-valued.
 
+    Only finite numbers decide: nan or infinity where the decision would rest makes it undecided.
+
     Attributes:
         name: What it says, in words.
-        lhs: Left side, a float or an enclosure.
+        lhs: Left side: a float, an enclosure, or one of the weaker kinds of `gdconv.trust`.
         relation: One of ">=", ">", "<=", "<".
         rhs: Right side.
 
@@ -43,31 +83,50 @@ class Hypothesis:
     rhs: Side
 
     @property
+    def _sides(self) -> tuple[Side, Side]:
+        """The side that is to be greater, and the other one."""
+        return (self.lhs, self.rhs) if ">" in self.relation else (self.rhs, self.lhs)
+
+    @property
     def holds(self) -> bool | None:
         """True, False, or None when the error bars overlap."""
-        big, small = (self.lhs, self.rhs) if ">" in self.relation else (self.rhs, self.lhs)
+        big, small = self._sides
         if isinstance(big, int) and isinstance(small, int):
             return big >= small if "=" in self.relation else big > small
-        (big_lo, big_hi), (small_lo, small_hi) = _ends(big), _ends(small)
-        if big_lo != big_lo or small_lo != small_lo:
-            return None
-        if big_lo > small_hi or ("=" in self.relation and big_lo >= small_hi):
+        (big_lo, big_hi), (small_lo, small_hi) = ends(big), ends(small)
+        equal = "=" in self.relation
+        above = big_lo >= small_hi if equal else big_lo > small_hi
+        below = big_hi < small_lo if equal else big_hi <= small_lo
+        if above and isfinite(big_lo) and isfinite(small_hi):
             return True
-        if big_hi < small_lo or ("=" not in self.relation and big_hi <= small_lo):
+        if below and isfinite(big_hi) and isfinite(small_lo):
             return False
         return None
 
     @property
     def margin(self) -> float:
         """lhs/rhs - 1 (rhs/lhs - 1 for <=), unfavourable ends; inf when the small side is 0."""
-        big, small = (self.lhs, self.rhs) if ">" in self.relation else (self.rhs, self.lhs)
+        big, small = self._sides
         if isinstance(big, int) and isinstance(small, int):
             big_lo, small_hi = float(big), float(small)
         else:
-            big_lo, small_hi = _ends(big)[0], _ends(small)[1]
+            big_lo, small_hi = ends(big)[0], ends(small)[1]
         if small_hi == 0:
             return float("inf") if big_lo > 0 else 0.0
         return big_lo / small_hi - 1
+
+    @property
+    def level(self) -> str:
+        """What it rests on: float64, statistical (an `Interval`) or estimated (an `Estimate`)."""
+        kinds = {Interval: "statistical", Estimate: "estimated"}
+        return weakest(kinds.get(type(side), "float64") for side in (self.lhs, self.rhs))
+
+    @property
+    def weak(self) -> tuple[str, ...]:
+        """What its level rests on, in words; empty where both sides are proved."""
+        sides = (self.lhs, self.rhs)
+        kind = Estimate if self.level == "estimated" else Interval
+        return tuple(s.words for s in sides if isinstance(s, kind))
 
 
 @dataclass(frozen=True)
@@ -93,7 +152,7 @@ class Prediction:
     """
 
     hypotheses: tuple[Hypothesis, ...]
-    rate: Side
+    rate: Number
     max_step: float | None = None
     note: str = ""
     prefactor: float = 1.0

@@ -18,7 +18,7 @@ from gdconv.hessian.multihead import multihead_operators
 from gdconv.hessian.spectra import extreme_eigenpairs
 from gdconv.models.multihead import MultiHeadRegression
 from gdconv.problem import Problem
-from gdconv.spectrum import Enclosure
+from gdconv.trust import Estimate
 
 MEASURED = 40
 """How many records of a run carry the sharpness, spread evenly over its records."""
@@ -27,8 +27,11 @@ TOLERANCE = 1e-5
 """Relative accuracy asked of Lanczos; the error that was reached is reported."""
 
 
+METHOD = "a Rayleigh quotient of Lanczos with its residual"
+
+
 @singledispatch
-def sharpness(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Enclosure:
+def sharpness(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Estimate:
     """lambda_max of the Hessian by the trained blocks, at one replica.
 
     Args:
@@ -38,22 +41,22 @@ def sharpness(model: Any, problem: Problem, params: Any, trained: tuple[str, ...
         trained: Blocks that move.
 
     Returns:
-        Rayleigh quotient minus and plus its residual: an eigenvalue lies within, the greatest one
-        is not below its lower end; [nan, nan] where the model has no closed Hessian.
+        Rayleigh quotient and residual: an eigenvalue lies within the one of the other, which is
+        lambda_max unless Lanczos missed it; nan where the model has no closed Hessian.
     """
-    return Enclosure(float("nan"), float("nan"))
+    return Estimate(float("nan"), float("nan"), METHOD)
 
 
 @sharpness.register
 def _(
     model: MultiHeadRegression, problem: Problem, params: Any, trained: tuple[str, ...]
-) -> Enclosure:
+) -> Estimate:
     here = params.to("cpu", torch.float64)
     data = problem.to("cpu", torch.float64)
     operator = multihead_operators(model, data, here, trained)[0]
     with np.errstate(all="ignore"):
         pair = extreme_eigenpairs(operator, tolerance=TOLERANCE)[0]
-    return Enclosure(pair.value - pair.error, pair.value + pair.error)
+    return Estimate(pair.value, pair.error, METHOD)
 
 
 def measured_steps(records: list[int]) -> set[int]:

@@ -92,9 +92,13 @@ class StartBase:
 
     @cached_property
     def sharpness(self) -> float:
-        """lambda_max of the Hessian of f from above; 0 where the model has no closed Hessian."""
-        found = sharpness(self.model, self.problem, self.params, self.trained).hi
-        return found if np.isfinite(found) else 0.0
+        """An estimate of lambda_max of the Hessian of f, its residual added; 0 where there is none.
+
+        No bound: only the local step is made from it, and no hypothesis rests on that step.
+        """
+        found = sharpness(self.model, self.problem, self.params, self.trained)
+        size = found.value + found.error
+        return size if np.isfinite(size) else 0.0
 
     @property
     def J_range(self) -> tuple[Enclosure, Enclosure]:

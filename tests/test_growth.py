@@ -20,7 +20,7 @@ def test_a_power_has_its_exponent(power: float, factor: float, seeds: int) -> No
     y = factor * X[None, :] ** power * np.arange(1.0, seeds + 1)[:, None]
     found = exponent(X, y)
     assert abs(found.slope - power) < 1e-9
-    assert found.distance(power).hi < 1e-8
+    assert found.distance(power).high < 1e-8
     assert found.straight
     assert (found.seeds, found.points) == (seeds, len(X))
 
@@ -32,7 +32,8 @@ def test_slope_and_interval_are_those_of_scipy() -> None:
     found = growth(X, y)
     assert found.slope == pytest.approx(each.mean(), rel=1e-12)
     low, high = stats.t.interval(0.95, 8, each.mean(), stats.sem(each))
-    assert found.interval == pytest.approx((low, high), rel=1e-9)
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high), rel=1e-9)
+    assert (found.interval.confidence, found.interval.samples) == (0.95, 9)
 
 
 def test_interval_covers_the_law_in_its_share_of_draws() -> None:
@@ -41,7 +42,7 @@ def test_interval_covers_the_law_in_its_share_of_draws() -> None:
     held = 0
     for _ in range(400):
         found = growth(X, X**2 * np.exp(0.1 * rng.standard_normal((6, 7))))
-        held += found.interval.lo <= 2 <= found.interval.hi
+        held += found.interval.low <= 2 <= found.interval.high
     assert abs(held / 400 - 0.95) < 4 * (0.95 * 0.05 / 400) ** 0.5
 
 

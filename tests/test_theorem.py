@@ -26,7 +26,12 @@ from gdconv.theorem import Hypothesis, Prediction, Statement, Theorem, registry,
         (Enclosure(0.0, 1e-17), ">", 0.0, None),
         (0.0, ">", 0.0, False),
         (float("nan"), ">", 0.0, None),
-        (1.0, "<", float("inf"), True),
+        (1.0, "<", float("inf"), None),
+        (float("inf"), "<", 1.0, None),
+        (Enclosure(2.0, float("inf")), ">", 1.0, True),  # decided by its finite end
+        (Enclosure(0.0, float("inf")), ">", 1.0, None),
+        (Enclosure(float("nan"), 3.0), "<", 4.0, None),
+        (Enclosure(2.0, float("nan")), ">", 1.0, None),
     ],
 )
 def test_three_truth_values(lhs: object, relation: str, rhs: object, holds: bool | None) -> None:

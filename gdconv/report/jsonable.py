@@ -87,9 +87,12 @@ def _statement(check: CheckLike, name: str) -> dict[str, Any]:
         "hypothesis": "name",
         **{c: c for c in ("lhs", "relation", "rhs", "margin", "holds")},
     }
+    if "level" in sides:  # runs saved before there were levels have none
+        columns["level"] = "level"
     return {
         "name": name,
         "verdict": verdict,
+        "level": row.get("level", check.level),
         "run": row["run"],
         **{number: row.get(number) for number in NUMBERS},
         "worst_margin": row["worst_margin"],

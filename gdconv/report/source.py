@@ -17,7 +17,7 @@ class CheckLike(Protocol):
         title: Its title.
         source: Its paper.
         statement: The statement that the verdict speaks of.
-        level: "float64" or "float32".
+        level: What the verdict rests on: "float64", "float32", "statistical" or "estimated".
         config: Options, as JSON can hold them.
         environment: Versions and threads, as JSON can hold them.
         verdicts: One row per run and statement.

@@ -16,6 +16,8 @@ LEVELS = {
     "float64": "of the stored float64 iterates; rounding error is part of every comparison",
     "float32": "float32, for study only: it certifies nothing",
     "certified": "by ball arithmetic on the stored iterates",
+    "statistical": "it rests on intervals over draws and is right as often as they are",
+    "estimated": "it rests on an estimate that nothing bounds, so it neither confirms nor refutes",
 }
 
 ADVICE = {
@@ -146,8 +148,15 @@ def verdict_line(check: CheckLike) -> str:
         unmet=_unmet(check), runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}"
     )
     level = LEVELS.get(check.level, quoted(check.level))
-    if not descended(check):
+    if not descended(check) and check.level == "float64":
         level = "of the stored cases; every comparison carries its stated tolerance or error bar"
+    if check.level == "estimated" and check.verdict == "undecided":
+        text = f"an estimate decides nothing in {runs}"
+    named = dict.fromkeys(part for note in rows["note"] for part in str(note).split("; "))
+    level = "; ".join([
+        level,
+        *(quoted(part) for part in named if part.startswith(f"{check.level}: ")),
+    ])
     lines = [
         f"VERDICT {quoted(check.statement)}: {check.verdict}, {text}.",
         f"Level {quoted(check.level)}: {level}.",

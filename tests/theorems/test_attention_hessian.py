@@ -256,7 +256,7 @@ def test_whole_hessian_of_a_perceptron_has_exponent_one() -> None:
     x, norms, _ = deep_norms("linear", 3, 0)
     whole = np.sqrt(sum((2 if b[:2] != b[2:] else 1) * v**2
                         for (p, b), v in norms.items() if p == "total"))  # fmt: skip
-    assert growth(x, whole).distance(1).hi < 0.05
+    assert growth(x, whole).distance(1).high < 0.05
 
 
 def test_the_check_is_saved_with_its_curves() -> None:
