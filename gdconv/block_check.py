@@ -47,6 +47,13 @@ from .tiny_eigen import UP, gamma, least, smallest
 TINY = 1e-150
 """Covers what products below 2^-1022 lose."""
 
+SQUARE_TINY = 1e-300
+"""Added to sums of squares, which lose weights below 2^-511 however large the tokens are.
+
+`Tracker.trace` carries the same per entry for the tokens: a lost square times a huge one is not
+small, but gamma times the two sums so enlarged is above it.
+"""
+
 
 @numba.njit(cache=True, nogil=True)
 def drift(tr, S, old):  # type: ignore[no-untyped-def]
@@ -64,7 +71,7 @@ def drift(tr, S, old):  # type: ignore[no-untyped-def]
     form = splat(0.0)
     weight = splat(0.0)
     for i in range(0, L, 8):
-        squares = splat(0.0)
+        squares = splat(SQUARE_TINY)
         for row in range(H * n):
             s = row * n * L + i
             for j in range(n):
@@ -85,7 +92,7 @@ def _beta(tr, S):  # type: ignore[no-untyped-def]
     """Upper bound of sqrt(sum_ih ||S_ih||_F^2 ||X_i||_F^2)."""
     whole = splat(0.0)
     for i in range(0, tr.L, 8):
-        squares = splat(0.0)
+        squares = splat(SQUARE_TINY)
         for r in range(tr.H * tr.n * tr.n):
             x = load(S, r * tr.L + i)
             squares = fma(x, x, squares)
@@ -263,7 +270,7 @@ def _quotient(tr, S, V, best, beta):  # type: ignore[no-untyped-def]
     length = np.sqrt(length) * (1.0 - 1e-10)
     if not length > 0.0:
         return np.inf
-    return np.sqrt(squares) * UP / length * UP + gamma(n + width + 4) * beta * UP * UP
+    return np.sqrt(squares) * UP / length * UP + gamma(n + width + 4) * beta * UP * UP + TINY
 
 
 @numba.njit(cache=True, nogil=True)

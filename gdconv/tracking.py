@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from .block_check import anchor, check, drift
+from .block_check import SQUARE_TINY, anchor, check, drift
 from .simd import padded, token_lanes, zeros
 from .tiny_eigen import UP
 
@@ -125,7 +125,8 @@ def new_tracker(
     gram = np.einsum("ijd,ild->jli", X, X)
     gram *= np.where(np.eye(n, dtype=bool), 1.0, 2.0)[:, :, None]
     G.reshape(n, n, L)[..., :N] = gram
-    trace[:N] = np.einsum("ijd,ijd->i", X, X) * (1 + (D * n + 8) * 2.3e-16)
+    squares = np.einsum("ijd,ijd->i", X, X)
+    trace[:N] = squares * (1 + (D * n + 8) * 2.3e-16) + n * D * SQUARE_TINY
     state = np.zeros(1, STATE)
     state["tol"] = state["tol_now"] = tol
     state["pause"] = 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stress_tracking import DRIFTS, exactly_contains, walk
 
 from gdconv import block_check
 from gdconv.fused import FusedRun
@@ -176,6 +177,37 @@ def test_scale_of_the_tokens(scale):
     X, S = scale * rng.standard_normal((2, 3, 6)), weights(rng, 2, 2, 3)
     lo, hi = enclose(X, S)
     assert lo <= exact(X, S) <= hi
+
+
+@pytest.mark.parametrize(("tokens", "power"), [(-545, 500), (-540, 505), (505, -545), (495, -560)])
+def test_squares_that_underflow_are_covered_however_large_the_other_factor(tokens, power):
+    """B is of moderate size, but the squares of its tokens or of its weights are stored as 0."""
+    rng = np.random.default_rng(12)
+    X = np.ldexp(rng.integers(1, 9, (3, 2, 4)).astype(float), tokens)
+    S = np.ldexp(rng.integers(1, 9, (3, 2, 2, 2)).astype(float), power)
+    tracker = new_tracker(X, 2)
+    for _ in range(4):
+        lo, hi = follow(tracker, lanes(S))
+        assert exactly_contains(X, S, lo, hi)
+        S = 1.5 * S
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_short_stress_against_the_exact_value_of_every_step(drift):
+    """A slice of stress_tracking.py, which was run for 100,000 steps."""
+    first = DRIFTS.index(drift)
+    found = [walk(first + i * len(DRIFTS), steps=50) for i in range(2)]
+    assert [wrong for one in found for wrong in one["wrong"]] == []
+    assert sum(one["checked exactly"] for one in found) == 100
+
+
+def test_the_stress_notices_a_wrong_end():
+    rng = np.random.default_rng(13)
+    X, S = rng.standard_normal((3, 2, 4)), weights(rng, 3, 2, 2)
+    value = float(exact(X, S))
+    assert exactly_contains(X, S, value * (1 - 1e-14), value * (1 + 1e-14))
+    assert not exactly_contains(X, S, value * (1 + 1e-14), np.inf)
+    assert not exactly_contains(X, S, 0.0, value * (1 - 1e-14))
 
 
 def test_not_finite_is_unknown_and_recovers():
