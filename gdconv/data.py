@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gdconv.errors import InputError
+from gdconv.errors import InputError, quoted
 from gdconv.npz import LARGEST_BYTES, read_arrays
 from gdconv.problem import Problem
 
@@ -78,9 +78,7 @@ def load(
         )
         return _of_size(problem, "digits", None, embedding)
     if stored:
-        problem = load_npz(data, per_sample)
-        if samples is not None:
-            problem = _first_samples(problem, samples, per_sample)
+        problem = load_npz(data, per_sample, samples)
         return _of_size(problem, Path(data).name, tokens, embedding)
     if data and os.path.isdir(data):
         return _of_size(_mnist(data, samples, tokens, target, seed), str(data), None, embedding)
@@ -220,19 +218,21 @@ def digits(samples: int, tokens: int, target: str = "digit", seed: int = 0) -> P
     return Problem.from_arrays(X, y, name="digits", notes=notes)
 
 
-def load_npz(path: str | Path, per_sample: bool = False) -> Problem:
+def load_npz(path: str | Path, per_sample: bool = False, samples: int | None = None) -> Problem:
     """A user's data: an .npz with X (N, n, D) and y (N, n) or (N, n, D_y), read without pickle.
 
     Args:
         path: The file.
         per_sample: y may be of shape (N,); labels per token are averaged over tokens.
+        samples: Only the first ones; None for all.
 
     Returns:
         A problem with R = 1; a leading axis of length 1 is accepted.
 
     Raises:
         InputError: The file is missing, no file, no complete .npz, lacks X or y, holds pickled
-            objects, declares more than `LARGEST_BYTES`, its arrays make no problem or several.
+            objects, declares more than `LARGEST_BYTES`, its arrays make no problem or several, or
+            it has fewer samples, or so many that no matrix over them fits into memory.
 
     Example:
         >>> import tempfile
@@ -243,9 +243,11 @@ def load_npz(path: str | Path, per_sample: bool = False) -> Problem:
     """
     path = Path(path)
     arrays = read_arrays(path)
+    X, y, notes = _first_samples(arrays["X"], arrays["y"], samples, path.name)
+    require_rows(X)
     make = Problem.per_sample if per_sample else Problem.from_arrays
     try:
-        problem = make(arrays["X"], arrays["y"], name=path.name)
+        problem = make(X, y, path.name, notes)
     except InputError as error:
         raise InputError(f"{error.field} of {path.name}", error.value, error.remedy) from None
     if problem.R > 1:
@@ -304,13 +306,41 @@ def _of_size(problem: Problem, name: str, tokens: int | None, embedding: int | N
     return problem
 
 
-def _first_samples(problem: Problem, samples: int, per_sample: bool = False) -> Problem:
+def _first_samples(
+    X: np.ndarray, y: np.ndarray, samples: int | None, name: str
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The first `samples` samples, with a note if that leaves some out."""
-    N = _whole("samples", samples)
-    if problem.N < N:
-        raise InputError("samples", samples, f"give at most {problem.N}, what {problem.name} has")
-    if problem.N == N:
-        return problem
-    note = f"The first {N} of {problem.N} samples of {problem.name} are used."
-    make = Problem.per_sample if per_sample else Problem.from_arrays
-    return make(problem.X[:, :N], problem.y[:, :N], problem.name, [note])
+    axis = X.ndim - 3
+    if samples is None or axis not in (0, 1):
+        return X, y, []
+    N, has = _whole("samples", samples), X.shape[axis]
+    if has < N:
+        raise InputError("samples", samples, f"give at most {has}, what {quoted(name)} has")
+    if has == N or y.ndim <= axis or y.shape[axis] != has:
+        return X, y, []  # labels of other samples are refused with their shape
+    keep = (slice(None),) * axis + (slice(N),)
+    return X[keep], y[keep], [f"The first {N} of {has} samples of {name} are used."]
+
+
+def require_rows(X: np.ndarray) -> None:
+    """Refuse more tokens than any theorem's Gram matrix can have rows, before looking at them.
+
+    Args:
+        X: Tokens, shape (N, n, D) or (R, N, n, D); other shapes are refused elsewhere.
+
+    Raises:
+        InputError: A matrix over all pairs of tokens takes more than `LARGEST_BYTES`.
+
+    Example:
+        >>> require_rows(np.zeros((8_000_000, 1, 1)))
+        Traceback (most recent call last):
+        gdconv.errors.InputError: samples = 8000000: give fewer, with --samples: a matrix over all
+        pairs of tokens would take 4.77e+05 GiB, more than 4.
+    """
+    if X.ndim not in (3, 4) or not X.shape[-3]:
+        return
+    N, rows = X.shape[-3], X.shape[-3] * X.shape[-2]
+    size = 8 * rows**2 * (X.shape[0] if X.ndim == 4 else 1)
+    if size > LARGEST_BYTES:
+        share = f"a matrix over all pairs of tokens would take {size / 2**30:.3g} GiB, more than 4"
+        raise InputError("samples", N, f"give fewer, with --samples: {share}")

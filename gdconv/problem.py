@@ -15,10 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gdconv.arrays import real_array as real_array
 from gdconv.errors import InputError
-
-LARGEST_ENTRY = 1e100
-"""Larger entries overflow when a loss squares them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,52 +278,6 @@ def _shape(array: np.ndarray) -> str:
     return f"array of shape {array.shape}"
 
 
-def real_array(field: str, value: Any) -> tuple[np.ndarray, list[str]]:
-    """A float64 copy of an array that someone gave, checked entry by entry.
-
-    Args:
-        field: Its name, for errors.
-        value: NumPy, torch or nested lists.
-
-    Returns:
-        The copy, and a note in a list if it came in another floating type.
-
-    Raises:
-        InputError: Masked, ragged, not real numbers, or entries that are not finite or overflow.
-
-    Example:
-        >>> real_array("X", [1, 2])
-        (array([1., 2.]), [])
-    """
-    if isinstance(value, np.ma.MaskedArray):
-        raise InputError(field, "a masked array", "fill or drop the masked entries first")
-    dtype: Any
-    if isinstance(value, Tensor):
-        dtype = value.dtype
-        real = not dtype.is_complex and dtype != torch.bool and value.layout == torch.strided
-        floating = dtype.is_floating_point
-    else:
-        try:
-            value = np.asarray(value)
-        except ValueError:
-            raise InputError(
-                field, "nested lists of unequal length", "give a rectangular array"
-            ) from None
-        dtype = value.dtype
-        real, floating = dtype.kind in "iuf", dtype.kind == "f"
-    if not real:
-        raise InputError(field, f"array of type {dtype}", "give dense real numbers, without pickle")
-    if isinstance(value, Tensor):
-        array = value.detach().to(device="cpu", dtype=torch.float64, copy=True).numpy()
-    else:
-        with np.errstate(over="ignore"):  # a longdouble may overflow: found as infinite below
-            array = np.array(value, dtype=np.float64, order="C")
-    _require_finite(field, array)
-    short = str(dtype).removeprefix("torch.")
-    changed = floating and short != "float64"
-    return array, [f"{field} came as {short} and was converted to float64."] if changed else []
-
-
 def _match_targets(y: np.ndarray, X: np.ndarray) -> np.ndarray:
     """Y with a last axis D_y, after checking it against X (both still without an added R)."""
     lead = X.shape[:-1]
@@ -340,18 +292,6 @@ def _match_targets(y: np.ndarray, X: np.ndarray) -> np.ndarray:
     if y.shape[-1] == 0:
         raise InputError("y", _shape(y), "give at least one number per target")
     return y
-
-
-def _require_finite(field: str, array: np.ndarray) -> None:
-    """Rejects NaN, infinities and entries that overflow when squared; names the first."""
-    bad = np.argwhere(~(np.abs(array) <= LARGEST_ENTRY))
-    if len(bad) == 0:
-        return
-    index = tuple(int(i) for i in bad[0])
-    remedy = "give finite numbers: fill or drop such entries"
-    if np.isfinite(array[index]):
-        remedy = f"rescale it: entries above {LARGEST_ENTRY:g} overflow when squared"
-    raise InputError(field, f"{array[index]} at index {index}", remedy)
 
 
 def _degeneracies(X: np.ndarray) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gdconv import witnesses
-from gdconv.data import read_arrays
+from gdconv.data import read_arrays, require_rows
 from gdconv.errors import InputError
 from gdconv.witnesses import Named
 
@@ -53,6 +53,7 @@ def named_problem(name: str, kernel: str, seed: int, model: str = "multihead") -
 
         made = ARCHITECTURES[model]
         arrays = read_arrays(Path(name), ("X", "y", *made.blocks), "problem")
+        require_rows(arrays["X"])
         problem = made.problem(arrays["X"], arrays["y"], Path(name).stem, [])
         return Named(problem, made.from_arrays({b: arrays[b] for b in made.blocks}), {})
     raise InputError(

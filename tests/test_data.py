@@ -157,7 +157,7 @@ y = np.random.default_rng(1).standard_normal((3, 2))
 @pytest.mark.parametrize("outputs", [None, 3])
 def test_npz_round_trip(tmp_path, save, outputs):
     targets = y if outputs is None else np.stack([y] * outputs, axis=-1)
-    save(tmp_path / "mine.npz", X=np.asfortranarray(X), y=targets, ignored=np.ones(2))
+    save(tmp_path / "mine.npz", X=np.asfortranarray(X), y=targets)
     problem = data.load_npz(tmp_path / "mine.npz")
     assert np.array_equal(problem.X[0], X)
     assert np.array_equal(problem.y[0], targets.reshape(3, 2, -1))
@@ -202,6 +202,45 @@ def test_load_first_samples_of_a_file(tmp_path):
     assert data.load(path, samples=3).notes == ()
     with pytest.raises(InputError, match="samples = 4: give at most 3"):
         data.load(path, samples=4)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_first_samples_are_cut_before_anything_is_computed(tmp_path, per_sample):
+    """And what is said of them stays said: the type, and what their numbers are."""
+    path = str(tmp_path / "mine.npz")
+    np.savez(path, X=X.astype(np.float32), y=y)
+    notes = data.load(path, samples=2, per_sample=per_sample).notes
+    assert "The first 2 of 3 samples of mine.npz are used." in notes
+    assert "X came as float32 and was converted to float64." in notes
+    np.savez(path, X=X[None], y=y[None])
+    assert np.array_equal(data.load(path, samples=2, per_sample=per_sample).X[0], X[:2])
+    np.savez(path, X=X, y=y[:2])  # labels of two samples for three
+    with pytest.raises(InputError, match=r"y of mine\.npz = array of shape \(2, 2\)"):
+        data.load(path, samples=2, per_sample=per_sample)
+
+
+@pytest.mark.parametrize(
+    "shape", [(8_000_000, 1, 1), (23_171, 1, 1), (1, 23_171, 1), (11_586, 2, 1)]
+)
+def test_more_samples_than_any_matrix_over_them_has_rows(tmp_path, monkeypatch, shape):
+    np.savez(tmp_path / "mine.npz", X=np.zeros(shape, np.int8), y=np.zeros(shape[:2], np.int8))
+    monkeypatch.setattr(data.Problem, "from_arrays", None)  # looking at them would fail loudly
+    with pytest.raises(InputError, match=f"samples = {shape[0]}: give fewer, with --samples: a m"):
+        data.load(str(tmp_path / "mine.npz"))
+    with pytest.raises(InputError, match=f"samples = {shape[0]}: give fewer"):
+        data.load(str(tmp_path / "mine.npz"), per_sample=True)
+    monkeypatch.undo()
+    data.require_rows(np.zeros((23_170, 1, 1)))
+    if shape[0] > 1:
+        assert data.load(str(tmp_path / "mine.npz"), samples=5).N == 5
+
+
+def test_replicas_count():
+    data.require_rows(np.zeros((2, 16_384, 1, 1)))
+    with pytest.raises(InputError, match="samples = 16385: .* would take 4 GiB, more than 4"):
+        data.require_rows(np.zeros((2, 16_385, 1, 1)))
+    for odd in (np.zeros(3), np.zeros((0, 2, 3)), np.zeros((1, 1, 1, 0, 2))):
+        data.require_rows(odd)  # refused elsewhere, with their shape
 
 
 def test_name_too_long_for_a_file():
