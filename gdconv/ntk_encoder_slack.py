@@ -81,11 +81,12 @@ def _attention(model: ShallowEncoder, X: Array, S: Array, A: Array, W: dict[str,
     M = W["W_Q"].T @ W["W_K"]
     dM = gamma(d_m) * (np.abs(W["W_Q"]).T @ np.abs(W["W_K"])) + d_m * TINY
     spread = dM + gamma(2 * D + 4) * (np.abs(M) + 2 * dM)
-    dZ = model.tau_0 * (aX @ spread @ aX.swapaxes(1, 2)) + 4 * D * TINY
+    # what underflows in X M is still multiplied by tokens, and that by tau_0
+    dZ = model.tau_0 * ((aX @ spread + D * TINY) @ aX.swapaxes(1, 2) + D * TINY)
     Z = model.tau_0 * (X @ M @ X.swapaxes(1, 2))
     wide = Z.max(-1) - Z.min(-1) + 2 * dZ.max(-1)
     exponent = 4 * dZ.max(-1) + 2 * UNIT * wide + gamma(n + 24)
-    dS = S * np.expm1(np.minimum(exponent, 1.0))[..., None] + 2.0**-1000
+    dS = S * np.expm1(exponent)[..., None] + 2.0**-1000
     dS = np.where(exponent[..., None] < 1.0, dS, 1.0)
     return _Tokens(X, S, dS, A, dS @ aX + gamma(n) * (S @ aX) + n * TINY)
 
@@ -152,7 +153,8 @@ def _scores(model: ShallowEncoder, tokens: _Tokens, seen: _Neurons) -> tuple[Arr
     dP = S * moved + dS * (size + moved) + 2 * UNIT * S * size + TINY
     P = S * (size + moved)
     turned = aX.swapaxes(1, 2)
-    dE = model.tau_0 * (turned @ (dP + gamma(2 * n + 8) * P) @ aX) + 4 * n * TINY
+    dE = turned @ ((dP + gamma(2 * n + 8) * P) @ aX + n * TINY) + n * TINY
+    dE = model.tau_0 * dE + TINY
     centred = np.einsum("ikjD,ikD->ikj", X[:, None] - A[:, :, None], seen.G)
     E = model.tau_0 * (X.swapaxes(1, 2) @ (S * centred) @ X)
     return np.abs(E) + 2 * dE, dE

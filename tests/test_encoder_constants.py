@@ -1,48 +1,264 @@
-"""The encoder's constants hold on random balls, and are not slack enough to hide a factor."""
+"""The encoder's constants: equal to formulas written apart, attained, and true on random balls.
+
+Cheap comparisons stand first and searches last.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
-from functools import partial
+from math import inf, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from encoder_formulas import KAPPA, Formulas
+from encoder_instances import (
+    bilinear,
+    block_norms,
+    hessian_norms,
+    moved,
+    second_derivative,
+    tight,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples_encoder import case, shapes
 
+import gdconv.encoder_constants
 from gdconv.encoder_constants import DataConstants, EncoderConstants, least_radii
 from gdconv.encoder_start import EncoderStart
 from gdconv.models.shallow_encoder import BLOCKS, EncoderParameters, ShallowEncoder
 from gdconv.problem import Problem
+from gdconv.spectrum import Enclosure
 
 SLACK = 1 + 1e-9
+TIGHT = 1e-12
+SHAPES = [(3, 2, 4, 5), (2, 3, 1, 4), (1, 4, 6, 3), (2, 1, 3, 2)]
+"""(N, n, D, d_m); both branches of the sharp A_V."""
+
+RADII = {"w_O": 0.3, "W_V": 0.7, "W_Q": 1.1, "W_K": 0.2}
 
 
-def moved(
-    params: EncoderParameters, radii: dict[str, float], seed: int, rank: int = 0
-) -> EncoderParameters:
-    """Weights at the given spectral distances in random directions, of rank 1 if asked for."""
-    rng = np.random.default_rng(seed)
-    made = {}
+def started(shape: tuple[int, ...], name: str = "relu", seed: int = 0) -> EncoderStart:
+    """A random start with factors of its own."""
+    return EncoderStart(*case(shape, name, seed))
+
+
+def formulas(start: EncoderStart, kind: str, **options: Any) -> Formulas:
+    """The formulas written apart, at a start."""
+    c = start.model.tau_1 * sqrt(start.model.loss_scale)
+    return Formulas(start.problem.X[0].numpy(), start.arrays, start.model.tau_0, c, kind, **options)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["plain", "printed", "sharp"])
+def test_data_constants_are_those_of_the_page(shape: tuple[int, ...], kind: str) -> None:
+    start = started(shape)
+    found, wanted = getattr(DataConstants, kind)(start), formulas(start, kind)
+    for name in ("A_O", "A_V", "A_Q", "A_K"):
+        size = max(abs(getattr(wanted, name)), 1e-12)  # one token: A_K is rounding
+        assert getattr(found, name) == pytest.approx(
+            getattr(wanted, name), rel=TIGHT, abs=TIGHT * size
+        ), name
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+@pytest.mark.parametrize("cap", [inf, 0.1])
+def test_every_constant_is_that_of_the_page(shape: tuple[int, ...], name: str, cap: float) -> None:
+    start = started(shape, name, 1)
+    for kind, radii in (("plain", dict.fromkeys(BLOCKS, 0.0)), ("sharp", RADII)):
+        c = EncoderConstants(start, getattr(DataConstants, kind)(start), radii, cap)
+        f = formulas(start, kind, radii=radii, cap=cap)
+        for b, reach in zip(BLOCKS, (f.Q, f.K, f.V, f.O), strict=True):
+            assert c.reach(b) == pytest.approx(reach, rel=TIGHT, abs=0.0), b
+            assert c.g(b) == pytest.approx(f.g[b], rel=TIGHT, abs=0.0), b
+        assert c.Lambda_squared == pytest.approx(f.Lambda_squared, rel=TIGHT, abs=0.0)
+        assert c.G_squared() == pytest.approx(f.G_squared, rel=TIGHT, abs=0.0)
+        assert c.curved() == pytest.approx(f.curved(), rel=TIGHT, abs=0.0)
+        for entry in (0.1, 0.9 * f.O, 10 * f.O):
+            assert c.M_2(entry) == pytest.approx(f.M_2(KAPPA[name], entry), rel=TIGHT, abs=0.0)
+        entry = max(abs(x) for x in start.arrays["w_O"]) + radii["w_O"]
+        L = f.G_squared + f.M_2(KAPPA[name], entry) * start.r_0
+        assert c.L() == pytest.approx(L, rel=TIGHT, abs=0.0)
+        assert entry < f.O  # so that the entries of w_O matter, not its norm
+    near = started((2, 2, 4, 9), name, 2)
+    c = EncoderConstants(near, DataConstants.sharp(near), RADII)
+    wanted = formulas(near, "sharp", radii=RADII).delta(near.alpha.lo, near.r_0)
+    assert c.delta() == pytest.approx(wanted, rel=TIGHT, abs=0.0)
+
+
+class Given(EncoderStart):
+    """A start of which only the numbers that the radii read are given."""
+
+    alpha = Enclosure(2.0, 3.0)
+    feature_range = (alpha, Enclosure(4.0, 5.0))
+    r_0 = 1.0
+    norms = dict.fromkeys(BLOCKS, 1.0)
+    asked: Counter[str] = Counter()
+
+    def norm(self, block: str) -> float:
+        """The given norm, counted."""
+        self.asked[block] += 1
+        return self.norms[block]
+
+
+def given_start(**numbers: Any) -> Any:
+    """A start with these numbers."""
+    made = type("Made", (Given,), {"asked": Counter(), **numbers})
+    return made(*case((1, 1, 1, 1), "relu", 0))
+
+
+def iterate(
+    start: Given, A: DataConstants, factor: float, sharpen: bool, rounds: int = 4000
+) -> tuple[dict[str, float], float]:
+    """The least fixed point of Lemma R by the formulas, and delta there."""
+    C, cap, delta = dict.fromkeys(BLOCKS, 0.0), inf, 0.0
+    alpha, r_0 = start.alpha.lo, start.r_0
+    for _ in range(rounds):
+        Q, K, V, O = (start.norms[b] + C[b] for b in BLOCKS)  # noqa: E741
+        square = A.A_V**2 + (A.A_Q * K * V) ** 2 + (A.A_K * Q * V) ** 2
+        delta = 2 * O * square * r_0 / alpha**3
+        if sharpen:
+            cap = start.feature_range[1].hi + min(1.0, delta) * alpha
+        g = {
+            "W_Q": A.A_Q * K * V * O, "W_K": A.A_K * Q * V * O, "W_V": A.A_V * O,
+            "w_O": min(A.A_O * V, cap),
+        }  # fmt: skip
+        C = {b: (1 + 1e-9) * factor * g[b] * r_0 / alpha**2 for b in BLOCKS}
+    return C, delta
+
+
+NORMS = {"W_Q": 1.5, "W_K": 0.5, "W_V": 1.25, "w_O": 0.75}
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0, 8.0])
+@pytest.mark.parametrize(
+    ("A", "sharpen", "r_0", "drift"),
+    [
+        (DataConstants(1.0, 0.5, 0.25, 0.125), False, 0.05, "small"),
+        (DataConstants(1.0, 0.5, 0.25, 0.125), True, 0.05, "small"),  # the cap is larger
+        (DataConstants(9.0, 0.5, 0.25, 0.125), True, 0.05, "small"),  # the cap is smaller
+        (DataConstants(90.0, 2.0, 2e-6, 1e-6), True, 2.0, "large"),  # delta counts as 1
+        (DataConstants(90.0, 2.0, 0.25, 0.125), False, 0.005, "small"),
+    ],
+)
+def test_radii_are_the_least_fixed_point(
+    A: DataConstants, sharpen: bool, r_0: float, drift: str, factor: float
+) -> None:
+    start = given_start(r_0=r_0, norms=NORMS)
+    wanted, delta = iterate(start, A, factor, sharpen)
+    c = least_radii(start, A, factor, sharpen)
+    assert c is not None
+    assert (delta > 1) == (drift == "large")
     for b in BLOCKS:
-        W = getattr(params, b)
-        step = rng.standard_normal(tuple(W[0].shape))
-        if rank and step.ndim == 2:
-            step = np.outer(step[:, 0], step[0])
-        made[b] = W + torch.from_numpy(radii[b] / np.linalg.norm(step, 2) * step)
-    return EncoderParameters(**made)
+        assert c.radii[b] == pytest.approx(wanted[b], rel=1e-11, abs=0.0), b
+    largest = 5.0 + min(1.0, delta) * 2.0 if sharpen else inf
+    assert c.cap == pytest.approx(largest, rel=1e-11, abs=0.0)
+    assert c.data == A
 
 
-def block_norms(
-    model: ShallowEncoder, problem: Problem, params: EncoderParameters
-) -> dict[str, float]:
-    """|J_W|_2 from the token-wise Jacobian."""
-    return {
-        b: float(np.linalg.norm(model.jacobian(problem, params, (b,))[0].numpy(), 2))
-        for b in BLOCKS
-    }
+def test_the_search_for_radii_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many rounds, or beyond 1e12."""
+    one = DataConstants(1.0, 1.0, 0.0, 0.0)
+    assert gdconv.encoder_constants.MOST_ROUNDS == 10_000
+    monkeypatch.setattr(gdconv.encoder_constants, "MOST_ROUNDS", 50)
+    # C_O <- 2 q (1 + C_V), C_V <- 2 q (1 + C_O) with 2 q just below 1: it creeps for ever
+    start = given_start(alpha=Enclosure(1.0, 1.0), r_0=0.5 * (1 - 1e-8))
+    assert least_radii(start, one, 2.0) is None
+    once = given_start(alpha=Enclosure(1.0, 1.0), r_0=0.0)
+    assert least_radii(once, one, 2.0) is not None
+    assert start.asked["w_O"] == 50 * once.asked["w_O"]
+    alone = DataConstants(1.0, 0.0, 0.0, 0.0)
+    for size, there in ((0.999e12, True), (1.001e12, False)):
+        far = given_start(r_0=2.0, norms=NORMS | {"W_V": size})  # share 1: C_O = size
+        assert (least_radii(far, alone, 2.0) is not None) == there
+    V = 1e12 / (1 + 1e-9)
+    for _ in range(9):  # exactly 1e12 is too far
+        exact = given_start(r_0=2.0, norms=NORMS | {"W_V": V})
+        assert ((1 + 1e-9) * V < 1e12) == (least_radii(exact, alone, 2.0) is not None)
+        V = np.nextafter(V, inf)
+    assert least_radii(given_start(alpha=Enclosure(0.0, 1.0)), one, 2.0) is None
+
+
+# -- instances that attain the constants ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("radius", [0.0, 1.0])
+@pytest.mark.parametrize("N", [1, 3])
+def test_block_norms_are_attained(N: int, radius: float) -> None:
+    """Every g_W, lambda_O Lambda and G^2 within 1 %, at the edge of the ball."""
+    c = EncoderConstants(
+        centre := tight(N), DataConstants.sharp(centre), dict.fromkeys(BLOCKS, radius)
+    )
+    edge = tight(N, radius=radius)
+    found = block_norms(edge.model, edge.problem, edge.params)
+    for b in BLOCKS:
+        assert 0.99 < found[b] / c.g(b) <= SLACK, b
+    J = edge.model.jacobian(edge.problem, edge.params)[0].numpy()
+    inner = edge.model.jacobian(edge.problem, edge.params, BLOCKS[:3])[0].numpy()
+    assert 0.98 < np.linalg.norm(J, 2) ** 2 / c.G_squared() <= SLACK
+    share = np.linalg.norm(inner, 2) / (c.reach("w_O") * c.Lambda_squared**0.5)
+    assert 0.99 < share <= SLACK
+
+
+def test_value_norm_is_attained_by_one_hot_attention() -> None:
+    """Orthonormal tokens, every query picks the first token: |J_V| = tau_1 n |tokens| lambda_O."""
+    X = np.eye(6).reshape(2, 3, 6)
+    key = 100 * np.array([1.0, 0, 0, 1.0, 0, 0])
+    rows = {"W_Q": np.ones(6), "W_K": key, "W_V": np.ones(6)}
+    W = {b: np.vstack([row, np.zeros(6)]) for b, row in rows.items()}
+    params = EncoderParameters.from_arrays(W | {"w_O": np.array([2.0, 0.0])})
+    problem, model = Problem.per_sample(X, [1.0, 1.0]), ShallowEncoder(1.0, 0.7)
+    start = EncoderStart(model, problem, params)
+    c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
+    found = block_norms(model, problem, params)
+    assert found["W_V"] == pytest.approx(c.g("W_V"), rel=1e-9, abs=0.0)
+    assert c.g("W_V") == pytest.approx(2 * 0.7 * 3, rel=1e-12, abs=0.0)
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_curvature_of_the_activation_is_attained(name: str) -> None:
+    """Equal tokens, preactivations 0, a large w_O: M_2 = tau_1 s''(0) w n |x|^2 sqrt(N), nearly."""
+    x = np.full((2, 3, 2), 0.6) + np.array([0.0, 0.2])
+    W = {b: np.zeros((2, 2)) for b in BLOCKS[:3]} | {"w_O": np.array([1e3, 0.0])}
+    model = ShallowEncoder(1.0, 0.7, activation=name)
+    params = EncoderParameters.from_arrays(W)
+    start = EncoderStart(model, Problem.per_sample(x, [0.0, 0.0]), params)
+    c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
+    assert 0.99 < second_derivative(start) / c.M_2(1e3) <= SLACK
+    two = replace(params, w_O=torch.tensor([[1e3, 1e3]], dtype=torch.float64))
+    start = EncoderStart(model, start.problem, two)
+    c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
+    assert 0.99 < second_derivative(start) / c.M_2(1e3) <= SLACK  # an entry, not the norm
+
+
+def test_curvature_of_the_scores_is_attained() -> None:
+    """Each of the three parts of the second-order term, where the others vanish or are smaller."""
+    zero, inner, s = np.zeros((2, 2)), BLOCKS[:3], 1e-2
+    # e through tau_0 E / 2: both score blocks at zero
+    start = bilinear(s, W_Q=zero, W_K=zero)
+    c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
+    assert 0.98 < second_derivative(start, ("W_Q", "W_K")) / c.curved() <= SLACK
+    # c: values almost zero, so that only the mixed derivative is left
+    start = bilinear(s, W_V=[[0.0, 0.0], [1e-9, 0.0]])
+    c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
+    assert 0.6 < second_derivative(start, inner) / c.curved() <= SLACK
+    one_sided = bilinear(s, W_V=[[0.0, 0.0], [1e-9, 0.0]], W_Q=zero)
+    c = EncoderConstants(one_sided, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
+    assert 0.98 < second_derivative(one_sided, inner) / c.curved() <= SLACK
+    # e through the second derivative of softmax: attention (3 - sqrt 3) / 6, where it is sharp
+    root = sqrt(np.log((3 + sqrt(3)) / (3 - sqrt(3))) / 2 / s * s**2)
+    e1, e2 = np.diag([1.0, 0.0]), np.array([[0.0, 1.0], [0.0, 0.0]])
+    start = bilinear(s, W_Q=root / 20 * e1, W_K=20 * root * e2, W_V=[[0.0, 0.0], [2e-2, 1.0]])
+    c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
+    found = second_derivative(start, ("W_Q", "W_K")) / c.curved()
+    assert 0.68 < found <= SLACK  # sqrt(1/2): both tokens move, sum |z|^4 <= (sum |z|^2)^2
+
+
+# -- bounds on random balls ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "silu"])
@@ -50,7 +266,7 @@ def block_norms(
     shape=shapes, seed=st.integers(0, 10**6), radius=st.sampled_from([0.0, 1e-2, 1.0, 10.0]),
     rank=st.integers(0, 1), size=st.sampled_from([0.1, 1.0, 10.0]),
 )  # fmt: skip
-@settings(max_examples=40)
+@settings(max_examples=8)
 def test_block_norms_hold_on_balls(
     name: str, shape: tuple[int, ...], seed: int, radius: float, rank: int, size: float
 ) -> None:
@@ -74,7 +290,7 @@ def test_block_norms_hold_on_balls(
 
 @pytest.mark.parametrize("name", ["relu", "gelu"])
 def test_features_move_by_at_most_Lambda(name: str) -> None:
-    for seed in range(60):
+    for seed in range(12):
         model, problem, params = case((3, 3, 4, 6), name, seed)
         radii = dict.fromkeys(BLOCKS, 0.5) | {"w_O": 0.0}
         other = moved(params, radii, seed, seed % 2)
@@ -87,62 +303,10 @@ def test_features_move_by_at_most_Lambda(name: str) -> None:
         assert float((F[1] - F[0]).norm()) <= c.Lambda_squared**0.5 * length * SLACK
 
 
-def test_feature_and_value_norms_are_attained() -> None:
-    """Negative control: one token, parallel weights. |J_O| = A_O lambda_V, |J_V| = A_V lambda_O."""
-    X = np.array([[[3.0, 4.0]]])
-    W = {b: np.array([[3.0, 4.0], [0.0, 0.0]]) for b in BLOCKS[:3]}
-    params = EncoderParameters.from_arrays(W | {"w_O": np.array([2.0, 0.0])})
-    problem, model = Problem.per_sample(X, [1.0]), ShallowEncoder(0.5, 0.7)
-    start = EncoderStart(model, problem, params)
-    c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
-    found = block_norms(model, problem, params)
-    assert found["w_O"] == pytest.approx(c.g("w_O"), rel=1e-12)
-    assert found["W_V"] == pytest.approx(c.g("W_V"), rel=1e-12)
-    assert found["W_Q"] == found["W_K"] == 0.0
-
-
-def test_score_norms_are_nearly_attained() -> None:
-    """Negative control: two opposite tokens on a line, equal scores, reach g_Q: 1/2 is sharp."""
-    X = np.array([[[1.0], [-1.0]]])
-    W = {"W_Q": np.array([[1e-6]]), "W_K": np.array([[1.0]]), "W_V": np.array([[1.0]])}
-    params = EncoderParameters.from_arrays(W | {"w_O": np.array([1.0])})
-    problem, model = Problem.per_sample(X, [1.0]), ShallowEncoder(1.0, 1.0)
-    start = EncoderStart(model, problem, params)
-    c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
-    found = block_norms(model, problem, params)
-    assert 0.2 < found["W_Q"] / c.g("W_Q") <= SLACK
-
-
-def hessian_norms(
-    model: ShallowEncoder, problem: Problem, params: EncoderParameters
-) -> tuple[float, float]:
-    """(|Hessian of the loss|_2, |second derivative of the outputs|) by autograd.
-
-    The second is the greatest norm of sum_i v_i Hess f_i over three unit vectors v.
-    """
-    shapes = [tuple(getattr(params, b).shape) for b in BLOCKS]
-    flat = torch.cat([getattr(params, b).flatten() for b in BLOCKS])
-
-    def residual(theta: torch.Tensor) -> torch.Tensor:
-        parts = theta.split([int(np.prod(s)) for s in shapes])
-        W = {b: p.view(s) for b, p, s in zip(BLOCKS, parts, shapes, strict=True)}
-        return model.forward(problem, EncoderParameters(**W)).residual[0]
-
-    rng = np.random.default_rng(0)
-    loss = torch.autograd.functional.hessian(lambda t: 0.5 * residual(t).square().sum(), flat)
-    worst = 0.0
-    for _ in range(3):
-        v = torch.from_numpy(rng.standard_normal(problem.N))
-        v /= v.norm()
-        second = torch.autograd.functional.hessian(partial(lambda v, t: residual(t) @ v, v), flat)
-        worst = max(worst, float(torch.linalg.matrix_norm(second, 2)))
-    return float(torch.linalg.matrix_norm(loss, 2)), worst
-
-
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 def test_curvature_bounds_hold(name: str) -> None:
     ratios = []
-    for seed in range(6):
+    for seed in range(3):
         shape = (1 + seed % 3, 1 + seed % 2, 1 + seed % 4, 1 + seed % 5)
         model, problem, params = case(shape, name, seed)
         start = EncoderStart(model, problem, params)
@@ -166,7 +330,7 @@ def test_relu_has_no_lipschitz_constant_of_its_slope() -> None:
 @pytest.mark.parametrize("sharpen", [False, True])
 def test_least_radii_are_least_and_sufficient(sharpen: bool) -> None:
     found = 0
-    for seed in range(20):
+    for seed in range(6):
         model, problem, params = case((2, 2, 4, 9), "relu", seed)
         small = replace(problem, y=model.forward(problem, params).F[:, :, None, None] + 1e-6)
         start = EncoderStart(model, small, params)
@@ -178,7 +342,7 @@ def test_least_radii_are_least_and_sufficient(sharpen: bool) -> None:
         for b in BLOCKS:
             needed = 4.0 * c.g(b) * start.r_0 / start.alpha.lo**2
             assert needed <= c.radii[b] <= needed * (1 + 1e-8)
-    assert found > 10
+    assert found > 3
 
 
 def test_no_radii_where_the_labels_are_large() -> None:
