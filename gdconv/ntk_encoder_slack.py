@@ -80,12 +80,12 @@ def _attention(model: ShallowEncoder, X: Array, S: Array, A: Array, W: dict[str,
     (n, D), d_m, aX = X.shape[1:], len(W["w_O"]), np.abs(X)
     M = W["W_Q"].T @ W["W_K"]
     dM = gamma(d_m) * (np.abs(W["W_Q"]).T @ np.abs(W["W_K"])) + d_m * TINY
-    spread = dM + gamma(2 * D + 4) * (np.abs(M) + 2 * dM)
+    spread = dM + gamma(2 * D + 4) * np.abs(M)
     # what underflows in X M is still multiplied by tokens, and that by tau_0
     dZ = model.tau_0 * ((aX @ spread + D * TINY) @ aX.swapaxes(1, 2) + D * TINY)
     Z = model.tau_0 * (X @ M @ X.swapaxes(1, 2))
-    wide = Z.max(-1) - Z.min(-1) + 2 * dZ.max(-1)
-    exponent = 4 * dZ.max(-1) + 2 * UNIT * wide + gamma(n + 24)
+    # stored scores are at most 2 dZ apart from exact ones against each other: twice that
+    exponent = 4 * dZ.max(-1) + 2 * UNIT * (Z.max(-1) - Z.min(-1)) + gamma(n + 24)
     dS = S * np.expm1(exponent)[..., None] + 2.0**-1000
     dS = np.where(exponent[..., None] < 1.0, dS, 1.0)
     return _Tokens(X, S, dS, A, dS @ aX + gamma(n) * (S @ aX) + n * TINY)

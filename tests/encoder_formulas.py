@@ -6,13 +6,14 @@ matrices, softmax's second derivative as the number 6^(1/2) / 9.
 
 from __future__ import annotations
 
+from copy import copy
 from math import pi, sqrt
 from typing import Any
 
 import numpy as np
 
-KAPPA = {"gelu": 2 / sqrt(2 * pi) / 1.12891, "silu": 0.5 / 1.09984}
-"""Greatest |s''| of the rescaled activations."""
+KAPPA = {"gelu": 2 / sqrt(2 * pi) / 1.12891 * (1 + 1e-12), "silu": 0.5 / 1.09984 * (1 + 1e-12)}
+"""Greatest |s''| of the rescaled activations, and what their rounding may add."""
 
 BLOCKS = ("w_O", "W_V", "W_Q", "W_K")
 
@@ -54,13 +55,49 @@ class Formulas:
     ) -> None:  # fmt: skip
         self.X, self.tau_0, self.c, self.cap = np.asarray(X, dtype=float), tau_0, c, cap
         self.N, self.n, self.D = self.X.shape
-        radii = radii or dict.fromkeys(BLOCKS, 0.0)
-        self.O, self.V, self.Q, self.K = (spectral(W[b]) + radii[b] for b in BLOCKS)
+        self.norms = {b: spectral(W[b]) for b in BLOCKS}
+        self._reach(radii or dict.fromkeys(BLOCKS, 0.0))
         self.hat = [max(length(x) for x in tokens) for tokens in self.X]
         self.centred = [tokens - sum(tokens) / self.n for tokens in self.X]
         self.a = [spectral(tokens) for tokens in self.X]
         self.t = [spectral(tokens) for tokens in self.centred]
         self.A_O, self.A_V, self.A_Q, self.A_K = getattr(self, f"_{kind}")()
+
+    def _reach(self, radii: dict[str, float]) -> None:
+        self.radii = radii
+        self.O, self.V, self.Q, self.K = (self.norms[b] + radii[b] for b in BLOCKS)
+
+    def at(self, radii: dict[str, float], cap: float = float("inf")) -> Formulas:
+        """The same data with other radii."""
+        made = copy(self)
+        made._reach(radii)
+        made.cap = cap
+        return made
+
+    def least(
+        self, factor: float, alpha: float, r_0: float, top: float = float("inf")
+    ) -> Formulas | None:
+        """At the least radii C_W = factor g_W r_0 / alpha^2 (Lemma R); None where they run away.
+
+        Args:
+            factor: kappa.
+            alpha: sigma_min(F_pre).
+            r_0: Residual norm.
+            top: |F_pre|; then |F_pre| + min(delta, 1) alpha is a cap of |J_O|.
+
+        Returns:
+            The formulas there.
+        """
+        here = self.at(dict.fromkeys(BLOCKS, 0.0))
+        for _ in range(2000):
+            cap = top + min(here.delta(alpha, r_0), 1.0) * alpha
+            radii = {b: factor * g * r_0 / alpha**2 for b, g in here.at(here.radii, cap).g.items()}
+            if max(radii.values()) > 1e12:
+                return None
+            settled, here = radii == here.radii, self.at(radii, cap)
+            if settled:
+                break
+        return here
 
     @property
     def C_x(self) -> float:

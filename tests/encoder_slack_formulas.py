@@ -42,7 +42,7 @@ def loops_attention(tau: float, X: Any, S: Any, A: Any, W: dict[str, Any]) -> tu
             terms = [W["W_Q"][m, a] * W["W_K"][m, b] for m in range(d_m)]
             M[a, b] = math.fsum(terms)
             off = gam(d_m) * math.fsum(map(abs, terms)) + d_m * TINY
-            spread[a, b] = off + gam(2 * D + 4) * (abs(M[a, b]) + 2 * off)
+            spread[a, b] = off + gam(2 * D + 4) * abs(M[a, b])
     dS, dA = np.zeros((N, n, n)), np.zeros((N, n, D))
     for i in range(N):
         x = abs(X[i])
@@ -53,8 +53,7 @@ def loops_attention(tau: float, X: Any, S: Any, A: Any, W: dict[str, Any]) -> tu
                 dZ[k, j] = tau * (through + D * TINY * sum(x[j]) + D * TINY)
         for k in range(n):
             z = [tau * float(X[i, k] @ M @ X[i, j]) for j in range(n)]
-            wide = max(z) - min(z) + 2 * max(dZ[k])
-            exponent = 4 * max(dZ[k]) + 2 * U * wide + gam(n + 24)
+            exponent = 4 * max(dZ[k]) + 2 * U * (max(z) - min(z)) + gam(n + 24)
             for j in range(n):
                 small = S[i, k, j] * math.expm1(min(exponent, 1.0)) + 2.0**-1000
                 dS[i, k, j] = small if exponent < 1 else 1.0

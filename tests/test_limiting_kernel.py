@@ -10,6 +10,7 @@ import torch
 from gdconv.errors import InputError
 from gdconv.limiting_kernel import (
     PARTS,
+    _sine_gap,
     limiting_blocks,
     limiting_kernel,
     monte_carlo_kernel,
@@ -80,6 +81,31 @@ def test_arc_cosine_formulas_at_every_angle(angle: float) -> None:
             # rows of unit length are stored to 1e-16, hence delta to 2e-16 and delta^3 to 3 times
             slack = 1e-13 + 1e-15 / max(float(mpmath.pi - theta), 1e-300)
             assert abs(found - value) <= slack * abs(value), name
+
+
+def test_sine_gap_on_both_sides_of_its_series() -> None:
+    """sin - delta cos, to 14 digits, where it cancels and where it does not."""
+    edge = 0.5
+    for delta in (1e-8, 1e-3, 0.1, 0.3, np.nextafter(edge, 0), edge, 0.7, 1.5, 3.0, np.pi):
+        with mpmath.workdps(40):
+            x = mpmath.mpf(float(delta))
+            wanted = float(mpmath.sin(x) - x * mpmath.cos(x))
+        found = float(_sine_gap(torch.tensor([delta], dtype=torch.float64)))
+        assert found == pytest.approx(wanted, rel=2e-14, abs=0.0)
+
+
+def test_scales_of_the_limit() -> None:
+    """n^2 |a| |b| times the loss scale; four equal tokens and their negatives."""
+    a, b = np.array([3.0, 4.0]), np.array([-4.0, 3.0])  # a right angle: delta = pi / 2
+    problem = Problem.per_sample(np.array([[a] * 4, [2 * b] * 4]), [0.0, 0.0])
+    parts = limiting_blocks(problem, 0.25)
+    for name, apart in (("w_O", 1 / (2 * np.pi)), ("W_V", 0.0)):
+        wanted = 0.25 * 16 * np.array([[25 / 2, 50 * apart], [50 * apart, 100 / 2]])
+        assert np.allclose(parts[name][0], wanted, rtol=1e-13, atol=1e-12), name
+    K = limiting_kernel(problem, 0.25)
+    assert torch.equal(K, parts["w_O"] + parts["W_V"])
+    assert float(relative_distance(1.5 * K, problem, 0.25)[0]) == pytest.approx(0.5, rel=1e-12)
+    assert float(relative_distance(K, problem, 0.5)[0]) == pytest.approx(0.5, rel=1e-12)
 
 
 def test_parallel_antiparallel_and_zero_rows() -> None:

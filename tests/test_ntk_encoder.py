@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import mpmath
@@ -23,9 +24,18 @@ from gdconv.models.shallow_encoder import (
     initialize_encoder,
     scaling,
 )
-from gdconv.ntk_encoder import block_kernels, encoder_kernel, encoder_ntk_vector_product, ladder
-from gdconv.ntk_encoder_slack import kernel_slack
+from gdconv.ntk_encoder import (
+    Ladder,
+    _square,
+    _widened,
+    block_kernels,
+    encoder_kernel,
+    encoder_ntk_vector_product,
+    ladder,
+)
+from gdconv.ntk_encoder_slack import Slack, kernel_slack
 from gdconv.problem import Problem
+from gdconv.rounding import Enclosure
 
 TOLERANCE = 1e-12
 
@@ -186,6 +196,88 @@ def test_slack_counts_neurons_of_unknown_sign() -> None:
     sure = EncoderParameters.from_arrays(flat | {"W_V": np.array([[3.0, -0.9]])})
     assert unsure.value > 0.09
     assert kernel_slack(model, problem, sure)[0].value < 1e-13
+
+
+SLACK = Slack(
+    residual=9.0, features=1e-3, output=7.0, value=2e-3, query=5.0, key=6.0, output_value=4e-3,
+    total=8e-3,
+)  # fmt: skip
+
+
+def rungs_of(slack: Slack, monkeypatch: pytest.MonkeyPatch) -> tuple[Ladder, dict[str, float]]:
+    """A ladder under a given rounding bound, and what its rungs enclose."""
+    model, problem, params = case((2, 2, 4, 9), "gelu", 1)
+    monkeypatch.setattr(gdconv.ntk_encoder, "kernel_slack", lambda *_: [slack])
+    parts = {b: K[0].numpy() for b, K in block_kernels(model, problem, params).items()}
+    F = model.forward(problem, params).F_pre[0].numpy()
+    both = parts["w_O"] + parts["W_V"]
+    least = {
+        "alpha": np.linalg.svd(F, compute_uv=False)[-1],
+        "value": np.linalg.eigvalsh(parts["W_V"])[0],
+        "output_value": np.linalg.eigvalsh(both)[0],
+        "full": np.linalg.eigvalsh(both + parts["W_Q"] + parts["W_K"])[0],
+    }
+    return ladder(model, problem, params)[0], {k: float(v) for k, v in least.items()}
+
+
+def test_every_rung_is_widened_by_its_own_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    for factor in (1.0, 1e-9, 1e3):  # the last one reaches 0
+        slack = Slack(*(factor * s for s in SLACK))
+        found, least = rungs_of(slack, monkeypatch)
+        a, s = least["alpha"], slack.features
+        squares = max(a - s, 0.0) ** 2, (a + s) ** 2
+        v, s = least["value"], slack.value
+        wanted = {
+            "alpha": (a, a),
+            "features": squares,
+            "separate": (squares[0] + max(v - s, 0.0), squares[1] + v + s),
+        }
+        for name in ("output_value", "full"):
+            room = slack.total if name == "full" else slack.output_value
+            wanted[name] = max(least[name] - room, 0.0), least[name] + room
+        for name, (lo, hi) in wanted.items():
+            box = getattr(found, name)
+            assert box.lo == pytest.approx(lo, rel=1e-12, abs=1e-14), name
+            assert box.hi == pytest.approx(hi, rel=1e-12, abs=1e-14), name
+            assert box.lo <= lo * (1 + 1e-14), name
+            assert box.hi >= hi * (1 - 1e-14), name
+        assert found.slack == slack.total
+
+
+def test_an_infinite_slack_bounds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, least = rungs_of(Slack(*[np.inf] * 8), monkeypatch)
+    for name in ("features", "separate", "output_value", "full"):
+        assert getattr(found, name) == Enclosure(0.0, np.inf), name
+    assert found.alpha.hi == pytest.approx(least["alpha"])
+    only, least = rungs_of(SLACK._replace(value=np.inf), monkeypatch)
+    assert only.separate.hi == np.inf > only.full.hi
+
+
+def test_boxes_are_rounded_outwards() -> None:
+    for lo, hi in ((0.1, 0.3), (1 / 3, 2 / 3), (1e-3, 7.7), (0.0, 0.0)):
+        square = _square(Enclosure(lo, hi))
+        assert Fraction(square.lo) <= Fraction(lo) ** 2
+        assert Fraction(square.hi) > Fraction(hi) ** 2
+        assert square.hi == pytest.approx(hi * hi, rel=1e-15, abs=1e-300)
+        assert square.lo == pytest.approx(lo * lo, rel=1e-15, abs=1e-300)
+        for margin in (0.0, 1e-17, 0.1):
+            wide = _widened(Enclosure(lo, hi), margin)
+            below = Fraction(lo) - Fraction(margin)
+            assert Fraction(wide.lo) < below or wide.lo == 0.0 >= below
+            assert Fraction(wide.hi) > Fraction(hi) + Fraction(margin)
+            assert wide.hi == pytest.approx(hi + margin, rel=1e-15, abs=1e-300)
+            assert wide.lo == pytest.approx(max(lo - margin, 0.0), rel=1e-15, abs=1e-300)
+
+
+def test_a_rung_below_the_one_before_is_named() -> None:
+    one, two = Enclosure(1.0, 2.0), Enclosure(2.0, 3.0)
+    high = Enclosure(2.5, 3.0)
+    names = ("features", "separate", "output_value", "full")
+    for k in range(1, 4):  # the box of rung k ends where the one before begins, or below it
+        touching = [two] * k + [one] * (4 - k)
+        assert Ladder(one, *touching, 0.0).broken() == ()
+        below = [high] * k + [one] * (4 - k)
+        assert Ladder(one, *below, 0.0).broken() == (names[k],)
 
 
 @given(shape=shapes, name=activations, seed=st.integers(0, 10**6))
