@@ -124,6 +124,8 @@ def test_the_constants_are_those_of_the_documents() -> None:
 
 
 def test_records_start_empty() -> None:
+    assert new_ledger(0.25, 3.0).shape == (1,)
+    assert new_tests([FIXED] * 3, [-2.0] * 3).shape == (3,)
     led = fields(new_ledger(0.25, 3.0)[0])
     least = {"sigma_least", "c_least"}
     unset = {"step", "sigma_least_step", "posterior_closed", "c_least_step", "first_rise"}
