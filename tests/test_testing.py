@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -94,11 +95,16 @@ def test_the_advised_number_of_steps_is_enough():
         (([[1.0, 0.5]], 0.5, 0.5), "losses = shape \\(1, 2\\)"),
         ((["a", "b"], 0.5, 0.5), "losses = list: give numbers"),
         ((None, 0.5, 0.5), "losses = "),
+        (([1.0, 0.5], 0.5, 0.5, {"f_star": float("nan")}), "f_star = nan: give the least value"),
+        (([1.0, 0.5], 0.5, 0.5, {"f_star": -math.inf}), "f_star = -inf: give the least value"),
+        (([1.0, 0.5], 0.5, 0.5, {"error": -1.0}), "error = -1.0: give a tolerance"),
+        (([1.0, 0.5], 0.5, 0.5, {"noise": float("inf")}), "noise = inf: give a tolerance"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message):
+    *plain, options = arguments if isinstance(arguments[-1], dict) else (*arguments, {})
     with pytest.raises(InputError, match=message):
-        assert_linear_rate(*arguments)
+        assert_linear_rate(*plain, **options)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -112,8 +118,108 @@ def test_nan_and_inf_losses_fail(bad):
 
 
 def test_negative_losses_fail():
-    with pytest.raises(AssertionError, match=r"step 1: loss -0\.5 is negative"):
+    with pytest.raises(AssertionError, match=r"step 1: loss -0\.5 is negative; give f_star"):
         assert_linear_rate([1.0, -0.5, 0.1], 0.5, 1.0)
+
+
+def quadratic(f_star: float, steps: int, eta: float = 0.1) -> tuple[np.ndarray, float]:
+    """f = f_star + (x^2 + 10 y^2) / 2 by gradient descent, and its tight rate."""
+    x, y = np.ones(2)
+    losses = []
+    for _ in range(steps + 1):
+        losses.append(f_star + 0.5 * (x * x + 10 * y * y))
+        x, y = x - eta * x, y - eta * 10 * y
+    return np.array(losses), (1 - (1 - eta) ** 2) / eta
+
+
+@pytest.mark.parametrize("f_star", [0.3, -0.7, 1e6, 1e-3])
+def test_the_tight_rate_holds_down_to_the_rounding_of_f_minus_f_star(f_star):
+    losses, rate = quadratic(f_star, 400)
+    losses = losses[1:]  # from here one direction is left and the rate is tight
+    assert_linear_rate(losses, 0.1, rate, f_star=f_star)
+    ulp = np.spacing(f_star)
+    for off in (-1, 1):  # one ulp above the least value is no "negative loss"
+        assert_linear_rate(losses, 0.1, rate, f_star=f_star + off * ulp)
+    error = 8 * np.spacing(max(abs(f_star), losses[0]))
+    assert_linear_rate(losses - f_star, 0.1, rate, error=error)
+    with pytest.raises(AssertionError, match=r"^step 1: loss - \S+ \S+ > bound"):
+        assert_linear_rate(losses, 0.1, rate * 1.001, f_star=f_star)
+    with pytest.raises(AssertionError, match="is below f_star = "):
+        assert_linear_rate(losses, 0.1, rate, f_star=f_star + 1e-9 * max(abs(f_star), 1))
+
+
+def test_a_loss_that_stalls_above_f_star_is_noticed():
+    losses, rate = quadratic(0.3, 400)
+    losses = np.maximum(losses, 0.3 + 1e-14)  # 45 ulps
+    with pytest.raises(AssertionError, match=r"loss - 0\.3 9\.99\d+e-15 > bound .*; error bar 6"):
+        assert_linear_rate(losses[1:], 0.1, rate, f_star=0.3)
+
+
+def test_the_message_shows_the_digits_that_differ():
+    close = 0.25 * (1 + 1e-10)
+    with pytest.raises(AssertionError) as error:
+        assert_linear_rate([1.0, 0.5, close], 0.5, 1.0)
+    assert "loss 0.250000000025 > bound 0.25 " in str(error.value)
+    assert "(ratio 1.0000000001; " in str(error.value)
+    with pytest.raises(AssertionError, match=r"loss 0\.250000000025 > 0\.25 = 0\.5 - "):
+        assert_descent([0.5, close], [1.0], 0.5)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_tensors_of_less_precision_have_its_rounding(kind):
+    """The tight rate, rounded to the type: its spacing is the tolerance, and not more than that."""
+    exact = 0.9 ** torch.arange(12, dtype=torch.float64)
+    for losses in (exact.to(kind), list(exact.to(kind))):
+        assert_linear_rate(losses, 0.1, 1.0)
+        assert_descent([x / 2 for x in losses], [x.sqrt() for x in losses], 0.1, 0.5)
+    far = exact * (1 + 40 * torch.finfo(kind).eps) ** torch.arange(12)
+    with pytest.raises(AssertionError, match=r"^step \d+: loss "):
+        assert_linear_rate(far.to(kind), 0.1, 1.0)
+    tight = exact.to(kind)
+    with pytest.raises(AssertionError):
+        assert_linear_rate(tight, 0.1, 1.0, noise=1e-12)
+
+
+def test_descent_of_differences_has_an_absolute_error():
+    losses, _ = quadratic(0.3, 200)
+    norms = np.array([np.hypot(0.9**t, 10 * float(t == 0)) for t in range(200)])
+    assert_descent(losses, norms, 0.1)
+    with pytest.raises(AssertionError):
+        assert_descent(losses - 0.3, norms, 0.1, 0.95)
+    assert_descent(losses - 0.3, norms[:200], 0.1, 0.45, error=1e-15)
+
+
+def test_masked_and_complex_numbers_are_refused():
+    for losses in (np.ma.array([1.0, 0.5], mask=[0, 1]), np.array([1.0 + 1j, 0.5])):
+        with pytest.raises(InputError, match="losses = .*: give numbers, one per step"):
+            assert_linear_rate(losses, 0.5, 1.0)
+
+
+def test_the_failure_points_at_the_users_line(pytester):
+    pytester.makepyfile(
+        """
+        import gdconv.testing as t
+
+        def test_rate():
+            t.assert_linear_rate([1.0, 0.5, 0.4], 0.5, 1.0)
+
+        def test_negative():
+            t.assert_linear_rate([1.0, -0.5, 0.4], 0.5, 1.0)
+
+        def test_nan():
+            t.assert_linear_rate([1.0, float("nan"), 0.4], 0.5, 1.0)
+
+        def test_descent():
+            t.assert_descent([0.5, 0.45], [1.0], 0.5)
+
+        def test_confirmed():
+            from gdconv.report.example import example_check
+            t.assert_confirmed(example_check(), "kernel")
+        """
+    )
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=5)
+    result.stdout.no_fnmatch_line("*testing.py:*: AssertionError*")
 
 
 @given(eta=st.floats(0.01, 1.0), w=st.floats(-100, 100).filter(lambda w: abs(w) > 1e-3))
