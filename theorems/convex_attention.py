@@ -16,6 +16,7 @@ References   [1] Ergen, Neyshabur, Mehta (2022), arXiv:2211.11052
 from __future__ import annotations
 
 from fractions import Fraction
+from math import inf
 
 import numpy as np
 from flint import arb
@@ -80,6 +81,10 @@ DRAWN = {"gaussian": (6, 4, 3), "digits": (6, 4, None), "orthonormal": (6, 4, No
 """Sizes (samples, tokens, embedding) of drawn data; a file has its own."""
 
 
+SMALLEST_SIZE = 1e-100
+"""Of labels and tokens: F is of their squares. Data above its inverse are refused when loaded."""
+
+
 class ConvexAttention(ClaimTheorem):
     """Theorems of Ergen et al. 2022, corrected and as printed."""
 
@@ -99,6 +104,13 @@ class ConvexAttention(ClaimTheorem):
         N, n, d = (a if a is not None else b for a, b in zip(asked, default, strict=True))
         problem = load(data, N, n, d, seed=seed, per_sample=True)
         X, y = problem.X[0].numpy(), problem.y[0].numpy().ravel()
+        for name, values in (("labels", y), ("tokens", X)):
+            size = float(np.abs(values).max())
+            if 0.0 < size < SMALLEST_SIZE:
+                remedy = (
+                    f"multiply the {name}, of size {size:.1e}, by a constant: nothing else changes"
+                )
+                raise InputError("data", data, remedy)
         if beta_max(token_program(X, y, 1.0)).lo == 0.0:
             raise InputError("data", data, "give labels and tokens that are not zero")
         return Case(X, y, config.heads, int(config.steps or 1), int(config.outputs or 1), seed)
@@ -148,7 +160,10 @@ class ConvexAttention(ClaimTheorem):
         draw = np.random.default_rng(1).standard_normal
         right, printed = sequence_pair(draw((3, 3)), draw((3, 3)), 0.5)
         X, Y = case.sequences
-        beta = 0.5 * float(np.square(X).mean()) * len(X)
+        with np.errstate(over="ignore"):
+            beta = 0.5 * float(np.square(X).mean()) * len(X)
+        if not 0.0 < beta < inf:
+            return Finding((), vacuous="the tokens are 0, or their squares are no numbers")
         own, relaxed = sequence_pair(X, Y, beta)
         starts = float(sequence_starts(case, X, Y, beta).min())
         best = Enclosure(own.dual, own.primal)
@@ -240,7 +255,8 @@ class ConvexAttention(ClaimTheorem):
             found = certify(small, Z)
             exact = exact_gap(small, Z, found.v)
             feasible += exact.feasible
-            shares.append(to_enclosure(exact.gap / arb(found.gap)))
+            least = arb(2) ** -1074  # both may be 0
+            shares.append(to_enclosure((exact.gap + least) / (arb(found.gap) + least)))
         claims = (
             Hypothesis("every D(v) <= F(certified Z)", exactly(max(duals)), "<=", exactly(top)),
             Hypothesis("balls: v is feasible at every Z", feasible, ">=", len(balls)),
@@ -318,6 +334,11 @@ class ConvexAttention(ClaimTheorem):
         """Z = 0 is optimal from beta_max on and not below, for every number of heads."""
         program, top, n = case.program, beta_max(case.program), case.X.shape[1]
         zero = program.zeros()
+        if top.hi == 0.0:
+            return Finding((), vacuous="beta_max = 0: Z = 0 is optimal at every weight decay")
+        if not 0.0 < top.lo <= top.hi < inf:
+            claim = Hypothesis("beta_max > 0, to be enclosed", top, ">", exactly(0.0))
+            return Finding((claim,), note="beta_max drowns in rounding")
         at, above = program.with_beta(top.hi), program.with_beta(1.001 * top.hi)
         below = solve(program.with_beta(0.99 * top.lo), GAP)
         start = objective_enclosure(program, zero)
@@ -359,15 +380,17 @@ class ConvexAttention(ClaimTheorem):
             for name, boxes in runs.items()
         )  # fmt: skip
         program, best = case.program, case.solution.certificate.optimum
-        step = 2 * program.max_step().hi
-        with np.errstate(all="ignore"):
-            curve = accelerated_gradient(program, min(case.steps, 60), step).objectives - best.mid
-        curve = curve[np.isfinite(curve)]
+        step, note = 2 * program.max_step().hi, ""
+        if step < inf:
+            with np.errstate(all="ignore"):
+                run = accelerated_gradient(program, min(case.steps, 60), step)
+                curve = run.objectives - best.mid
+            last = int(np.flatnonzero(np.isfinite(curve)).max(initial=0))
+            note = f"accelerated on the data: F(Z_t) - F* = {curve[last]:.1e} at t = {last}"
         series = tuple(
             Series(name, range(1, 13), [b.mid for b in boxes], "t", "F(Z_t) - F* over its bound")
             for name, boxes in runs.items()
         )
-        note = f"accelerated on the data: F(Z_t) - F* = {curve[-1]:.1e} at t = {len(curve) - 1}"
         return Finding(claims, note=note, series=series)
 
 

@@ -28,6 +28,9 @@ from gdconv.rounding import (
 )
 from gdconv.spectrum import norm2_upper
 
+SMALLEST_SCALE = 2.0**-1000
+"""Scales below this one are taken as 0; 8 u of this exceed what 2^40 denormal roundings move."""
+
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
@@ -57,6 +60,8 @@ class Certificate:
         """Upper bound of F(Z) - F*."""
         if not self.dual > -inf:
             return inf
+        if self.primal == self.dual:
+            return 0.0
         return float(np.nextafter(self.primal - self.dual, inf))
 
     @property
@@ -88,15 +93,24 @@ def objective_enclosure(program: Program, Z: Array) -> Enclosure:
         True
     """
     used = np.flatnonzero(np.any(Z != 0.0, axis=(1, 2)))
-    p, slack = _predicted(program, Z, used)
+    with np.errstate(over="ignore", invalid="ignore"):
+        p, slack = _predicted(program, Z, used)
+    with np.errstate(over="ignore", invalid="ignore"):
+        hi, lo = _objective_ends(program, Z[used], p, slack)
+    return Enclosure(lo if lo > 0.0 else 0.0, hi if hi < inf else inf)
+
+
+def _objective_ends(program: Program, Z: Array, p: Array, slack: Array) -> tuple[float, float]:
+    """Upper and lower bound of F at the groups that are not zero; NaN where both overflow."""
     hi = program.loss.upper_sum(p, slack, program.y)
-    hi = up(up(hi) + up(program.beta * _penalty_upper(program, Z[used])) * (1 + 4 * UNIT))
+    if len(Z):
+        hi = up(up(hi) + up(program.beta * _penalty_upper(program, Z)) * (1 + 4 * UNIT))
     # L is convex: L(q) >= L(p) - |L'(p)| |q - p|
     lo = program.loss.value_lower(p, program.y)
     slope = np.abs(program.loss.residual(p, program.y)) * (1 + 1e-12) + TINY
     lo -= up(float((slope * slack).sum()) * (1 + 2 * gamma(p.size + 4)))
-    lo += program.beta * _penalty_lower(program, Z[used]) * (1 - 8 * UNIT)
-    return Enclosure(max(float(np.nextafter(lo - 4 * UNIT * abs(lo), -inf)), 0.0), hi)
+    lo += program.beta * _penalty_lower(program, Z) * (1 - 8 * UNIT)
+    return hi, float(np.nextafter(lo - 4 * UNIT * abs(lo), -inf))
 
 
 def _predicted(program: Program, Z: Array, used: Index) -> tuple[Array, Array]:
@@ -170,6 +184,11 @@ def dual_sizes_upper(program: Program, v: Array) -> Float[np.ndarray, " K"]:
         >>> bool(1.0 <= box[0] < 1.0 + 1e-14)
         True
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _dual_sizes_upper(program, v)
+
+
+def _dual_sizes_upper(program: Program, v: Array) -> Array:
     N, c = v.shape
     C = program.correlate(v)
     d = C.shape[1]
@@ -205,13 +224,17 @@ def scaled_into(program: Program, v: Array, sizes: Array | None = None) -> tuple
         sizes = dual_sizes_upper(program, v)
     top = float(sizes.max())
     # the scaled vector is rounded and clipped entry by entry: a group moves by a few u |A_k| |v|
-    lengths = float(np.sqrt(np.square(v).sum()) * (1 + 2 * gamma(v.size + 4))) + SQUARE_TINY
-    top_moved = up(top + 8 * UNIT * float(program.design.group_norms.max()) * lengths)
-    limit = program.beta / top_moved * (1 - 8 * UNIT) if top_moved > 0 else inf
-    s = program.loss.best_scale(v, program.y, limit)
-    scaled = program.loss.into_domain(s * v, program.y)
-    moved = 8 * UNIT * program.design.group_norms * lengths
-    return scaled, np.minimum((sizes + moved) * (s * (1 + 8 * UNIT)), program.beta)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = float(np.sqrt(np.square(v).sum()) * (1 + 2 * gamma(v.size + 4))) + SQUARE_TINY
+        top_moved = up(top + 8 * UNIT * float(program.design.group_norms.max()) * lengths)
+        limit = program.beta / top_moved * (1 - 8 * UNIT) if top_moved > 0 else inf
+        s = program.loss.best_scale(v, program.y, limit)
+        if not (s >= SMALLEST_SCALE and s * lengths >= SMALLEST_SCALE):
+            s = 0.0  # below, beta/top or s v is denormal: no longer right to 8 u
+        scaled = program.loss.into_domain(s * v, program.y)
+        moved = 8 * UNIT * program.design.group_norms * lengths
+        sizes = (sizes + moved) * (s * (1 + 8 * UNIT)) + TINY
+    return scaled, np.minimum(sizes, program.beta)
 
 
 def certify(program: Program, Z: Array, v: Array | None = None) -> Certificate:
@@ -233,12 +256,16 @@ def certify(program: Program, Z: Array, v: Array | None = None) -> Certificate:
     """
     Z = np.ascontiguousarray(Z, dtype=np.float64).reshape(program.shape)
     primal = objective_enclosure(program, Z).hi
-    if v is None:
-        v = program.loss.residual(program.predict(Z), program.y)
-    v, sizes = scaled_into(program, v)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if v is None:
+            v = program.loss.residual(program.predict(Z), program.y)
+        if not np.isfinite(v).all():
+            return Certificate(primal, -inf, v, np.full(len(Z), program.beta), program.beta)
+        v, sizes = scaled_into(program, v)
     sound = gradual_underflow() and bool(np.isfinite(sizes).all()) and primal < inf
-    dual = program.loss.lower_sum(v, program.y) if sound else -inf
-    return Certificate(primal, dual, v, sizes, program.beta)
+    with np.errstate(over="ignore", invalid="ignore"):
+        dual = program.loss.lower_sum(v, program.y) if sound else -inf
+    return Certificate(primal, dual if dual < inf else -inf, v, sizes, program.beta)
 
 
 def certified_inactive(program: Program, certificate: Certificate) -> Bool[np.ndarray, " K"]:
@@ -302,8 +329,14 @@ def beta_max(program: Program) -> Enclosure:
     v = program.loss.residual(np.zeros_like(program.y), program.y)
     if not v.any() or not program.design.A.any():
         return Enclosure(0.0, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lo, hi = _beta_max_ends(program, v)
+    return Enclosure(lo if 0.0 < lo < inf else 0.0, hi if hi < inf else inf)
+
+
+def _beta_max_ends(program: Program, v: Array) -> tuple[float, float]:
     hi = float(dual_sizes_upper(program, v).max())
-    lengths = float(np.sqrt(np.square(v).sum()))
+    lengths = float(np.sqrt(np.square(v).sum())) + SQUARE_TINY
     slack = 4 * gamma(len(v) + 8) * float(program.design.group_norms.max()) * lengths
     C = program.correlate(v)
     if program.penalty == "nuclear" and C.shape[2] > 1:
@@ -314,5 +347,4 @@ def beta_max(program: Program) -> Enclosure:
         slack += 4 * gamma(C.shape[2]) * float(np.sqrt(np.square(C).sum((1, 2))).max())
     else:
         near = float(program.dual_sizes(C).max())
-    lo = near * (1 - 4 * gamma(C.shape[1] + 8)) - slack - v.size * TINY
-    return Enclosure(max(lo, 0.0), hi)
+    return near * (1 - 4 * gamma(C.shape[1] + 8)) - slack - v.size * TINY, hi

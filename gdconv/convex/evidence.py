@@ -15,7 +15,7 @@ from gdconv.balls import square_sum, to_enclosure, working_precision
 from gdconv.claims import Finding, Series
 from gdconv.convex.dual import beta_max, certified_inactive, dual_radius
 from gdconv.convex.exact import exact_gap
-from gdconv.convex.fast import Solution, solve
+from gdconv.convex.fast import CERTIFIED, Solution, solve
 from gdconv.convex.group_lasso import Index, Program, token_program
 from gdconv.convex.recovery import Heads, heads_objective, heads_of, merged
 from gdconv.convex.sequence import SequenceSolution, heads_of_sequence, solve_sequence
@@ -36,6 +36,9 @@ in float64, what random starts must reach."""
 
 STARTS, TRAINING = 8, 500
 """Random starts of the non-convex models and steps of each."""
+
+NOTHING = "Z = 0 is optimal: no head has anything to do"
+"""Why a statement about minimisers tests nothing."""
 
 GATES, BALL_SIZES = 3, (8, 8, 64)
 """Gates drawn; most samples, tokens and dimensions that are evaluated in ball arithmetic."""
@@ -96,7 +99,8 @@ class Case:
     @staticmethod
     def at_share(program: Program, share: float = SHARE) -> Program:
         """The same data at beta = share beta_max; at 1 where beta_max is 0, as in part of data."""
-        return program.with_beta(share * beta_max(program).mid or 1.0)
+        beta = share * beta_max(program).mid
+        return program.with_beta(beta if 0.0 < beta < inf else 1.0)
 
 
 def convex_optimum(program: Program, factor: float) -> tuple[Solution, Enclosure]:
@@ -104,6 +108,18 @@ def convex_optimum(program: Program, factor: float) -> tuple[Solution, Enclosure
     found = solve(program.with_beta(program.beta / factor), GAP)
     box = found.certificate.optimum
     return found, Enclosure(factor * box.lo, factor * box.hi)
+
+
+def nothing_to_do(found: Solution) -> bool:
+    """Whether Z = 0 is proved optimal, so that a statement about minimisers is empty.
+
+    Args:
+        found: A solution.
+
+    Returns:
+        True if proved.
+    """
+    return found.status == CERTIFIED and not found.Z.any()
 
 
 def enough_heads(heads: Heads, patterns: int) -> int:
@@ -161,13 +177,15 @@ def over(value: float | Enclosure, optimum: Enclosure) -> Enclosure:
         optimum: Not negative.
 
     Returns:
-        The ratio, enclosed.
+        The ratio, enclosed; 1 where both are exactly 0.
 
     Example:
         >>> over(2.0, Enclosure(1.0, 2.0))
         Enclosure(lo=1.0, hi=2.0)
     """
     lo, hi = value if isinstance(value, Enclosure) else (value, value)
+    if lo == hi == optimum.lo == optimum.hi == 0.0:
+        return Enclosure(1.0, 1.0)
     if not optimum.lo > 0:
         return Enclosure(lo / optimum.hi if optimum.hi > 0 else 0.0, inf)
     return Enclosure(lo / optimum.hi, hi / optimum.lo)
@@ -211,9 +229,16 @@ def same_optimum(
                    Enclosure(min(1.0, alone.lo), alone.hi), "<=", 1 + NEAR),
     )  # fmt: skip
     width = Hypothesis("h >= heads that a minimiser needs", h, ">=", needed)
-    curve = (trained.curve.numpy() / box.mid - 1).tolist()
-    series = Series("best start", range(1, len(curve) + 1), curve, "step", "over F*, minus 1")
-    note = f"F* = {box.mid:.10g}; h = {h}, starts alone {trained.best / box.mid - 1:.1e} above"
+    if nothing_to_do(found):
+        return Finding(
+            claims[:1] if box.lo > 0.0 else (), (width,), f"F* = {box.mid:.10g}", NOTHING
+        )
+    with np.errstate(all="ignore"):
+        curve = trained.curve.numpy() / box.mid - 1
+    series = Series(
+        "best start", range(1, len(curve) + 1), curve.tolist(), "step", "over F*, minus 1"
+    )
+    note = f"F* = {box.mid:.10g}; h = {h}, starts alone {curve[-1]:.1e} above"
     return Finding(claims, (width,), note, series=(series,))
 
 

@@ -63,6 +63,7 @@ class Solution:
         return np.flatnonzero(np.any(self.Z != 0.0, axis=(1, 2)))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the certificate tells what came of it
 def solve(
     program: Program,
     tolerance: float = 1e-6,
@@ -206,6 +207,10 @@ def _reweighted(program: Program, tolerance: float, Z: Array, limit: int) -> Sol
         p, before = program.predict(Z)[:, 0], program.objective(Z)
         lower = False
         for z, q in _models(program, p):
+            if not (
+                np.isfinite(z * q).all() and np.isfinite(np.abs(program.design.A).max() * q).all()
+            ):
+                continue
             inner = Program.of(q[:, None, None] * program.design.A, q * z, program.beta)
             move = _newton(inner, 1e-3 * tolerance, Z, limit).Z - Z
             t = 1.0

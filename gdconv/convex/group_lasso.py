@@ -355,7 +355,8 @@ class Program:
         """
         gram = self.design.gram_norm
         lo = 1.0 / up(self.loss.curvature * gram.hi) if gram.hi > 0 else inf
-        hi = 1.0 / (self.loss.curvature * gram.lo * (1 - 1e-15)) if gram.lo > 0 else inf
+        least = self.loss.curvature * gram.lo * (1 - 1e-15)
+        hi = 1.0 / least if least > 0 else inf
         return Enclosure(float(np.nextafter(lo, 0.0)), float(np.nextafter(hi, inf)))
 
 

@@ -25,6 +25,9 @@ LOSSES = ("squared", "huber", "logistic")
 ULPS = 8
 """Units in the last place allowed to log, log1p and exp."""
 
+LARGEST = 2.0**1000
+"""What no scaled dual variable exceeds."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -163,9 +166,11 @@ class Loss:
             return min(limit, 1.0)
         if self.name == "huber":
             limit = min(limit, 2.0 * self.delta / top)
-        flat = v.ravel()
-        wanted = 2.0 * float(flat @ y.ravel()) / float(flat @ flat)
-        return min(max(wanted, 0.0), limit)
+        limit = min(limit, LARGEST, LARGEST / top)  # s v stays finite
+        flat = v.ravel() / top  # squares of v itself underflow
+        with np.errstate(over="ignore", invalid="ignore"):
+            wanted = 2.0 * (float(flat @ y.ravel()) / float(flat @ flat)) / top
+        return min(max(wanted, 0.0), limit) if wanted == wanted else min(limit, 1.0)
 
     def into_domain(self, v: Array, y: Array) -> Array:
         """Clip v to the domain of the dual, exactly.
@@ -211,6 +216,8 @@ class Loss:
             each = np.logaddexp(0.0, -margin)  # log1p(exp(-|m|)) + max(-m, 0)
             return up(float(each.sum()) * (1.0 + gamma(p.size + 4 * ULPS)) + p.size * TINY)
         r = (np.abs(p - y) * grow + error) * grow
+        if not r.any():  # p = y, without an error: exactly 0
+            return 0.0
         if self.name == "squared":
             each = r * r
         else:
@@ -252,6 +259,8 @@ class Loss:
             >>> 5.0 - 1e-12 < Loss().lower_sum(np.array([2.0]), np.array([3.0])) <= 5.0
             True
         """
+        if not v.any():  # exactly 0
+            return 0.0
         each = self.dual(v, y)
         if not np.isfinite(each).all():
             return -inf

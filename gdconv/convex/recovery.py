@@ -42,6 +42,14 @@ class Heads:
         return len(self.a)
 
 
+def _lengths(M: Array, axis: int) -> Array:
+    """Euclidean norms along an axis; squares of numbers below 1e-162 would vanish."""
+    _, exponents = np.frexp(np.abs(M).max(axis, keepdims=True, initial=0.0))
+    small = np.ldexp(M, -exponents)  # a power of two: the same norm where nothing vanishes
+    sizes = np.sqrt(np.square(small).sum(axis, keepdims=True))
+    return np.asarray(np.ldexp(sizes, exponents)).squeeze(axis)
+
+
 def heads_of(program: Program, Z: Float[np.ndarray, "K d c"]) -> Heads:
     """Heads with the same predictions and the same objective as Z.
 
@@ -69,7 +77,7 @@ def heads_of(program: Program, Z: Float[np.ndarray, "K d c"]) -> Heads:
             U, s, V = np.linalg.svd(Z[k], full_matrices=False)
             parts = [(U[:, j] * np.sqrt(s[j]), V[j] * np.sqrt(s[j])) for j in np.flatnonzero(s)]
         else:
-            sizes = np.sqrt(np.square(Z[k]).sum(0))
+            sizes = _lengths(Z[k], 0)
             parts = [
                 (Z[k, :, j] / np.sqrt(sizes[j]), np.sqrt(sizes[j]) * np.eye(c)[j])
                 for j in np.flatnonzero(sizes)
@@ -105,7 +113,7 @@ def merged(heads: Heads, tolerance: float = 1e-12) -> Heads:
     if not heads.count:
         return heads
     products = np.einsum("hd,hc->hdc", heads.v, heads.b).reshape(heads.count, -1)
-    sizes = np.sqrt(np.square(products).sum(1))
+    sizes = _lengths(products, 1)
     left = [int(j) for j in np.flatnonzero(sizes)]
     a, v, b = [], [], []
     while left:
@@ -198,7 +206,7 @@ def fewest_tokens(program: Program, Z: Float[np.ndarray, "K d c"]) -> Float[np.n
         raise InputError("penalty", "nuclear", "give the penalty columns")
     out = Z.copy()
     for column in range(Z.shape[2]):
-        lengths = np.sqrt(np.square(out[:, :, column]).sum(1))
+        lengths = _lengths(out[:, :, column], 1)
         live = [int(k) for k in np.flatnonzero(lengths)]
         unit = {k: out[k, :, column] / lengths[k] for k in live}
         while live:

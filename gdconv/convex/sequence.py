@@ -13,11 +13,13 @@ sum_r max_j |G_rj| <= beta (printed).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from gdconv.convex.dual import SMALLEST_SCALE
 from gdconv.convex.losses import Loss
 from gdconv.errors import InputError
 from gdconv.rounding import TINY, UNIT, Array, as_matrix, gamma, up
@@ -47,7 +49,11 @@ class SequenceSolution:
     @property
     def gap(self) -> float:
         """Upper bound of the suboptimality."""
-        return float(np.nextafter(self.primal - self.dual, np.inf))
+        return (
+            0.0
+            if self.primal == self.dual
+            else float(np.nextafter(self.primal - self.dual, np.inf))
+        )
 
 
 def _row_sums_prox(M: Array, t: float, least: float) -> Array:
@@ -85,6 +91,8 @@ def _prox(M: Array, t: float, equal_rows: bool) -> Array:
 
 def _primal_upper(C: Array, X: Array, Y: Array, beta: float, equal_rows: bool) -> float:
     """Upper bound of the objective at the nearest feasible C: the heaviest row pays for all."""
+    if not C.any():  # F = 0, nothing is rounded
+        return Loss().upper_sum(np.zeros_like(Y), np.zeros_like(Y), Y)
     # stored rows are equal up to rounding; adding what one lacks moves F by at most max |X_i| of it
     D = C[0] - C[1]
     F = X @ D.T
@@ -114,8 +122,10 @@ def _dual_lower(v: Array, X: Array, Y: Array, beta: float, equal_rows: bool) -> 
     top = up(top) * (1 + 8 * UNIT)
     moved = 4 * UNIT * n * float((np.abs(v).T @ np.abs(X)).max())
     limit = beta / (top + moved) * (1 - 8 * UNIT) if top + moved > 0 else np.inf
-    loss = Loss()
-    return loss.lower_sum(loss.best_scale(v, Y, limit) * v, Y)
+    s = Loss().best_scale(v, Y, limit)
+    if not (s >= SMALLEST_SCALE and s * float(np.abs(v).max()) >= SMALLEST_SCALE):
+        s = 0.0
+    return Loss().lower_sum(s * v, Y)
 
 
 def solve_sequence(
@@ -152,7 +162,7 @@ def solve_sequence(
     tokens, targets = as_matrix(X, "X"), as_matrix(Y, "Y")
     if tokens.shape != targets.shape:
         raise InputError("Y", targets.shape, f"give the shape {tokens.shape} of X")
-    if not beta > 0:
+    if not (isfinite(beta) and beta > 0):
         raise InputError("beta", beta, "give a positive number")
     n = tokens.shape[1]
     top = norm2_upper(tokens)

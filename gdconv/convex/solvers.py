@@ -63,14 +63,9 @@ class Trace:
         """
         distance = float(np.square(self.Z_0 - Z).sum())
         t = np.arange(len(self.objectives), dtype=np.float64)
-        with np.errstate(divide="ignore"):
-            if self.accelerated:
-                out = 2.0 * distance / (self.eta * (t + 1.0) ** 2)
-                out[0] = np.inf
-                return np.asarray(out)
-            return np.asarray(
-                np.where(t > 0, distance / (2.0 * self.eta * np.maximum(t, 0.5)), np.inf)
-            )
+        # eta can be near the largest number: it divides alone
+        steps = 0.5 * (t + 1.0) ** 2 if self.accelerated else 2.0 * np.maximum(t, 0.5)
+        return np.where(t > 0, distance / steps / self.eta, np.inf)
 
 
 def _start(

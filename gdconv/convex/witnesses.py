@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import inf
 
 from flint import arb
 
@@ -19,7 +20,9 @@ def exactly(x: Fraction | float) -> Enclosure:
 
 
 def worst(boxes: list[Enclosure]) -> Enclosure:
-    """The largest of enclosed numbers."""
+    """The largest of enclosed numbers; of none, a number not negative that nobody knows."""
+    if not boxes:
+        return Enclosure(0.0, inf)
     return Enclosure(max(b.lo for b in boxes), max(b.hi for b in boxes))
 
 
