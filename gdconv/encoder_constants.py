@@ -30,6 +30,12 @@ NUDGE = 1 + 1e-9
 """Radii are taken this much above the least, so that rounding leaves no inequality undecided."""
 
 
+def _tokens(s: EncoderStart) -> np.ndarray:
+    """The tokens of the one replica, shape (N, n, D)."""
+    (X,) = s.problem.X.cpu().double().numpy()
+    return X
+
+
 @dataclass(frozen=True)
 class DataConstants:
     """What data, tau_0 and tau_1 contribute to the block norms of J: A_O, A_V, A_Q, A_K."""
@@ -56,20 +62,20 @@ class DataConstants:
     @classmethod
     def sharp(cls, s: EncoderStart) -> DataConstants:
         """From the samples themselves, with t_i = |X_i - mean token|_2; never above `plain`."""
-        X, t = s.problem.X[0].cpu().double().numpy(), s.t
+        X, t = _tokens(s), s.t
         centred = X - X.mean(1, keepdims=True)
         longest = np.linalg.norm(X, axis=2).max(1)
-        scale, stacked = s.model.scale, X.reshape(-1, s.D)
+        scale, stacked = s.model.scale, (s.N * s.n, s.D)
         A_O = scale * s.n * float(np.linalg.norm(longest))
         score = s.model.tau_0 * scale * sqrt(s.n) / 2
 
         def spread(weights: np.ndarray, tokens: np.ndarray) -> float:
-            rows = (weights[:, None, None] * tokens).reshape(-1, s.D)
+            rows = (weights[:, None, None] * tokens).reshape(stacked)
             return score * float(np.linalg.norm(rows, 2))
 
         return cls(
             A_O,
-            min(A_O, scale * s.n * float(np.linalg.norm(stacked, 2))),
+            min(A_O, scale * s.n * float(np.linalg.norm(X.reshape(stacked), 2))),
             spread(t**2, X),
             spread(t * s.x, centred),
         )
@@ -142,7 +148,7 @@ class EncoderConstants:
             M_2 = (B + sqrt(B^2 + 4 Lambda^2)) / 2.
         """
         s, (Q, K, V, O) = self.start, (self.reach(b) for b in BLOCKS)  # noqa: E741
-        longest = np.linalg.norm(s.problem.X[0].cpu().double().numpy(), axis=2).max(1)
+        longest = np.linalg.norm(_tokens(s), axis=2).max(1)
         turned = V * s.model.tau_0 * s.t**2 * s.x / 2 * sqrt(Q**2 + K**2)
         fourth = float(np.linalg.norm(s.n * longest**2 + turned**2))
         entry = min(O, largest_entry)

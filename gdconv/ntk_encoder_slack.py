@@ -151,9 +151,8 @@ def _scores(model: ShallowEncoder, tokens: _Tokens, seen: _Neurons) -> tuple[Arr
     moved = np.einsum("ikjD,ikD->ikj", d_gap, G) + np.einsum("ikjD,ikD->ikj", gap + d_gap, seen.dG)
     moved += gamma(D) * size + D * TINY
     dP = S * moved + dS * (size + moved) + 2 * UNIT * S * size + TINY
-    P = S * (size + moved)
     turned = aX.swapaxes(1, 2)
-    dE = turned @ ((dP + gamma(2 * n + 8) * P) @ aX + n * TINY) + n * TINY
+    dE = turned @ ((dP + gamma(2 * n + 8) * S * size) @ aX + n * TINY) + n * TINY
     dE = model.tau_0 * dE + TINY
     centred = np.einsum("ikjD,ikD->ikj", X[:, None] - A[:, :, None], seen.G)
     E = model.tau_0 * (X.swapaxes(1, 2) @ (S * centred) @ X)
@@ -195,8 +194,8 @@ def _one(
         b, e = (_through(W[other], v.transpose(turn)) for v in (E, dE))
         pairs[name] = (float(np.linalg.norm(b)), float(np.linalg.norm(e)), k + D + D * D)
     single = {name: GROW * _combine(*pair) for name, pair in pairs.items()}
-    # the sum of the blocks is rounded too: four terms, each at most b^2 in norm
-    square = {name: pair[0] ** 2 + single[name] for name, pair in pairs.items()}
+    # the sum of the blocks is rounded too: four terms, each at most b^2 and its error in norm
+    square = {name: pair[0] ** 2 for name, pair in pairs.items()}
     two, four = ("output", "value"), tuple(pairs)
     output_value = sum(single[b] for b in two) + gamma(6) * sum(square[b] for b in two)
     total = sum(single[b] for b in four) + gamma(6) * sum(square[b] for b in four)
@@ -244,7 +243,7 @@ def kernel_slack(
         shown = f"{params.W_Q.dtype} on {params.W_Q.device}"
         raise InputError("weights", shown, "give float64 on the CPU: the bound counts its rounding")
     at = at or model.forward(problem, params)
-    made, data, labels = [], problem.X.detach().numpy(), problem.y[:, :, 0, 0].detach().numpy()
+    made, data, labels = [], problem.X.detach().numpy(), problem.y.detach().flatten(1).numpy()
     for r in range(len(params.w_O)):
         W = {b: getattr(params, b)[r].detach().numpy() for b in ("W_Q", "W_K", "W_V", "w_O")}
         seen = {b: getattr(at, b)[r].detach().numpy() for b in ("S", "A", "pre", "F_pre")}

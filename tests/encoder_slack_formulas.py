@@ -123,7 +123,7 @@ def loops_scores(tau: float, tokens: _Tokens, G: Any, dG: Any) -> tuple[Any, Any
                 moved += gam(D) * size + D * TINY
                 s, ds = S[i, k, j], dS[i, k, j]
                 dP = s * moved + ds * (size + moved) + 2 * U * s * size + TINY
-                core[k, j] = dP + gam(2 * n + 8) * s * (size + moved)
+                core[k, j] = dP + gam(2 * n + 8) * s * size
                 P[k, j] = s * float((X[i, j] - A[i, k]) @ G[i, k])
         for a in range(D):
             for b in range(D):
@@ -168,7 +168,7 @@ def loops_bounds(
     one = {
         name: GROW * (2 * b * e + 3 * e * e + gam(m) * b * b) for name, (b, e, m) in pairs.items()
     }
-    size = {name: pairs[name][0] ** 2 + one[name] for name in one}
+    size = {name: pairs[name][0] ** 2 for name in one}
     f, df = s["f"], s["df"]
     label = math.sqrt(model.loss_scale) * abs(y)
     moved = [df[i] + gam(k) * f[i] + 4 * U * (f[i] + label[i]) for i in range(N)]

@@ -95,6 +95,94 @@ def test_noise_covers_the_rounding_of_the_residual(name: str, size: float) -> No
     assert 1e-4 < worst <= 1.0
 
 
+def loops_probe(
+    model: ShallowEncoder, problem: Problem, params: EncoderParameters, trained: tuple[str, ...]
+) -> tuple[float, float, float]:
+    """(noise_scale, jacobian_error, jacobian_norm) of one replica, in loops.
+
+    8u (|F| + |y| + sum |J_W| |W| + what is lost before scores and tokens cancel) and
+    u (64 |J| + 16 size of the sums in J_Q and J_K).
+    """
+    at = model.forward(problem, params)
+    X, S = problem.X[0].numpy(), at.S[0].numpy()
+    W = {b: getattr(params, b)[0].numpy() for b in BLOCKS}
+    J = {b: np.linalg.norm(model.jacobian(problem, params, (b,))[0].numpy()) for b in BLOCKS}
+    root, (N, n, _) = np.sqrt(model.loss_scale), X.shape
+    scale = root * (np.linalg.norm(at.F[0]) + np.linalg.norm(problem.y[0]))
+    scale += sum(J[b] * np.linalg.norm(W[b]) for b in BLOCKS)
+    c = model.tau_1 * root
+    lost, attended, by_query, by_key = (np.zeros(N) for _ in range(4))
+    for i in range(N):
+        queries, keys = (abs(X[i]) @ abs(W[b]).T for b in ("W_Q", "W_K"))
+        sums = np.zeros((n, n))
+        for k in range(n):
+            slope = model.act.slope(at.pre[0, i, k]).numpy()
+            t = (c * W["w_O"] * slope) @ W["W_V"]
+            u = [t @ x for x in X[i]]
+            size = [abs(t) @ abs(x) for x in X[i]]
+            mean, whole = S[i, k] @ u, S[i, k] @ size
+            for j in range(n):
+                lost[i] += model.tau_0 * S[i, k, j] * abs(u[j] - mean) * (queries[k] @ keys[j])
+                attended[i] += S[i, k, j] * c * abs(W["w_O"]) @ abs(W["W_V"]) @ abs(X[i, j])
+                sums[k, j] = S[i, k, j] * (size[j] + whole)
+        for k in range(n):
+            x = np.linalg.norm(X[i, k])
+            by_query[i] += np.linalg.norm(sums[k] @ keys) * x
+            by_key[i] += np.linalg.norm(sums[:, k] @ queries) * x
+    total = np.sqrt(sum(J[b] ** 2 for b in trained))
+    norm = np.linalg.norm
+    terms = model.tau_0 * np.sqrt(norm(by_query) ** 2 + norm(by_key) ** 2)
+    noise = 8 * UNIT * (scale + norm(lost) + norm(attended))
+    return float(noise), float(UNIT * (64 * total + 16 * terms)), float(total)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu"])
+@pytest.mark.parametrize("trained", [BLOCKS, ("W_K", "w_O")])
+def test_error_bars_are_those_of_the_page(name: str, trained: tuple[str, ...]) -> None:
+    model, problem, params = case((2, 3, 4, 5), name, 3)
+    for size in (1.0, 20.0):  # small and large scores
+        here = replace(problem, X=size * problem.X)
+        probed = probe(model, here, params, np.array([0.1]), trained)
+        noise, error, total = loops_probe(model, here, params, trained)
+        assert probed.noise_scale[0] == pytest.approx(noise, rel=1e-12, abs=0.0)
+        assert probed.jacobian_error[0] == pytest.approx(error, rel=1e-12, abs=0.0)
+        assert probed.jacobian_norm[0] == pytest.approx(total, rel=1e-12, abs=0.0)
+        squares = sum(float(getattr(params, b).square().sum()) for b in trained)
+        assert probed.weight_norm[0] == pytest.approx(squares**0.5, rel=1e-12, abs=0.0)
+        residual = float(model.forward(here, params).residual.norm())
+        assert probed.residual_norm[0] == pytest.approx(residual, rel=1e-12, abs=0.0)
+
+
+def test_norms_of_the_data() -> None:
+    model, problem, params = case((3, 2, 4, 5), "relu", 4)
+    start = EncoderStart(model, problem, params)
+    X = problem.X[0].numpy()
+    assert start.C_x == pytest.approx(max(np.sqrt((x**2).sum() / 2) for x in X), rel=1e-12)
+    centred = [x - (x[0] + x[1]) / 2 for x in X]
+    for found, made in ((start.x, list(X)), (start.t, centred)):
+        wanted = [np.sqrt(np.linalg.eigvalsh(x @ x.T)[-1]) for x in made]
+        assert found == pytest.approx(wanted, rel=1e-12)
+    for b in BLOCKS[:3]:
+        W = start.arrays[b]
+        assert start.norm(b) == pytest.approx(np.sqrt(np.linalg.eigvalsh(W.T @ W)[-1]), rel=1e-12)
+    assert start.norm("w_O") == pytest.approx(np.sqrt((start.arrays["w_O"] ** 2).sum()), rel=1e-12)
+
+
+def test_the_residual_norm_is_taken_from_above() -> None:
+    """r_0 = |r| + its error bar; a side that grows with r_0 allows for eight times its share."""
+    model, problem, params = case((3, 2, 4, 5), "relu", 4)
+    start = EncoderStart(model, problem, params)
+    residual = float(model.forward(problem, params).residual.norm())
+    noise = loops_probe(model, problem, params, BLOCKS)[0]
+    assert start.r_error == pytest.approx(noise, rel=1e-12, abs=0.0)
+    assert start.r_0 - residual == pytest.approx(noise, rel=0.3, abs=0.0)
+    side = start.uncertain(3.0)
+    assert side.hi == pytest.approx(3 * (1 + 1e-11), rel=1e-13, abs=0.0)
+    assert side.lo == pytest.approx(3 * (1 - 8 * noise / residual), rel=1e-14, abs=0.0)
+    exact = replace(problem, y=model.forward(problem, params).F.reshape(problem.y.shape))
+    assert EncoderStart(model, exact, params).uncertain(3.0).lo == 0.0
+
+
 def test_noise_covers_attended_tokens_that_cancel() -> None:
     """Nearly opposite tokens: the attended token is what rounding left of large numbers."""
     rng = np.random.default_rng(0)

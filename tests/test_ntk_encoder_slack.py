@@ -93,6 +93,22 @@ def test_attention_and_underflow() -> None:
     assert (zero.dA == 3 * TINY).all()
 
 
+def test_attention_is_unknown_from_an_exponent_of_one_on() -> None:
+    """One token, weights 0: dZ = 3 TINY tau_0 to the last bit, and 1 is met exactly."""
+    one, none = np.ones((1, 1, 1)), {b: np.zeros((1, 1)) for b in BLOCKS[:3]}
+    edge = (1 - gam(25)) / 12 / TINY
+    around = [edge]
+    for _ in range(8):
+        around = [np.nextafter(around[0], 0), *around, np.nextafter(around[-1], math.inf)]
+    exactly = 0
+    for tau in (0.3 * edge, 0.7 * edge, *around, 1.5 * edge, 3 * edge):
+        found = _attention(ShallowEncoder(float(tau), 1.0), one, one, one, none | {"w_O": one})
+        exponent = 4 * (tau * (3 * TINY)) + gam(25)
+        agree(found.dS, 1.0 if exponent >= 1 else math.expm1(exponent))
+        exactly += exponent == 1.0
+    assert exactly > 0
+
+
 def test_no_error_of_the_scores_leaves_the_bound_of_attention() -> None:
     """Scores moved by dZ against each other: softmax moves by more than a quarter of dS."""
     worst = 0.0
@@ -192,6 +208,10 @@ def test_scores_and_underflow() -> None:
             wanted = loops_scores(tau, tokens, none + 1.0, none)
             for value, expected in zip(found, wanted, strict=True):
                 agree(value, expected)
+    tokens = _Tokens(one[..., :1] + none, one, 0 * one, one[..., :1] + none, none)  # x_j = A_k
+    found = _scores(ShallowEncoder(8.0, 1.0), tokens, neurons(none + 1.0, none))
+    for value, expected in zip(found, loops_scores(8.0, tokens, none + 1.0, none), strict=True):
+        agree(value, expected)
 
 
 def test_norms_through_a_weight_and_their_combination() -> None:
