@@ -38,8 +38,9 @@ The a-priori terms keep the relative width near u cond(B)^2 (sigma_k / sigma_1 s
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from gdconv.compiled import njit
 
 from .simd import fma, load, mul, product, splat, store, sub, total
 from .tiny_eigen import UP, gamma, least, smallest
@@ -55,7 +56,7 @@ small, but gamma times the two sums so enlarged is above it.
 """
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def drift(tr, S, old):  # type: ignore[no-untyped-def]
     """Upper bound of ||B(S) - B(old)||_F.
 
@@ -87,7 +88,7 @@ def drift(tr, S, old):  # type: ignore[no-untyped-def]
     return np.sqrt(max(total(form), 0.0) + gamma(count) * UP * total(weight)) * UP + TINY
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _beta(tr, S):  # type: ignore[no-untyped-def]
     """Upper bound of sqrt(sum_ih ||S_ih||_F^2 ||X_i||_F^2)."""
     whole = splat(0.0)
@@ -100,7 +101,7 @@ def _beta(tr, S):  # type: ignore[no-untyped-def]
     return np.sqrt(total(whole)) * UP + TINY
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _form(tr, S):  # type: ignore[no-untyped-def]
     """B of shape (n N, H D), row k N + i for token k of sample i."""
     N, n, D, L = tr.N, tr.n, tr.D, tr.L
@@ -115,7 +116,7 @@ def _form(tr, S):  # type: ignore[no-untyped-def]
     return B
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _defect(K, sigma):  # type: ignore[no-untyped-def]
     """||D^-1 K D^-1 - I||_F, D = diag(sigma)."""
     out = 0.0
@@ -128,7 +129,7 @@ def _defect(K, sigma):  # type: ignore[no-untyped-def]
     return np.sqrt(out) * UP * (1.0 + gamma(K.size))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def anchor(tr, S):  # type: ignore[no-untyped-def]
     """Take S as the new anchor.
 
@@ -145,7 +146,7 @@ def anchor(tr, S):  # type: ignore[no-untyped-def]
         adopt(tr, S, B, np.ascontiguousarray(np.linalg.eigh(M)[1]))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def adopt(tr, S, B, U):  # type: ignore[no-untyped-def]
     """Take U as the anchor's basis after measuring its defects; nothing about U is trusted.
 
@@ -190,7 +191,7 @@ def adopt(tr, S, B, U):  # type: ignore[no-untyped-def]
     st.usable = 1 if st.defect < 0.5 else 0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _project(tr, S):  # type: ignore[no-untyped-def]
     """Z = B^T U1, shape (H k, Dp)."""
     n, L, k = tr.n, tr.L, tr.k
@@ -206,7 +207,7 @@ def _project(tr, S):  # type: ignore[no-untyped-def]
     product(tr.left, 0, n * L, tr.X, 0, tr.Dp, tr.Z, 0, tr.Dp, tr.H * k, n * L, tr.Dp)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _couple(tr, S):  # type: ignore[no-untyped-def]
     """b^T = (U2^T B Z)^T, shape (k, m)."""
     n, L, k, m = tr.n, tr.L, tr.k, tr.m
@@ -223,7 +224,7 @@ def _couple(tr, S):  # type: ignore[no-untyped-def]
     product(tr.BZ, 0, n * L, tr.U2, 0, m, tr.b, 0, m, k, n * L, m)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _inner(tr, p, q):  # type: ignore[no-untyped-def]
     """Entry (p, q) of Z^T Z."""
     s = splat(0.0)
@@ -235,7 +236,7 @@ def _inner(tr, p, q):  # type: ignore[no-untyped-def]
     return total(s)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _quotient(tr, S, V, best, beta):  # type: ignore[no-untyped-def]
     """Upper bound of ||B^T v|| / ||v||, v = U1 x - U2 den^-1 b x: one step of inverse iteration."""
     n, k, m, L, width = tr.n, tr.k, tr.m, tr.L, tr.n * tr.L
@@ -273,7 +274,7 @@ def _quotient(tr, S, V, best, beta):  # type: ignore[no-untyped-def]
     return np.sqrt(squares) * UP / length * UP + gamma(n + width + 4) * beta * UP * UP + TINY
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _above(tr, A, best, margin, trace):  # type: ignore[no-untyped-def]
     """Upper bound of lambda_min of the exact A: Rayleigh quotient of column `best` of the basis."""
     k, V = tr.k, tr.small[1]
@@ -285,7 +286,7 @@ def _above(tr, A, best, margin, trace):  # type: ignore[no-untyped-def]
     return (max(form, 0.0) / length + margin + gamma(4 * k * k + 8) * k * trace) * UP
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _schur(tr, S, A, above, beta, norm_Z, delta_Z):  # type: ignore[no-untyped-def]
     """Subtract b^T den^-1 b from A; returns the bound of its error, or -1 if there is none."""
     st = tr.state[0]
@@ -324,7 +325,7 @@ def _schur(tr, S, A, above, beta, norm_Z, delta_Z):  # type: ignore[no-untyped-d
     return 2.0 * np.sqrt(reach) * root + root * root + gamma(width + 12) * (reach + trace)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def check(tr, S):  # type: ignore[no-untyped-def]
     """Block enclosure at S.
 

@@ -1,14 +1,25 @@
-"""Guards numba's on-disk cache against one thing it does not see: edits of *other* modules.
+"""`njit` for this package: numba's, with a cache on disk that is never stale and may be missing.
 
 numba recompiles a cached function when the file it stands in has changed, but not when a compiled
-function it calls, from another file, has. So whenever any compiled source is newer than the oldest
-cache entry, all entries of this package are dropped once, on import.
+function it calls, from another file, has: here all entries depend on all compiled sources. And
+where numba finds no folder for its cache it refuses to import, where the disk is full it refuses to
+run: here the code is compiled and used, and what is lost is the time of the next start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import sys
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+
+from gdconv.errors import quoted
 
 SOURCES = (
     "ledger",
@@ -22,34 +33,99 @@ SOURCES = (
     "hessian_compiled",
     "hessian_moments",
     "hessian_tiles",
+    "pathfinder_compiled",
+    "convex/sweeps",
 )
 """Modules with compiled functions; they call one another."""
 
+HERE = Path(__file__).parent
 
-def drop_stale(package: Path) -> int:
-    """Delete the cache entries of the compiled modules if a source is newer than one of them.
+
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """As `numba.njit`, with this package's cache.
 
     Args:
-        package: Folder of the modules, with numba's entries in its __pycache__.
+        **options: numba's, without `cache`.
 
     Returns:
-        How many files were deleted.
+        A decorator.
 
     Example:
-        >>> import tempfile
-        >>> drop_stale(Path(tempfile.mkdtemp()))
-        0
+        >>> @njit(nogil=True)
+        ... def double(x):
+        ...     return 2 * x
+        >>> double(2.0)
+        4.0
     """
-    deleted = 0
-    with contextlib.suppress(OSError):  # a read-only installation has no cache to guard
-        cache = package / "__pycache__"
-        entries = [e for name in SOURCES for e in cache.glob(f"{name}.*.nb[ic]")]
-        times = [f.stat().st_mtime for name in SOURCES if (f := package / f"{name}.py").exists()]
-        if entries and times and max(times) > min(e.stat().st_mtime for e in entries):
-            for entry in entries:
-                entry.unlink(missing_ok=True)
-                deleted += 1
-    return deleted
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**options)(function)
+        try:
+            dispatcher._cache = Cache(function)
+        except (RuntimeError, OSError) as error:  # no folder can be written, or there is no file
+            if Path(function.__code__.co_filename).is_file():
+                _not_kept(error)
+        return dispatcher
+
+    return decorate
 
 
-drop_stale(Path(__file__).parent)
+class Cache(FunctionCache):
+    """numba's cache of one function; what cannot be read or written is compiled again."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file._source_stamp = (self._cache_file._source_stamp, stamp(HERE))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The stored code, None where there is none or it is damaged."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # pickle raises anything on a damaged entry
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Store code; where that fails, for instance on a full disk, no more of it is tried."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:  # the code itself is compiled and good
+            self.disable()
+            _not_kept(error)
+
+
+@lru_cache(maxsize=1)
+def stamp(package: Path) -> str:
+    """Digest of every compiled source, on which all stored code depends.
+
+    Args:
+        package: Folder of the package.
+
+    Returns:
+        Hexadecimal digits; a source that is not there counts as empty.
+
+    Example:
+        >>> len(stamp(HERE))
+        64
+    """
+    total = hashlib.sha256()
+    for name in SOURCES:
+        with contextlib.suppress(OSError):
+            total.update((package / f"{name}.py").read_bytes())
+        total.update(b"\0")
+    return total.hexdigest()
+
+
+_SAID: list[str] = []
+"""What was said already: one sentence a process."""
+
+
+def _not_kept(reason: object) -> None:
+    """Say once that compiled code is not kept, and never instead of a result."""
+    if _SAID:
+        return
+    _SAID.append(quoted(reason))
+    remedy = "every start compiles anew; set NUMBA_CACHE_DIR to a folder that can be written"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"gdconv: compiled code is not kept ({_SAID[0]}): {remedy}.", file=sys.stderr)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import ThreadpoolController
+
+from gdconv.compiled import njit
 
 from .errors import InputError
 from .lanes import Array, Work, gradient
@@ -23,7 +24,7 @@ DONE, DIVERGED, TARGET, ROSE = 0, 1, 2, 3
 STATUS = {DONE: "all steps done", DIVERGED: "diverged", TARGET: "loss target", ROSE: "loss rose"}
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _descend(old, gradient, new, start, stop, eta, trained):  # type: ignore[no-untyped-def]
     """new[start:stop] = old - eta gradient, or a copy of a frozen block."""
     step = splat(-eta if trained else 0.0)
@@ -34,7 +35,7 @@ def _descend(old, gradient, new, start, stop, eta, trained):  # type: ignore[no-
             store(new, x, load(old, x))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _pack(w, W_Q, W_K, W_V, W, V):  # type: ignore[no-untyped-def]
     P, Dp, d = w.H * w.d, w.Dp, w.d
     for h in range(w.H):
@@ -45,7 +46,7 @@ def _pack(w, W_Q, W_K, W_V, W, V):  # type: ignore[no-untyped-def]
                 V[(h * d + c) * Dp + x] = W_V[h, x, c]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _unpack(w, W, V, W_Q, W_K, W_V):  # type: ignore[no-untyped-def]
     P, Dp, d = w.H * w.d, w.Dp, w.d
     for h in range(w.H):
@@ -56,7 +57,7 @@ def _unpack(w, W, V, W_Q, W_K, W_V):  # type: ignore[no-untyped-def]
                 W_V[h, x, c] = V[(h * d + c) * Dp + x]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def advance(  # type: ignore[no-untyped-def]
     kernel,
     w,

@@ -8,10 +8,9 @@ to both of its places at once.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
+from gdconv.compiled import njit
 from gdconv.hessian_moments import (
     add_gram,
     centred,
@@ -29,9 +28,7 @@ CHUNK = 1 << 15
 LANES = 8
 """Indices of W_Q's columns treated at once: what a tile of the result holds."""
 
-_jit = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+_jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @_jit

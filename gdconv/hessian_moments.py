@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from math import exp
 
-import numba
 import numpy as np
 
-import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
+from gdconv.compiled import njit
 
-_plain = numba.njit(cache=True, nogil=True, error_model="numpy")
-_jit = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+_plain = njit(nogil=True, error_model="numpy")
+_jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @_jit

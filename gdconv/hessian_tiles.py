@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 
-import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
+from gdconv.compiled import njit
 from gdconv.simd import _VEC, WIDTH, _pointer, intrinsic
 
-_jit = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+_jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:

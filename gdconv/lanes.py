@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from gdconv.compiled import njit
 
 from .simd import add, at, div, exp, fma, larger, load, mul, product, splat, store, sub, total
 
@@ -51,7 +52,7 @@ class Work(NamedTuple):
     R: Array  # (D_y, n, 8): residual
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _scores(w, gaussian, h, i):  # type: ignore[no-untyped-def]
     """S of head h and lanes i ... i + 7; tiles of 2 x 2 tokens, the last one may repeat a token."""
     n, d, L, Y, S = w.n, w.d, w.L, w.Y, w.S
@@ -105,7 +106,7 @@ def _scores(w, gaussian, h, i):  # type: ignore[no-untyped-def]
             store(S, s + j * L, mul(load(S, s + j * L), share))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _residual(w, i):  # type: ignore[no-untyped-def]
     """R = F - y in lanes i ... i + 7; returns the lanes' sums of squares."""
     n, L, H, D_y, S, Y = w.n, w.L, w.H, w.D_y, w.S, w.Y
@@ -124,7 +125,7 @@ def _residual(w, i):  # type: ignore[no-untyped-def]
     return squares
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _by_values(w, h, i):  # type: ignore[no-untyped-def]
     """Gradient by the values: S^T R, written to the last rows of dY."""
     n, L, S, D_y = w.n, w.L, w.S, w.D_y
@@ -138,7 +139,7 @@ def _by_values(w, h, i):  # type: ignore[no-untyped-def]
             store(w.dY, out + (a * n + j) * L, c)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _by_scores(w, gaussian, h, i):  # type: ignore[no-untyped-def]
     """P, the gradient by q_k k_j: S (G - mean) / sqrt(d) (softmax), S G / sqrt(d) (Gaussian)."""
     n, L, S, Y, D_y, P = w.n, w.L, w.S, w.Y, w.D_y, w.P
@@ -163,7 +164,7 @@ def _by_scores(w, gaussian, h, i):  # type: ignore[no-untyped-def]
                 store(P, (k * n + j) * 8, mul(p, scale))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _mix(w, gaussian, h, i, by_key):  # type: ignore[no-untyped-def]
     """dQ_k = sum_j P_kj k_j (by_key = 0) or dK_j = sum_k P_kj q_k (1).
 
@@ -201,7 +202,7 @@ def _mix(w, gaussian, h, i, by_key):  # type: ignore[no-untyped-def]
             store(w.dY, o1 + k1 * L, g)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _expand(w, weight, V, out):  # type: ignore[no-untyped-def]
     """Without `out`: rows w_h = W_O^T V of `weight`; with: out = W_O times those rows."""
     P, Dp, d, D_y = w.H * w.d, w.Dp, w.d, w.D_y
@@ -222,7 +223,7 @@ def _expand(w, weight, V, out):  # type: ignore[no-untyped-def]
                     store(out, (h * d + c) * Dp + x, s)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _square(a, start, stop):  # type: ignore[no-untyped-def]
     """Sum of squares of a[start:stop] (a multiple of 8 long)."""
     s = t = splat(0.0)
@@ -237,7 +238,7 @@ def _square(a, start, stop):  # type: ignore[no-untyped-def]
     return total(add(s, t))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def gradient(w, gaussian, q, k, v, W, V):  # type: ignore[no-untyped-def]
     """Loss and squared gradient norm at W, V; the gradients stay in w.dW and w.dV.
 

@@ -13,10 +13,9 @@ and is violated when it is so with the rate from below.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
+from gdconv.compiled import njit
 
 FIXED, POSTERIOR, DECREASE, UNTESTED = 0, 1, 2, -1
 """Kinds of test: (1 - eta rate)^t f_0; the a-posteriori product; f_0 - c sum_{s<t} |grad f_s|^2; no
@@ -150,7 +149,7 @@ def new_tests(
     return tests
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
     """Close the step t-1 -> t: rises, sufficient-decrease constant c, a-posteriori factor.
 
@@ -182,7 +181,7 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
         led.log_posterior += np.log1p(-min(2.0 * c * led.eta * led.mu, 1.0 - 1e-15))
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _enter(test, t, margin, holds):  # type: ignore[no-untyped-def]
     """Enter a three-valued comparison (holds: 1 true, -1 false, 0 undecided) at step t."""
     if margin < test.worst_margin:
@@ -199,7 +198,7 @@ def _enter(test, t, margin, holds):  # type: ignore[no-untyped-def]
         test.informative_step = t
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _compare(test, t, log_ratio, error):  # type: ignore[no-untyped-def]
     """log bound against log(f_t / f_0) with the error bar of the latter."""
     margin = test.log_bound - log_ratio
@@ -212,7 +211,7 @@ def _compare(test, t, log_ratio, error):  # type: ignore[no-untyped-def]
         _enter(test, t, margin, 1 if margin >= error else 0)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _compare_decrease(test, led, t, loss, two_nu):  # type: ignore[no-untyped-def]
     """f_0 - f_t against c sum_{s<t} |grad f_s|^2."""
     predicted = test.coefficient * led.grad_sum
@@ -230,7 +229,7 @@ def _compare_decrease(test, led, t, loss, two_nu):  # type: ignore[no-untyped-de
         _enter(test, t, margin, 1 if drop - error >= predicted else 0)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-untyped-def]
     """Enter the iterate theta_t into the ledger and test every bound on it.
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from math import exp, sqrt
 
-import numba
 import numpy as np
 
-import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
+from gdconv.compiled import njit
 
 ROWS = 64
 """Tokens per block of rows."""
 
-_jit = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+_jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @_jit

@@ -9,10 +9,10 @@ from __future__ import annotations
 from math import cos, floor, pi, sin
 
 import numpy as np
-from numba import njit
 
-# No compiled function of another file is called, so numba's own cache check is enough here.
-_jit = njit(cache=True, nogil=True)
+from gdconv.compiled import njit
+
+_jit = njit(nogil=True)
 
 _STRIDE = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

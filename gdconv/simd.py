@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
-import gdconv.compiled  # noqa: F401  guards the cache before anything is loaded from it
+from gdconv.compiled import njit
 
 WIDTH = 8
 intrinsic: Any = extending.intrinsic  # its first argument is numba's, mypy cannot know
@@ -248,7 +247,7 @@ def token_lanes(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, cols
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _product_small(A, a0, lda, B, b0, ldb, C, c0, ldc, rows, inner, cols):  # type: ignore[no-untyped-def]
     """Register tiles of 4 x 16 and 4 x 8; a short last tile computes its last row again."""
     for r in range(0, rows, 4):
@@ -298,7 +297,7 @@ BLAS_FROM = 8_000_000
 """Multiplications from which BLAS is faster than the register tiles (measured)."""
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def product(A, a0, lda, B, b0, ldb, C, c0, ldc, rows, inner, cols):  # type: ignore[no-untyped-def]
     """C[c0 + r ldc + j] = sum_p A[a0 + r lda + p] B[b0 + p ldb + j] on flat arrays.
 

@@ -7,8 +7,9 @@ backward error of Cholesky is at most gamma_{k+1} |L| |L^T|, whose norm is at mo
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from gdconv.compiled import njit
 
 UP = 1.0 + 1e-10
 """Inflation of positive sums of fewer than 4e5 terms: their relative error is below 5e-11."""
@@ -17,13 +18,13 @@ SMALL = 1e-7
 """Sweeps stop at off-diagonal entries of this relative size; eigenvalues are good to 1e-14."""
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def gamma(k):  # type: ignore[no-untyped-def]
     """k u / (1 - k u), rounded up."""
     return k * 1.1102230246251565e-16 / (1.0 - k * 1.1102230246251565e-16) * (1.0 + 1e-14)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def smallest(A, V, C):  # type: ignore[no-untyped-def]
     """Jacobi sweeps on A, started from the basis V; nothing here needs to be accurate.
 
@@ -75,7 +76,7 @@ def smallest(A, V, C):  # type: ignore[no-untyped-def]
     return best
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _factors(A, s, C):  # type: ignore[no-untyped-def]
     """Does the Cholesky factorisation of A - s I run to its end?"""
     k = A.shape[0]
@@ -95,7 +96,7 @@ def _factors(A, s, C):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def least(A, guess, C):  # type: ignore[no-untyped-def]
     """Certified lower bound of lambda_min(A).
 

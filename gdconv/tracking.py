@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from gdconv.compiled import njit
 
 from .block_check import SQUARE_TINY, anchor, check, drift
 from .simd import padded, token_lanes, zeros
@@ -151,7 +152,7 @@ def new_tracker(
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _renew(tr, S, lo, hi):  # type: ignore[no-untyped-def]
     """Check, and anchor where the check is not good enough; returns the new enclosure."""
     st = tr.state[0]
@@ -174,7 +175,7 @@ def _renew(tr, S, lo, hi):  # type: ignore[no-untyped-def]
     return lo, hi
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def follow(tr, S):  # type: ignore[no-untyped-def]
     """Enclosure of sigma_min(B_t) at the next step.
 

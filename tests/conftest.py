@@ -18,15 +18,18 @@ ROOT = Path(__file__).resolve().parent.parent
 def modules_to_check() -> list[str]:
     """Modules of gdconv and theorems whose annotations are checked at run time.
 
-    Left out: packages (importing one's __init__ is enough), modules that import numba (the hook
-    wraps functions, and `njit` compiles the wrapper instead), and the pytest plugin (pytest has
+    Left out: packages (importing one's __init__ is enough), compiled modules (the hook wraps
+    functions, and `njit` compiles the wrapper instead), and the pytest plugin (pytest has
     imported it already).
     """
     names = []
     for package in ("gdconv", "theorems"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            jitted = re.search(r"^\s*(import|from) numba", path.read_text("utf-8"), re.MULTILINE)
-            if jitted or path.stem in ("__init__", "pytest_plugin"):
+            jitted = r"^\s*(import|from) numba|^from gdconv\.compiled import njit"
+            if re.search(jitted, path.read_text("utf-8"), re.MULTILINE) or path.stem in (
+                "__init__",
+                "pytest_plugin",
+            ):
                 continue
             names.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
     return names

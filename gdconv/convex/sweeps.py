@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from math import exp, sqrt
 
-import numba
 import numpy as np
+
+from gdconv.compiled import njit
 
 SQUARED, HUBER, LOGISTIC = 0, 1, 2
 
-_jit = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+_jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @_jit
