@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import platform
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +90,101 @@ def made(directory: Path) -> Iterator[None]:
             for folder in missing:
                 folder.rmdir()
         raise
+
+
+OLD = 24 * 3600
+"""Seconds after which a folder half written is nobody's any more, whoever wrote it."""
+
+HALF = re.compile(r"\.(?:gdconv|[0-9a-f]{12}(?:-[0-9a-f]{6})?)\.(?:([0-9a-f]{8})\.(\d+)\.)?[^.]+")
+"""Name of a folder that is being written, with where its process runs and its number."""
+
+
+@contextlib.contextmanager
+def replacing(place: Path, whole: Callable[[Path], bool], files: Collection[str]) -> Iterator[Path]:
+    """A hidden sibling that becomes `place` when the body ends without error, else vanishes.
+
+    Siblings of writers that were killed are swept up first.
+
+    Args:
+        place: The folder to make.
+        whole: Whether a folder is complete: another process may have finished the same one first.
+        files: Names of the files that such folders hold.
+
+    Yields:
+        The sibling.
+
+    Raises:
+        OSError: It cannot be written, or something incomplete has its place.
+
+    Example:
+        >>> place = Path(tempfile.mkdtemp()) / "0123456789ab"
+        >>> with replacing(place, Path.is_dir, ()) as half:
+        ...     place.exists()
+        False
+        >>> place.exists(), half.exists()
+        (True, False)
+    """
+    sweep(place.parent, files)
+    mark = f".{place.name}.{_machine()}.{os.getpid()}."
+    half = Path(tempfile.mkdtemp(prefix=mark, dir=place.parent))
+    try:
+        yield half
+        half.chmod(0o755)  # mkdtemp's 0700 would hide the run from a group
+        try:
+            half.rename(place)
+        except OSError:
+            if not whole(place):
+                raise
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def sweep(directory: Path, files: Collection[str]) -> int:
+    """Remove what killed writers left in a folder: their process is gone, or they are a day old.
+
+    Args:
+        directory: The folder.
+        files: Names of the files that a leftover may hold; with another one it is left alone.
+
+    Returns:
+        How many leftovers were removed.
+
+    Example:
+        >>> sweep(Path(tempfile.mkdtemp()), ())
+        0
+    """
+    swept = 0
+    for half in directory.glob(".*"):
+        with contextlib.suppress(OSError):  # another process sweeps too
+            if _left(half, files):
+                shutil.rmtree(half)
+                swept += 1
+    return swept
+
+
+def _left(half: Path, files: Collection[str]) -> bool:
+    """Whether a path is a folder of ours that nobody writes any more."""
+    found = HALF.fullmatch(half.name)
+    if not found or half.is_symlink() or not half.is_dir():
+        return False
+    held = list(half.iterdir())
+    if not {path.name for path in held} <= set(files):
+        return False
+    machine, process = found.groups()
+    if machine == _machine() and os.name == "posix":
+        try:
+            os.kill(int(process), 0)  # asks only
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
+    return time.time() - max(path.stat().st_mtime for path in (half, *held)) > OLD
+
+
+def _machine() -> str:
+    """Where a process number means what it means here: this machine since its start, container."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]

@@ -65,6 +65,34 @@ def read_arrays(
         raise InputError(option, path, f"this is no complete .npz file; {resave}") from None
 
 
+def read_members(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a file that gdconv wrote, whatever their names.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ValueError: Damaged, pickled objects, or more than `LARGEST_BYTES` in one array.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/a.npz", X=np.zeros(2), y=np.ones(3))
+        ...     list(read_members(Path(folder, "a.npz")))
+        ['X', 'y']
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+        names = tuple(member.removesuffix(".npy") for member in members)
+    try:
+        return read_arrays(path, names)
+    except InputError as error:
+        raise ValueError(f"{path.name}: {error.remedy.split(';')[0]}") from None
+
+
 class _RefusedError(Exception):
     """An array that is whole but not wanted; its text is the remedy."""
 

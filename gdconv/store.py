@@ -8,14 +8,11 @@ changed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +21,33 @@ import pandas as pd
 
 from gdconv import __version__
 from gdconv.environment import environment
-from gdconv.errors import InputError
-from gdconv.folders import folder_path, made
+from gdconv.errors import InputError, quoted
+from gdconv.folders import folder_path, made, replacing
 from gdconv.folders import require_writable as require_writable
 from gdconv.interruption import deferred
+from gdconv.npz import read_members
 from gdconv.report.source import CheckLike
+from gdconv.schema import FACTS, require_sound
 
 SCHEMA = 2
 """Version of the folder's layout; another one is refused."""
+
+MOST_MANIFEST = 2**24
+"""Bytes of a manifest; one of a thousand runs has a few thousand."""
+
+KINDS = frozenset({
+    *(f"{kind}{bits}" for kind in ("int", "uint", "Int") for bits in (8, 16, 32, 64)),
+    *("float16", "float32", "float64", "bool", "object", "str", "string"),
+})
+"""Types of columns that a table may have."""
 
 NOT_RESULT = frozenset({"out", "quiet", "json"})
 """Config fields that do not change the result, so not the folder's name either."""
 
 TABLES = ("verdicts", "hypotheses", "runs", "trace")
-FACTS = ("theorem", "title", "source", "statement", "level", "verdict", "messages")
 REPORTS = ("figure.pdf", "figure.png", *(f"table.{kind}" for kind in ("txt", "md", "tex", "csv")))
+KNOWN = {*REPORTS, *(f"{name}.csv" for name in TABLES)}
+KNOWN |= {"trace.parquet", "iterates.npz", "manifest.json"}
 AGAIN = "run the check again with --out"
 
 
@@ -110,6 +119,7 @@ def save(check: CheckLike, directory: str | Path, parquet: bool = False) -> Path
     Example:
         >>> from gdconv.report.example import example_check
         >>> check = example_check(runs=2)
+        >>> import tempfile
         >>> save(check, tempfile.mkdtemp()).name == run_name(check.config)
         True
     """
@@ -119,7 +129,7 @@ def save(check: CheckLike, directory: str | Path, parquet: bool = False) -> Path
     if os.path.lexists(place):
         raise InputError("out", place, "remove this folder, which is no complete saved run")
     try:
-        with deferred() as pressed, made(place.parent), _replacing(place) as half:
+        with deferred() as pressed, made(place.parent), replacing(place, is_run, KNOWN) as half:
             _write(check, half, parquet)
     except OSError as error:
         remedy = f"choose a folder that can be written ({error.strerror or error})"
@@ -166,9 +176,12 @@ def find_runs(directory: str | Path) -> list[Path]:
     place = folder_path("folder", directory)
     if is_run(place):
         return [place]
-    if not place.exists():
+    if not os.path.exists(place):
         raise InputError("folder", directory, "give a folder that exists")
-    runs = sorted(p for p in place.iterdir() if is_run(p)) if place.is_dir() else []
+    if not place.is_dir():
+        raise InputError("folder", directory, "give a folder that gdconv check --out wrote")
+    # a hidden one is being written, or its writer was killed
+    runs = sorted(p for p in place.iterdir() if p.name[0] != "." and is_run(p))
     if not runs:
         raise InputError("folder", directory, "give a folder that gdconv check --out wrote")
     return runs
@@ -214,39 +227,17 @@ def load(directory: str | Path, make: Any = None) -> Any:
 def _read_parts(place: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Everything a folder holds, by field of the check."""
     try:
-        parts = {name: manifest[name] for name in (*FACTS, "config", "environment")}
+        parts = {name: manifest[name] for name in FACTS}
         parts |= {name: _read_table(place, name, manifest["columns"][name]) for name in TABLES}
-        parts["starts"] = _read_starts(place / "iterates.npz")
-        _require_types(parts)
-    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise InputError("folder", place, f"it is incomplete ({error}); {AGAIN}") from error
+        parts["starts"] = read_members(place / "iterates.npz")
+        require_sound(parts)
+        if manifest["starts_sha256"] != _digest(parts["starts"]):
+            raise ValueError("its start is another one")
+    except ImportError:
+        raise InputError("folder", place, "install pyarrow, which its trace needs") from None
+    except Exception as error:  # whoever wrote it knows the checksum and perhaps nothing else
+        raise InputError("folder", place, f"it is incomplete ({quoted(error)}); {AGAIN}") from error
     return parts
-
-
-def _require_types(parts: Mapping[str, Any]) -> None:
-    """The parts that a manifest holds as they are: text, two mappings and a list of text."""
-    kinds = dict.fromkeys(FACTS, str) | {"config": dict, "environment": dict, "messages": list}
-    for name, kind in kinds.items():
-        if not isinstance(parts[name], kind):
-            raise TypeError(f"{name} is no {kind.__name__}")
-    if not all(isinstance(message, str) for message in parts["messages"]):
-        raise TypeError("messages are no text")
-
-
-@contextlib.contextmanager
-def _replacing(place: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `place` when the body ends without error, else vanishes."""
-    half = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    try:
-        yield half
-        half.chmod(0o755)  # mkdtemp's 0700 would hide the run from a group
-        try:
-            half.rename(place)
-        except OSError:
-            if not is_run(place):  # else another process finished the same run first
-                raise
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
 
 
 def _write(check: CheckLike, place: Path, parquet: bool) -> None:
@@ -283,33 +274,45 @@ def _manifest(place: Path) -> dict[str, Any]:
     if not is_run(place):
         raise InputError("folder", place, "give a folder that gdconv check --out wrote")
     try:
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        schema = int(manifest["schema"])
+        manifest = _read_manifest(place / "manifest.json")
+        schema, sealed = manifest["schema"], manifest.pop("sha256", None)
+        whole = sealed == _canonical_sha256(manifest)
         known = isinstance(manifest["files"], dict) and isinstance(manifest["starts_sha256"], str)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        known = known and type(schema) is int
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise InputError("folder", place, f"its manifest.json is damaged; {AGAIN}") from error
+    if not known:
+        raise InputError("folder", place, f"its manifest.json is damaged; {AGAIN}")
     if schema != SCHEMA:
         age, remedy = ("a newer", "update gdconv") if schema > SCHEMA else ("an older", AGAIN)
         raise InputError("folder", place, f"{age} gdconv saved it (schema {schema}); {remedy}")
-    if not known:
-        raise InputError("folder", place, f"its manifest.json is damaged; {AGAIN}")
-    _require_whole(place, manifest)
-    return manifest
-
-
-def _require_whole(place: Path, manifest: Mapping[str, Any]) -> None:
-    """The manifest is as it was saved and answers for every file of a run, and for no other."""
-    body = {name: value for name, value in manifest.items() if name != "sha256"}
-    if manifest.get("sha256") != _canonical_sha256(body):
+    if not whole:
         raise InputError("folder", place, f"manifest.json was changed after saving; {AGAIN}")
     tables = {f"{name}.csv" for name in TABLES}
     if "trace.parquet" in manifest["files"]:
         tables = tables - {"trace.csv"} | {"trace.parquet"}
     if set(manifest["files"]) != {*tables, *REPORTS, "iterates.npz"}:
         raise InputError("folder", place, f"its manifest.json lists other files; {AGAIN}")
+    return manifest
 
 
-def _read_table(place: Path, name: str, kinds: Mapping[str, str]) -> pd.DataFrame:
+def _read_manifest(file: Path) -> dict[str, Any]:
+    """The JSON object; without NaN and infinities, which are no JSON."""
+    with file.open("rb") as stream:
+        text = stream.read(MOST_MANIFEST + 1)
+    if len(text) > MOST_MANIFEST:
+        raise ValueError("no manifest is as long as that")
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(constant)
+
+    return dict(json.loads(text.decode("utf-8"), parse_constant=refuse))
+
+
+def _read_table(place: Path, name: str, kinds: Mapping[str, Any]) -> pd.DataFrame:
+    for kind in kinds.values():
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ValueError(f"{quoted(kind, 40)} is no type of a column")
     """A table with its dtypes; text is converted cell by cell by Python, which is exact."""
     if name == "trace" and not (place / "trace.csv").is_file():
         return pd.read_parquet(place / "trace.parquet")
@@ -325,14 +328,9 @@ def _restore(text: Any, kind: str) -> Any:
         return text.map(lambda cell: int(cell) if cell else pd.NA).astype(kind)
     if kind.startswith(("int", "uint")):
         return text.map(int).astype(kind)
-    if kind.startswith("bool"):
-        return text.map({"True": True, "False": False}).astype(kind)
+    if kind == "bool":
+        return text.map({"True": True, "False": False}.__getitem__).astype(kind)
     return text.astype(kind)
-
-
-def _read_starts(file: Path) -> dict[str, Any]:
-    with np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 def _config(check: CheckLike) -> dict[str, Any]:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from gdconv import store
+from gdconv import folders, schema, store
 from gdconv.environment import environment
 from gdconv.errors import InputError
 from gdconv.report.example import ExampleCheck, example_check
+from gdconv.report.jsonable import to_json
+from gdconv.report.summary import summary
+from gdconv.report.tables import render
+
+ROOT = Path(__file__).resolve().parent.parent
 
 FILES = {
     *("manifest.json", "trace.csv", "verdicts.csv", "hypotheses.csv", "runs.csv", "iterates.npz"),
@@ -39,6 +49,18 @@ def check():
 def original(check, tmp_path_factory):
     """Saved once: drawing the figure is what takes time."""
     return store.save(check, tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Only the module's own run has real figures: drawing takes a second."""
+
+    def write(_, path):
+        for suffix in ("pdf", "png"):
+            path.with_suffix(f".{suffix}").write_bytes(b"drawn")
+
+    monkeypatch.setattr("gdconv.report.plots.figure", lambda check: None)
+    monkeypatch.setattr("gdconv.report.plots.save_figure", write)
 
 
 @pytest.fixture
@@ -308,3 +330,392 @@ def test_no_saved_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="give a folder that gdconv"):
         store.find_runs(tmp_path / "file")
+
+
+# What a kill leaves ------------------------------------------------------------------------------
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def leftover(folder, out, process=None, machine=None, drop=(), age=0.0):
+    """A hidden sibling of a run as a killed writer leaves it."""
+    mark = f"{machine or folders._machine()}.{process or gone()}."
+    half = shutil.copytree(folder, out / f".{folder.name}.{mark}abc_12x")
+    for name in drop:
+        (half / name).unlink()
+    for path in (*half.iterdir(), half):
+        os.utime(path, (time.time() - age,) * 2)
+    return half
+
+
+HALF_WRITTEN = {
+    "whole": (),
+    "no manifest": ("manifest.json",),
+    "first file": tuple(FILES - {"trace.csv"}),
+}
+
+
+@pytest.mark.parametrize("drop", HALF_WRITTEN.values(), ids=list(HALF_WRITTEN))
+@pytest.mark.parametrize("manifest", [None, "", "{"])
+def test_a_killed_writer_blocks_nothing_and_is_swept_up(check, original, tmp_path, drop, manifest):
+    half = leftover(original, tmp_path, drop=drop)
+    if manifest is not None:
+        (half / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match="give a folder that gdconv check --out wrote"):
+        store.find_runs(tmp_path)
+    other = shutil.copytree(original, tmp_path / "0123456789ab")
+    assert store.find_runs(tmp_path) == [other]
+    assert folders.sweep(tmp_path, store.KNOWN) == 1
+    assert not half.exists()
+    assert store.find_runs(tmp_path) == [other]
+
+
+def test_the_rerun_sweeps_and_is_listed_once(check, original, tmp_path):
+    half = leftover(original, tmp_path)
+    place = store.save(check, tmp_path)
+    assert os.listdir(tmp_path) == [place.name]
+    assert not half.exists()
+    assert store.find_runs(tmp_path) == [place]
+
+
+def test_a_writer_that_was_killed_while_it_wrote(tmp_path):
+    """Not a copy: the process is killed in the middle of its files."""
+    code = f"""
+import os, signal
+from gdconv import store
+from gdconv.report.example import example_check
+import gdconv.report.plots as plots
+plots.save_figure = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+store.save(example_check(1), {str(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (half,) = os.listdir(tmp_path)
+    assert half.startswith(".")
+    assert "trace.csv" in os.listdir(tmp_path / half)
+    assert folders.sweep(tmp_path, store.KNOWN) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "swept"),
+    [
+        ({}, 1),
+        ({"process": os.getpid()}, 0),
+        ({"process": os.getpid(), "age": folders.OLD - 60}, 0),
+        ({"process": os.getpid(), "age": folders.OLD + 60}, 1),
+        ({"process": 1}, 0),  # not ours to ask, but there
+        ({"process": 10**30}, 0),
+        ({"process": 10**30, "age": folders.OLD + 60}, 1),
+        ({"machine": "00000000"}, 0),  # on another one: perhaps it writes
+        ({"machine": "00000000", "age": folders.OLD - 60}, 0),
+        ({"machine": "00000000", "age": folders.OLD + 60}, 1),
+    ],
+)
+def test_only_what_nobody_writes_is_swept(original, tmp_path, options, swept):
+    half = leftover(original, tmp_path, **options)
+    assert folders.OLD == 86400
+    assert folders.sweep(tmp_path, store.KNOWN) == swept
+    assert half.exists() == (not swept)
+
+
+def test_one_new_file_is_enough_to_be_left_alone(original, tmp_path):
+    half = leftover(original, tmp_path, machine="00000000", age=2 * folders.OLD)
+    os.utime(half / "trace.csv")
+    assert folders.sweep(tmp_path, store.KNOWN) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "swept"),
+    [
+        *((".0123456789ab.abcdefgh", 1), (".0123456789ab-012345.abcdefgh", 1)),
+        *((".gdconv.abcdefgh", 1), (".git", 0), (".cache.abcdefgh", 0), (".0123456789a.abcdef", 0)),
+        *(("0123456789ab.abcdefgh", 0), (".0123456789ab.", 0), (".0123456789ab.x.y", 0)),
+        (".0123456789AB.abcdefgh", 0),
+    ],
+)
+def test_only_folders_of_ours_are_swept(tmp_path, name, swept):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "trace.csv").touch()
+    for path in (tmp_path / name / "trace.csv", tmp_path / name):
+        os.utime(path, (0, 0))
+    assert folders.sweep(tmp_path, store.KNOWN) == swept
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "foreign"])
+def test_what_is_no_half_written_run_stays(original, tmp_path, kind):
+    half = leftover(original, tmp_path)
+    if kind == "foreign":
+        (half / "mine.txt").touch()
+    else:
+        half.rename(tmp_path / "elsewhere")
+        half.symlink_to("elsewhere") if kind == "link" else half.touch()
+    assert folders.sweep(tmp_path, store.KNOWN) == 0
+    assert os.path.lexists(half)
+
+
+def test_a_folder_that_is_written_says_who_writes_it(tmp_path):
+    with folders.replacing(tmp_path / "0123456789ab", store.is_run, ()) as half:
+        assert folders.HALF.fullmatch(half.name).groups() == (folders._machine(), str(os.getpid()))
+        assert folders.sweep(tmp_path, store.KNOWN) == 0
+        assert half.parent == tmp_path
+        (half / "manifest.json").touch()
+        assert store.find_runs(tmp_path / half.name) == [half]  # asked for by its name
+    assert os.listdir(tmp_path) == ["0123456789ab"]
+    assert (tmp_path / "0123456789ab").stat().st_mode & 0o777 == 0o755
+
+
+def test_another_process_may_finish_first(check, original, tmp_path):
+    place = tmp_path / original.name
+    with folders.replacing(place, store.is_run, store.KNOWN):
+        shutil.copytree(original, place)
+    with pytest.raises(OSError, match="not empty"), folders.replacing(place, Path.is_file, ()):
+        pass
+    assert os.listdir(tmp_path) == [place.name]
+
+
+# Manifests of forgers ----------------------------------------------------------------------------
+
+
+def reseal(folder, **changes):
+    """Change files and write a manifest whose checksums are right again."""
+    for name, change in changes.items():
+        file = folder / name.replace("_", ".")
+        file.write_text(change(file.read_text("utf-8")), "utf-8")
+    digests = {name: store._sha256(folder / name) for name in FILES - {"manifest.json"}}
+    edit(folder, lambda m: m | {"files": digests})
+
+
+def test_the_control_of_the_forgers(folder):
+    edit(folder, lambda m: m)
+    reseal(folder, verdicts_csv=lambda text: text)
+    assert store.load(folder, ExampleCheck).verdict == "confirmed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 100_000, '{"a":' * 100_000, '{"schema": 1' + "0" * 5000 + "}", '{"schema": 1e999}'),
+        *('{"schema": true}', '{"schema": 2.0}', '{"schema": NaN}', '{"schema": Infinity}', "3"),
+        *('"text"', "[[1, 2]]", '[["schema", 2]]', "\ufeff{}", '{"schema": 2, "files": []}'),
+        *('{"schema": 2, "files": {}, "starts_sha256": 3}', '{"a": -Infinity}', " " * (2**24 + 1)),
+    ],
+    ids=range(17),
+)
+def test_a_manifest_that_is_none(folder, text):
+    (folder / "manifest.json").write_text(text, "utf-8")
+    with pytest.raises(InputError, match=r"manifest\.json is damaged; run the check again"):
+        store.load(folder, ExampleCheck)
+
+
+def test_a_manifest_that_is_no_text(folder):
+    (folder / "manifest.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(InputError, match=r"manifest\.json is damaged"):
+        store.load(folder, ExampleCheck)
+    assert store.MOST_MANIFEST == 16_777_216
+
+
+def kinds(table, **changes):
+    return lambda m: m | {"columns": m["columns"] | {table: m["columns"][table] | changes}}
+
+
+FORGED = {
+    "nan": (lambda m: m | {"config": {"margin": float("nan")}}, "damaged"),
+    "infinity": (lambda m: m | {"environment": {"x": float("inf")}}, "damaged"),
+    "nested config": (lambda m: m | {"config": {"data": ["x"]}}, "config is nested"),
+    "messages null": (lambda m: m | {"messages": None}, "messages is no list"),
+    "verdict": (lambda m: m | {"verdict": "refuted"}, "verdict is not that of its table"),
+    "verdict word": (lambda m: m | {"verdict": "proved"}, "verdict is not that of its table"),
+    "statement": (lambda m: m | {"statement": "x"}, "nothing is said of statement x"),
+    "start": (lambda m: m | {"starts_sha256": "0" * 64}, "its start is another one"),
+    "kind": (kinds("verdicts", rate="datetime64[ns]"), r"datetime64\[ns\] is no type of a column"),
+    "category": (kinds("verdicts", verdict="category"), "category is no type"),
+    "kind 3": (kinds("verdicts", rate=3), "3 is no type"),
+    "kind list": (kinds("verdicts", rate=[]), "is no type"),
+    "no bool": (kinds("verdicts", verdict="bool"), "confirmed|refuted"),
+    "no number": (kinds("verdicts", verdict="float64"), "could not convert"),
+    "text run": (kinds("verdicts", run="object"), "run of verdicts are no whole numbers"),
+    "real run": (kinds("runs", run="float64"), "run of runs are no whole numbers"),
+    "unsigned": (kinds("verdicts", worst_step="uint64"), "worst_step of verdicts are no whole"),
+    "text rate": (kinds("verdicts", rate="object"), "rate of verdicts are no numbers"),
+    "text margin": (kinds("hypotheses", margin="str"), "margin of hypotheses are no numbers"),
+    "unknown column": (kinds("runs", x="float64"), "'x'"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_manifest_is_one_sentence(folder, name):
+    change, said = FORGED[name]
+    edit(folder, change)
+    with pytest.raises(InputError, match=f"^folder = .*{said}") as caught:
+        store.load(folder, ExampleCheck)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).endswith("run the check again with --out.")
+
+
+@pytest.mark.parametrize("table", ["verdicts", "hypotheses", "runs", "trace"])
+def test_every_column_that_is_read_later_must_be_there(folder, table):
+    columns = schema.ALWAYS[table] | schema.DESCENT.get(table, {})
+    columns.pop("loss_ratio_last", None)  # without it the check would be one of claims
+    assert columns
+    sound = (folder / "manifest.json").read_text()
+    for column in columns:
+        (folder / "manifest.json").write_text(sound)
+        lacking = without(json.loads(sound)["columns"][table], column)
+        edit(folder, lambda m, lacking=lacking: m | {"columns": m["columns"] | {table: lacking}})
+        with pytest.raises(InputError, match=f"{table} has no column {column}"):
+            store.load(folder, ExampleCheck)
+
+
+def rows(change):
+    """A CSV whose table is changed, all cells texts."""
+
+    def made(text):
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        return change(table).to_csv(index=False, lineterminator="\n")
+
+    return made
+
+
+def column(name, change):
+    """A CSV whose column is changed cell by cell."""
+    cells = lambda table: [change(i, cell) for i, cell in enumerate(table[name])]  # noqa: E731
+    return rows(lambda table: table.assign(**{name: cells(table)}))
+
+
+CELLS = {
+    "verdict word": ("verdicts_csv", "verdict", "proved", "proved is no verdict"),
+    "verdict case": ("verdicts_csv", "verdict", "Confirmed", "Confirmed is no verdict"),
+    "no verdict": ("verdicts_csv", "verdict", "", "is no verdict"),
+    "holds": ("hypotheses_csv", "holds", "maybe", "maybe is no holds"),
+    "holds case": ("hypotheses_csv", "holds", "True", "True is no holds"),
+    "statement": ("hypotheses_csv", "statement", "x", "x is no statement"),
+    "control": ("hypotheses_csv", "statement", "\x1b[2J", "is no statement"),
+    "run of 65 bits": ("verdicts_csv", "run", str(2**64), "incomplete"),
+    "run of 5000 digits": ("verdicts_csv", "run", "9" * 5000, "incomplete"),
+    "run below": ("runs_csv", "run", str(-(2**63) - 1), "incomplete"),
+    "run 1.5": ("verdicts_csv", "run", "1.5", "incomplete"),
+    "run nothing": ("verdicts_csv", "run", "", "incomplete"),
+    "another run": ("verdicts_csv", "run", "7", "names a run that is not in runs"),
+    "its run": ("hypotheses_csv", "run", "7", "hypotheses names a run that is not in runs"),
+    "trace run": ("trace_csv", "run", "7", "trace names a run that is not in runs"),
+    "number": ("verdicts_csv", "rate", "fast", "incomplete"),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_forged_cell_is_one_sentence(folder, name):
+    file, title, value, said = CELLS[name]
+    reseal(folder, **{file: column(title, lambda i, cell: cell if i else value)})
+    with pytest.raises(InputError, match=f"^folder = .*{said}") as caught:
+        store.load(folder, ExampleCheck)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("verdicts_csv", rows(lambda t: pd.concat([t, t[:1]])), "judges a statement twice"),
+        ("runs_csv", rows(lambda t: pd.concat([t, t[:1]])), "runs names a run twice, or none"),
+        ("verdicts_csv", rows(lambda t: t[t["run"] == "0"]), "verdicts leaves a run out"),
+        ("verdicts_csv", rows(lambda t: t[:0]), "verdicts leaves a run out"),
+        ("runs_csv", rows(lambda t: t[:0]), "runs names a run twice, or none"),
+        ("runs_csv", rows(lambda t: t[:1]), "verdicts names a run that is not in runs"),
+        ("verdicts_csv", lambda t: "", "No columns"),
+        ("trace_csv", lambda t: t + "1," * 100 + "3\n", "incomplete"),
+        ("trace_csv", lambda t: '"' + t, "incomplete"),
+    ],
+)
+def test_forged_rows_are_one_sentence(folder, file, change, said):
+    reseal(folder, **{file: change})
+    with pytest.raises(InputError, match=f"^folder = .*{said}"):
+        store.load(folder, ExampleCheck)
+
+
+FORGED_STARTS = {
+    "rank of X": ({"X": np.ones((2, 3))}, "X has 2 axes"),
+    "rank of y": ({"y": np.ones((2, 3, 1, 1, 1))}, "y has 5 axes"),
+    "rank of W_Q": ({"W_Q": np.ones(2)}, "W_Q has 1 axes"),
+    "no axis": ({"W_Q": np.float64(2)}, "W_Q has 0 axes"),
+    "too many axes": ({"W_Q": np.ones((2, 1, 1, 1, 1))}, "W_Q has 5 axes"),
+    "rank of w_O": ({"w_O": np.ones((2, 1, 1))}, "w_O has 3 axes"),
+    "runs": ({"W_Q": np.ones((3, 1, 1, 1))}, "W_Q is not one per run"),
+    "text": ({"W_Q": np.array([["a"], ["b"]])}, "W_Q are no numbers"),
+    "bool": ({"W_Q": np.ones((2, 1, 1, 1), bool)}, "W_Q are no numbers"),
+    "complex": ({"W_Q": np.ones((2, 1, 1, 1), complex)}, "W_Q are no numbers"),
+    "no y": ({"y": None}, "X and y are not both there"),
+    "no X": ({"X": None}, "X and y are not both there"),
+    "a pickle": ({"X": np.array([[[[{}]]]], object)}, "X holds pickled Python objects"),
+    "other numbers": ({"X": np.ones((2, 1, 1, 1)), "y": np.ones((2, 1, 1, 1))}, "start is another"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED_STARTS)
+def test_forged_arrays_are_one_sentence(check, folder, name):
+    changes, said = FORGED_STARTS[name]
+    arrays = {k: v for k, v in (check.starts | changes).items() if v is not None}
+    np.savez(folder / "iterates.npz", **arrays)
+    reseal(folder)
+    if "another" not in said:
+        edit(folder, lambda m: m | {"starts_sha256": store._digest(arrays)})
+    with pytest.raises(InputError, match=f"^folder = .*{said}"):
+        store.load(folder, ExampleCheck)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no archive"])
+def test_an_archive_that_is_none(folder, content):
+    (folder / "iterates.npz").write_bytes(content)
+    reseal(folder)
+    with pytest.raises(InputError, match="^folder = .*incomplete"):
+        store.load(folder, ExampleCheck)
+
+
+def test_a_trace_that_needs_pyarrow(check, tmp_path, monkeypatch):
+    def absent(*_, **__):
+        raise ImportError("pyarrow")
+
+    monkeypatch.setattr(pd, "read_parquet", absent)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda _, path, **__: path.write_text("x"))
+    folder = store.save(check, tmp_path, parquet=True)
+    with pytest.raises(InputError, match="install pyarrow, which its trace needs"):
+        store.load(folder, ExampleCheck)
+
+
+@pytest.mark.parametrize("kind", sorted(store.KINDS))
+def test_every_kind_of_column_comes_back(kind):
+    values = {"b": ["True", "False"], "o": ["a", ""], "s": ["a", ""]}.get(kind[0], ["1", "2"])
+    text = pd.Series(values, dtype=str)
+    back = store._restore(text, kind)
+    assert str(back.dtype) == str(pd.Series(dtype=kind).dtype)
+    if kind[0] == "I":
+        assert store._restore(pd.Series(["", "3"]), kind).isna().tolist() == [True, False]
+    expected = {"b": [True, False], "o": values, "s": values}.get(kind[0], [1, 2])
+    assert back.tolist() == expected
+
+
+def test_mutated_runs_are_one_sentence(folder):
+    """With right checksums: what is not refused can be rendered."""
+    rng = np.random.default_rng(0)
+    sound = {name: (folder / name).read_bytes() for name in FILES}
+    names = ["verdicts.csv", "hypotheses.csv", "runs.csv", "iterates.npz", "manifest.json"]
+    for i in range(40):
+        for name, content in sound.items():
+            if (folder / name).read_bytes() != content:
+                (folder / name).write_bytes(content)
+        name = names[i % len(names)]
+        content = bytearray(sound[name])
+        for _ in range(rng.integers(1, 4)):
+            place = rng.integers(len(content))
+            content[place : place + rng.integers(0, 3)] = rng.bytes(rng.integers(0, 3))
+        (folder / name).write_bytes(content)
+        with contextlib.suppress(InputError, json.JSONDecodeError, UnicodeDecodeError):
+            reseal(folder)
+            loaded = store.load(folder, ExampleCheck)
+            assert summary(loaded)
+            assert render(loaded, "csv")
+            assert to_json(loaded)

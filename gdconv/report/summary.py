@@ -98,8 +98,8 @@ def setting(check: CheckLike) -> dict[str, str]:
         problem += f", N = {samples} samples, n = {tokens} tokens, D = {width}, D_y = {outputs}"
     kernel = str(config.get("kernel"))
     if "w_O" in check.starts:
-        kernel = f"{kernel} encoder, d_m = {config['width']}, {config['scaling']} scaling"
-        kernel += f", {config['activation']}, loss {config['loss']}"
+        kernel = f"{kernel} encoder, d_m = {config.get('width')}, {config.get('scaling')} scaling"
+        kernel += f", {config.get('activation')}, loss {config.get('loss')}"
     elif "W_Q" in check.starts:
         kernel += (
             f", H = {check.starts['W_Q'].shape[1]} heads of d = {check.starts['W_Q'].shape[-1]}"
