@@ -76,8 +76,8 @@ def require_sound(parts: Mapping[str, Any]) -> None:
         Traceback (most recent call last):
         ValueError: theorem is no str
     """
-    for name, kind in FACTS.items():
-        _require(isinstance(parts.get(name), kind), f"{name} is no {kind.__name__}")
+    for name, needed in FACTS.items():
+        _require(isinstance(parts.get(name), needed), f"{name} is no {needed.__name__}")
     _require(all(isinstance(m, str) for m in parts["messages"]), "messages are no text")
     plain = str | int | float | None
     _require(all(isinstance(v, plain) for v in parts["config"].values()), "config is nested")
