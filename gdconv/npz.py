@@ -158,9 +158,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if dtype.itemsize == 0 or length + entries * dtype.itemsize != declared:
         raise ValueError("the header announces something else than the file holds")
     with archive.open(f"{name}.npy") as stream:
-        array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-        stream.read(1)  # the end, where the checksum is compared
-    return array
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
 def _read_header(stream: Any) -> tuple[tuple[Any, ...], np.dtype[Any], int]:
