@@ -15,6 +15,7 @@ from math import e, sqrt
 
 import numpy as np
 
+from gdconv.lapack import spectral_norm
 from gdconv.start import Start
 
 SOFTMAX_SECOND = sqrt(6) / 9
@@ -136,7 +137,7 @@ class QueryConstants:
     def __init__(self, start: Start) -> None:
         self.start, self.softmax = start, start.kernel == "softmax"
         values = start.arrays["W_V"] @ start.arrays["W_O"]
-        self.vo = np.linalg.norm(values, 2, axis=(1, 2))
+        self.vo = spectral_norm(values)
         """vo_h = |W_V,h W_O,h|_2."""
 
     def M_2(self) -> float:

@@ -22,6 +22,7 @@ import torch
 
 from gdconv.constants import Constants, Radii
 from gdconv.encoder_constants import DataConstants, EncoderConstants
+from gdconv.lapack import spectral_norm
 from gdconv.models.multihead import BLOCKS as HEAD_BLOCKS
 from gdconv.models.multihead import MultiHeadRegression
 from gdconv.models.shallow_encoder import BLOCKS, EncoderPass, ShallowEncoder
@@ -62,7 +63,7 @@ def curvature_of(model: Any, start: Any) -> Curvature:
 
 def _spectral(W: torch.Tensor) -> Any:
     """Spectral norms over the last two axes, replica 0."""
-    return np.linalg.norm(W[0].double().cpu().numpy(), 2, axis=(-2, -1))
+    return spectral_norm(W[0].double().cpu().numpy())
 
 
 def _moved(before: Any, after: Any, blocks: tuple[str, ...]) -> float:

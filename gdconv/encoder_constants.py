@@ -21,6 +21,7 @@ from numpy import sqrt
 
 from gdconv.constants import SOFTMAX_SECOND
 from gdconv.encoder_start import EncoderStart
+from gdconv.lapack import spectral_norm
 from gdconv.models.shallow_encoder import BLOCKS
 
 MOST_ROUNDS, FAR = 10_000, 1e12
@@ -71,11 +72,11 @@ class DataConstants:
 
         def spread(weights: np.ndarray, tokens: np.ndarray) -> float:
             rows = (weights[:, None, None] * tokens).reshape(stacked)
-            return score * float(np.linalg.norm(rows, 2))
+            return score * float(spectral_norm(rows))
 
         return cls(
             A_O,
-            min(A_O, scale * s.n * float(np.linalg.norm(X.reshape(stacked), 2))),
+            min(A_O, scale * s.n * float(spectral_norm(X.reshape(stacked)))),
             spread(t**2, X),
             spread(t * s.x, centred),
         )

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from gdconv.lapack import spectral_norm
 from gdconv.models.shallow_encoder import (
     BLOCKS,
     EncoderParameters,
@@ -65,13 +66,13 @@ class EncoderStart(StartBase):
     @cached_property
     def x(self) -> np.ndarray:
         """x_i = |X_i|_2, shape (N,)."""
-        return np.linalg.norm(self.problem.X[0].cpu().double().numpy(), 2, axis=(1, 2))
+        return spectral_norm(self.problem.X[0].cpu().double().numpy())
 
     @cached_property
     def t(self) -> np.ndarray:
         """t_i = |X_i - mean token|_2, shape (N,)."""
         X = self.problem.X[0].cpu().double().numpy()
-        return np.linalg.norm(X - X.mean(1, keepdims=True), 2, axis=(1, 2))
+        return spectral_norm(X - X.mean(1, keepdims=True))
 
     def norm(self, block: str) -> float:
         """|W|_2 of a block; |w_O| for w_O."""
@@ -80,7 +81,10 @@ class EncoderStart(StartBase):
 
     @cached_property
     def _norms(self) -> dict[str, np.float64]:
-        return {b: np.float64(np.linalg.norm(W, 2)) for b, W in self.arrays.items()}
+        return {
+            b: np.float64(spectral_norm(W) if W.ndim == 2 else np.linalg.norm(W))
+            for b, W in self.arrays.items()
+        }
 
     @cached_property
     def F_pre(self) -> np.ndarray:

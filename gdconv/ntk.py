@@ -27,11 +27,12 @@ from torch import Tensor
 
 from gdconv.errors import InputError
 from gdconv.kernels import Softmax
+from gdconv.lapack import eigh
 from gdconv.models.multihead import BLOCKS, Forward, MultiHeadRegression, Parameters
 from gdconv.ntk_torch import general
 from gdconv.problem import Problem
-from gdconv.rounding import TINY, UNIT, Array, Enclosure, fro_up, gamma, up
-from gdconv.verified import exponent, gram_defect, prepared
+from gdconv.rounding import Enclosure
+from gdconv.verified_eigen import eigenvalue_range, symmetric
 
 
 def query_kernel(
@@ -82,7 +83,9 @@ def kappa_0(
     Returns:
         One number per replica.
     """
-    return torch.linalg.eigvalsh(query_kernel(model, problem, params))[:, 0].clamp_min(0.0)
+    K = query_kernel(model, problem, params)
+    least = [float(eigh(one)[0][0]) for one in K.detach().cpu().numpy()]
+    return K.new_tensor(least).clamp_min(0.0)
 
 
 def _compiled(
@@ -251,10 +254,7 @@ def ntk_vector_product(
 def lambda_min_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
     """Rigorous two-sided bound of the least eigenvalue of a stored symmetric matrix.
 
-    The eigenvectors of LAPACK are a guess V, w that is verified: with e_V >= |V^T V - I| and
-    res >= |K - V diag(w) V^T|, Ostrowski's theorem and Weyl's inequality give
-    lambda_min(K) in [(1 -+ e_V) min w -+ res]; rounding as in docs/theory/enclosures.md. No
-    diagonal entry is below lambda_min, which bounds the upper end when the guess is useless.
+    LAPACK's eigenvectors are a guess that is verified (`gdconv.verified_eigen`).
 
     It speaks of the float64 matrix K as stored, not of the exact kernel of the weights: entries of
     K carry rounding of about 1e-16 (T + H D) times |J|^2, which `slack` >= |K - K_exact|_2 covers.
@@ -276,36 +276,11 @@ def lambda_min_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
         >>> box.lo <= 1.0 <= box.hi, box.width < 1e-13
         (True, True)
     """
-    A = prepared(K, "K")
-    if A.shape[0] != A.shape[1] or not np.array_equal(A, A.T):
-        raise InputError("K", f"a matrix of shape {A.shape}", "give a symmetric matrix")
-    if not 0.0 <= slack < inf:
-        raise InputError("slack", slack, "give a number of at least 0")
-    e = exponent(A)
-    B, m = np.ldexp(A, -e), len(A)
-    lost = up(m * m * TINY)
-    with np.errstate(all="ignore"):
-        lo, hi = -fro_up(B) - lost, float(B.diagonal().min()) + lost
-        guess = _guess(B)
-        if guess is not None:
-            w, V = guess
-            norm_V = fro_up(V)
-            W = V * w
-            size = fro_up(W)
-            rounding = gamma(m) * size * norm_V + UNIT * size * norm_V + m * m * (m + 2) * TINY
-            e_V, res = gram_defect(V, norm_V), up(fro_up(B - W @ V.T) + 2 * rounding + lost)
-            if e_V < 1.0 and res < inf:
-                least = float(w.min())
-                swing = up(abs(least) * e_V + res)
-                lo, hi = max(lo, least - swing), min(hi, least + swing)
-        low, high = (float(np.ldexp(x, e)) for x in (lo, hi))
-        low, high = nextafter(low, -inf) - slack, nextafter(high, inf) + slack
-    wide = 4 * UNIT * max(abs(low), abs(high), slack)
-    return Enclosure(nextafter(low - wide, -inf), nextafter(high + wide, inf))
+    return _eigenvalue(K, slack, 0)
 
 
 def lambda_max_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
-    """Rigorous two-sided bound of the greatest eigenvalue: -lambda_min(-K).
+    """Rigorous two-sided bound of the greatest eigenvalue of a stored symmetric matrix.
 
     Args:
         K: Symmetric matrix (m, m).
@@ -314,19 +289,22 @@ def lambda_max_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
     Returns:
         Enclosure of lambda_max.
 
+    Raises:
+        InputError: K is no finite real matrix, is not symmetric, or slack is negative.
+
     Example:
         >>> box = lambda_max_enclosure([[2.0, 1.0], [1.0, 2.0]])
         >>> box.lo <= 3.0 <= box.hi, box.width < 1e-13
         (True, True)
     """
-    least = lambda_min_enclosure(-np.asarray(K, dtype=float), slack)
-    return Enclosure(-least.hi, -least.lo)
+    return _eigenvalue(K, slack, -1)
 
 
-def _guess(B: Array) -> tuple[Array, Array] | None:
-    """The untrusted eigenvalues and eigenvectors, or None where there are none."""
-    try:
-        w, V = np.linalg.eigh(B)
-    except np.linalg.LinAlgError:
-        return None
-    return (w, V) if np.isfinite(w).all() and np.isfinite(V).all() else None
+def _eigenvalue(K: ArrayLike, slack: float, which: int) -> Enclosure:
+    A = symmetric(K, "K")
+    if not 0.0 <= slack < inf:
+        raise InputError("slack", slack, "give a number of at least 0")
+    lo, hi = (float(ends[which]) for ends in eigenvalue_range(A))
+    if slack > 0.0:
+        lo, hi = nextafter(lo - slack, -inf), nextafter(hi + slack, inf)
+    return Enclosure(lo, hi)

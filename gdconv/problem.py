@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gdconv.arrays import real_array as real_array
 from gdconv.errors import InputError
+from gdconv.lapack import singular_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +265,9 @@ class Problem:
                 "sigma_{Nn}(B) = 0 for all weights and the theorem is silent; "
                 f"take at least {-(-rows // self.D)} heads, or fewer samples or tokens."
             )
-        rank = int(torch.linalg.matrix_rank(self.X.reshape(self.R, rows, self.D)).min())
+        sizes = singular_values(self.X.detach().cpu().reshape(self.R, rows, self.D).numpy())
+        floor = sizes[:, :1] * max(rows, self.D) * torch.finfo(self.X.dtype).eps
+        rank = int((sizes > floor).sum(1).min())
         if heads * rank < rows:
             return (
                 f"The tokens span only {rank} of {self.D} dimensions (numerically), and "

@@ -146,14 +146,21 @@ def fro_up(A: Array) -> float:
     return up(math.sqrt(total * (1.0 + 2.0 * gamma(flat.size))))
 
 
+def _holds_masked(B: Any) -> bool:
+    if isinstance(B, list | tuple):
+        return any(_holds_masked(row) for row in B)
+    return isinstance(B, np.ma.MaskedArray)
+
+
 def _from_sequence(B: Any, field: str) -> NDArray[Any]:
-    """Nested sequences: numpy would round large integers silently, so look at them first."""
-    if any(isinstance(row, np.ma.MaskedArray) for row in B):
+    """Nested sequences and tables: numpy rounds large integers silently, so look at them first."""
+    if _holds_masked(B):
         raise InputError(field, "masked rows", "fill the masked entries, with .filled(value)")
     try:
-        boxed = np.asarray(B, dtype=object)
+        table = hasattr(B, "to_numpy")  # pandas rounds before it boxes
+        boxed = B.to_numpy(dtype=object) if table else np.asarray(B, dtype=object)
         arr = np.asarray(B)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise InputError(field, B, "give a rectangular matrix of real numbers") from error
     if any(isinstance(x, int | np.integer) and abs(int(x)) > 2**53 for x in boxed.ravel()):
         raise InputError(field, "an integer above 2^53", "give numbers that float64 holds exactly")
@@ -185,7 +192,8 @@ def as_matrix(B: ArrayLike, field: str = "B", axes: int = 2) -> Array:
         if str(getattr(B, "device", "cpu")) != "cpu":
             raise InputError(field, "a tensor on another device", "move it to the CPU, with .cpu()")
     try:
-        arr = _from_sequence(B, field) if isinstance(B, list | tuple) else np.asarray(B)
+        plain = isinstance(B, np.ndarray) or hasattr(B, "device")
+        arr = np.asarray(B) if plain else _from_sequence(B, field)
     except (TypeError, RuntimeError) as error:
         raise InputError(field, type(B).__name__, "give a float64 array") from error
     if arr.ndim != axes:

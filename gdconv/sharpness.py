@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gdconv.errors import InputError
 from gdconv.hessian.multihead import multihead_operators
 from gdconv.hessian.spectra import extreme_eigenpairs
 from gdconv.models.multihead import MultiHeadRegression
@@ -55,7 +56,10 @@ def _(
     data = problem.to("cpu", torch.float64)
     operator = multihead_operators(model, data, here, trained)[0]
     with np.errstate(all="ignore"):
-        pair = extreme_eigenpairs(operator, tolerance=TOLERANCE)[0]
+        try:
+            pair = extreme_eigenpairs(operator, tolerance=TOLERANCE)[0]
+        except InputError:  # the weights or the products left float64
+            return Estimate(float("nan"), float("nan"), METHOD)
     return Estimate(pair.value, pair.error, METHOD)
 
 

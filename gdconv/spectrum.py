@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gdconv.errors import InputError
+from gdconv.lapack import eigh
 from gdconv.rounding import (
     SQUARE_TINY,
     TINY,
@@ -244,7 +245,7 @@ def norm2_upper(A: ArrayLike, field: str = "A") -> float:
         G = _gram(M, e)
         bound = frobenius
         try:
-            w, V = np.linalg.eigh(G)
+            w, V = eigh(G)
             e_V = gram_defect(V, fro_up(V))
             Vw = V * w
             error = fro_up(G - Vw @ V.T) + 2.0 * gamma(m + 2) * fro_up(Vw) * fro_up(V)

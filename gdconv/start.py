@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gdconv.lapack import spectral_norm
 from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
 from gdconv.probes import probe
 from gdconv.problem import Problem
@@ -183,7 +184,7 @@ class Start(StartBase):
     @cached_property
     def a(self) -> np.ndarray:
         """a_i = |X_i|_2, shape (N,)."""
-        return np.linalg.norm(self.problem.X[0].cpu().double().numpy(), 2, axis=(1, 2))
+        return spectral_norm(self.problem.X[0].cpu().double().numpy())
 
     @property
     def A(self) -> float:
@@ -197,11 +198,11 @@ class Start(StartBase):
     @cached_property
     def O(self) -> np.ndarray:  # noqa: E743
         """O_h = |W_O,h|_2, shape (H,)."""
-        return np.linalg.norm(self.arrays["W_O"], 2, axis=(1, 2))
+        return spectral_norm(self.arrays["W_O"])
 
     def norm(self, block: str) -> np.ndarray:
         """|W_h|_2 of a block, shape (H,)."""
-        return np.linalg.norm(self.arrays[block], 2, axis=(1, 2))
+        return spectral_norm(self.arrays[block])
 
     @cached_property
     def o(self) -> Enclosure:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gdconv.errors import GdconvError, InputError
+from gdconv.lapack import svd
 from gdconv.rounding import (
     SQUARE_TINY,
     TINY,
@@ -32,7 +33,7 @@ from gdconv.rounding import (
     up,
 )
 
-_svd = np.linalg.svd  # a module variable, so that the tests can plant a wrong one
+_svd = svd  # a module variable, so that the tests can plant a wrong one
 
 
 class VerifiedSVD(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from gdconv.errors import InputError
 from gdconv.initialization import spread_scores
 from gdconv.kernels import kernel_named
+from gdconv.lapack import singular_values, svd
 from gdconv.models.multihead import MultiHeadRegression, Parameters
 from gdconv.models.shallow_encoder import EncoderParameters
 from gdconv.problem import Problem
@@ -75,9 +76,9 @@ def stacked_aligned(kernel: str, seed: int) -> Named:
     def features(params: Parameters) -> np.ndarray:
         return model.features(blank, model.forward(blank, params))[0].numpy()
 
-    params = spread_scores((4, 8, 4, 1), seed, lambda p: float(np.linalg.svd(features(p))[1][-1]))
+    params = spread_scores((4, 8, 4, 1), seed, lambda p: float(singular_values(features(p))[-1]))
     params = replace(params, W_O=1e3 * params.W_O)
-    slowest = np.linalg.svd(features(params))[0][:, -1].reshape(2, 2)
+    slowest = svd(features(params))[0][:, -1].reshape(2, 2)
     note = "recipe R1: W_V = 0, equal heads, labels = the left singular vector of B_0 at sigma_min"
     weights = {name: W[0] for name, W in params.numpy().items()}
     return _named("stacked-aligned", X, slowest, weights, note, {"full-gd": STACKED})

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KERNELS, draw, model, shapes
 
-import gdconv.ntk
 import gdconv.ntk_torch
+from gdconv import verified_eigen
 from gdconv.errors import InputError
 from gdconv.kernels import Gaussian, Softmax
 from gdconv.models.multihead import BLOCKS, Parameters
@@ -360,7 +360,7 @@ def test_enclosure_with_a_wrong_guess_widens_but_never_lies(
 ) -> None:
     problem, params = draw((2, 2, 6, 3, 4, 1), 11, 0.5)
     K = tangent_kernel(model("softmax"), problem, params)[0].numpy()
-    truth, sharp, honest = exact_lambda_min(K), lambda_min_enclosure(K), gdconv.ntk._guess
+    truth, sharp, honest = exact_lambda_min(K), lambda_min_enclosure(K), verified_eigen._eigh
     rng = np.random.default_rng(0)
 
     def guess(B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -368,11 +368,15 @@ def test_enclosure_with_a_wrong_guess_widens_but_never_lies(
         moved = (x + size * rng.standard_normal(x.shape) for x in (w, V))
         return next(moved), next(moved)
 
-    monkeypatch.setattr(gdconv.ntk, "_guess", guess)
+    monkeypatch.setattr(verified_eigen, "_eigh", guess)
     box = lambda_min_enclosure(K)
     assert box.lo <= truth <= box.hi
     assert box.width > 1e3 * sharp.width
-    monkeypatch.setattr(gdconv.ntk, "_guess", lambda B: None)
+
+    def fail(B: np.ndarray) -> None:
+        raise np.linalg.LinAlgError("no convergence")
+
+    monkeypatch.setattr(verified_eigen, "_eigh", fail)
     box = lambda_min_enclosure(K)
     assert box.lo <= truth <= box.hi
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gdconv.convex.group_lasso import Index, Program
+from gdconv.lapack import svd
 from gdconv.rounding import (
     SQUARE_TINY,
     TINY,
@@ -87,11 +88,15 @@ def objective_enclosure(program: Program, Z: Array) -> Enclosure:
     Returns:
         Enclosure of F(Z); its upper end is the certificate's `primal`.
 
+    Raises:
+        InputError: Z is refused by `Program.weights`.
+
     Example:
         >>> box = objective_enclosure(Program.of([[[1.0]]], [1.0], 0.5), np.zeros((1, 1, 1)))
         >>> box.lo <= 1.0 <= box.hi and box.width < 1e-12
         True
     """
+    Z = program.weights(Z)
     used = np.flatnonzero(np.any(Z != 0.0, axis=(1, 2)))
     with np.errstate(over="ignore", invalid="ignore"):
         p, slack = _predicted(program, Z, used)
@@ -148,7 +153,7 @@ def _penalty_lower(program: Program, Z: Array) -> float:
 
 def _nuclear_upper(M: Array) -> float:
     """|M|_* <= sum_j s_j |u_j| |v_j| + sqrt(rank) |M - U S V|_F, whatever U, S, V are."""
-    U, s, V = np.linalg.svd(M, full_matrices=False)
+    U, s, V = svd(M)
     r = len(s)
     left = np.sqrt(np.square(U).sum(0)) * (1 + 2 * gamma(len(U) + 4))
     right = np.sqrt(np.square(V).sum(1)) * (1 + 2 * gamma(V.shape[1] + 4))
@@ -162,7 +167,7 @@ def _nuclear_upper(M: Array) -> float:
 
 def _nuclear_lower(M: Array) -> float:
     """|M|_* >= <M, G>/|G|_2, whatever G is; G = U V is the best one."""
-    U, _, V = np.linalg.svd(M, full_matrices=False)
+    U, _, V = svd(M)
     G = U @ V
     size = float(np.sqrt(np.square(M).sum() * np.square(G).sum())) * (1 + 4 * gamma(M.size))
     inner = float((M * G).sum()) - 2 * gamma(M.size + 2) * size - M.size * TINY
@@ -179,11 +184,15 @@ def dual_sizes_upper(program: Program, v: Array) -> Float[np.ndarray, " K"]:
     Returns:
         One bound per group.
 
+    Raises:
+        InputError: v is refused by `Program.dual_point`.
+
     Example:
         >>> box = dual_sizes_upper(Program.of([[[1.0]]], [1.0], 0.5), np.ones((1, 1)))
         >>> bool(1.0 <= box[0] < 1.0 + 1e-14)
         True
     """
+    v = program.dual_point(v)
     with np.errstate(over="ignore", invalid="ignore"):
         return _dual_sizes_upper(program, v)
 
@@ -214,12 +223,15 @@ def scaled_into(program: Program, v: Array, sizes: Array | None = None) -> tuple
     Returns:
         s v with 0 <= s as large as pays off, stored in float64, and the bounds, none above beta.
 
+    Raises:
+        InputError: v is refused by `Program.dual_point`.
+
     Example:
         >>> v, sizes = scaled_into(Program.of([[[2.0]]], [1.0], 0.5), np.ones((1, 1)))
         >>> bool(sizes[0] <= 0.5 and v[0, 0] > 0.2499999)
         True
     """
-    v = program.loss.into_domain(v, program.y)
+    v = program.loss.into_domain(program.dual_point(v), program.y)
     if sizes is None:
         sizes = dual_sizes_upper(program, v)
     top = float(sizes.max())
@@ -248,13 +260,17 @@ def certify(program: Program, Z: Array, v: Array | None = None) -> Certificate:
     Returns:
         The certificate; its gap is infinite when the arithmetic is not round to nearest.
 
+    Raises:
+        InputError: Z or v are not finite real numbers of their shapes.
+
     Example:
         >>> program = Program.of([[[1.0]]], [1.0], 0.5)
         >>> far = certify(program, program.zeros())
         >>> far.dual <= 0.4375 <= far.primal
         True
     """
-    Z = np.ascontiguousarray(Z, dtype=np.float64).reshape(program.shape)
+    Z = program.weights(Z)
+    v = v if v is None else program.dual_point(v)
     primal = objective_enclosure(program, Z).hi
     with np.errstate(over="ignore", invalid="ignore"):
         if v is None:
@@ -341,7 +357,7 @@ def _beta_max_ends(program: Program, v: Array) -> tuple[float, float]:
     C = program.correlate(v)
     if program.penalty == "nuclear" and C.shape[2] > 1:
         # |C| >= |C u| for any unit vector u; LAPACK's only has to be near the best one
-        u = np.linalg.svd(C)[2][:, 0]
+        u = svd(C)[2][:, 0]
         size = np.sqrt(np.square(u).sum(1)) * (1 + 4 * gamma(u.shape[1] + 4))
         near = float((np.sqrt(np.square((C * u[:, None]).sum(2)).sum(1)) / size).max())
         slack += 4 * gamma(C.shape[2]) * float(np.sqrt(np.square(C).sum((1, 2))).max())

@@ -21,6 +21,7 @@ from gdconv.convex.recovery import Heads, heads_objective, heads_of, merged
 from gdconv.convex.sequence import SequenceSolution, heads_of_sequence, solve_sequence
 from gdconv.convex.training import descend, train_heads
 from gdconv.convex.witnesses import BITS
+from gdconv.lapack import spectral_norm
 from gdconv.prediction import Hypothesis
 from gdconv.rounding import Array, Enclosure
 
@@ -291,7 +292,7 @@ def sequence_starts(case: Case, X: Array, Y: Array, beta: float, starts: int = 6
     def objective(A: Tensor, v: Tensor, b: Tensor) -> Tensor:
         return (fit(A, v * b) + 0.5 * beta * (v.square() + b.square()).sum(1)).sum()
 
-    eta = 0.05 / max(float(np.linalg.norm(X, 2)) ** 2, 1e-300)
+    eta = 0.05 / max(float(spectral_norm(X)) ** 2, 1e-300)
     end, _ = descend(objective, weights, eta, 300, simplex=("A",))
     w = end["v"] * end["b"]
     return np.asarray((fit(end["A"], w) + beta * w.abs().sum(1)).numpy())

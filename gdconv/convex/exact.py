@@ -77,7 +77,7 @@ def exact_gap(program: Program, Z: Array, v: Array, bits: int = 300) -> ExactGap
         The balls.
 
     Raises:
-        InputError: The nuclear program with several outputs.
+        InputError: The nuclear program with several outputs, or Z or v that it does not fit.
 
     Example:
         >>> import numpy as np
@@ -89,6 +89,7 @@ def exact_gap(program: Program, Z: Array, v: Array, bits: int = 300) -> ExactGap
     K, d, c = program.shape
     if program.penalty == "nuclear" and c > 1:
         raise InputError("penalty", "nuclear", "give the penalty columns")
+    Z, v = program.weights(Z), program.dual_point(v)
     with working_precision(bits):
         A = [[[arb(float(x)) for x in row] for row in sample] for sample in program.design.A]
         W = [[[arb(float(x)) for x in row] for row in group] for group in Z]

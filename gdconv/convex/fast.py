@@ -84,13 +84,14 @@ def solve(
         The solution; look at `status`.
 
     Raises:
-        InputError: Unknown method, or a method that does not know the penalty.
+        InputError: Unknown method, a method that does not know the penalty, or an unfit start.
 
     Example:
         >>> found = solve(Program.of([[[1.0]]], [1.0], 0.5), 1e-9)
         >>> round(float(found.Z[0, 0, 0]), 9), found.certificate.relative_gap <= 1e-9
         (0.75, True)
     """
+    start = None if start is None else program.weights(start)
     if method not in ("auto", "newton", "descent", "proximal"):
         raise InputError("method", method, "give auto, newton, descent or proximal")
     K, _, c = program.shape
@@ -123,7 +124,8 @@ def solve(
 def _finish(
     program: Program, Z: Array, v: Array | None, tolerance: float, method: str, steps: int
 ) -> Solution:
-    certificate = certify(program, Z, v)
+    Z = program.or_zero(Z)
+    certificate = certify(program, Z, v if v is None or np.isfinite(v).all() else None)
     reached = certificate.relative_gap <= tolerance
     return Solution(Z, certificate, CERTIFIED if reached else STOPPED, method, steps)
 

@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gdconv.convex.losses import Loss
 from gdconv.errors import InputError
+from gdconv.lapack import singular_values, spectral_norm, svd
 from gdconv.rounding import SQUARE_TINY, Array, Enclosure, as_matrix, gamma, up
 from gdconv.spectrum import enclose_singular_range
 
@@ -182,8 +183,10 @@ class Program:
             (3, 4, 1)
         """
         design = X if isinstance(X, Design) else Design(X)
-        axes = 1 if np.ndim(y) == 1 else 2
-        targets = as_matrix(y, "y", axes).reshape(len(y), -1)
+        try:
+            targets = as_matrix(y, "y", 1)[:, None]
+        except InputError:
+            targets = as_matrix(y, "y")
         if len(targets) != len(design.A):
             raise InputError(
                 "y", f"{len(targets)} targets", f"give one for each of {len(design.A)} samples"
@@ -224,6 +227,63 @@ class Program:
     def zeros(self) -> Array:
         """Z = 0."""
         return np.zeros(self.shape)
+
+    def weights(self, Z: ArrayLike) -> Array:
+        """Z from outside, checked.
+
+        Args:
+            Z: Weights (K, d, c).
+
+        Returns:
+            Z as float64 in C order.
+
+        Raises:
+            InputError: Not finite real numbers of that shape.
+
+        Example:
+            >>> Program.of([[[1.0]]], [1.0], 0.5).weights([[[2]]])
+            array([[[2.]]])
+        """
+        out = as_matrix(Z, "Z", 3)
+        if out.shape != self.shape:
+            raise InputError("Z", f"an array of shape {out.shape}", f"give the shape {self.shape}")
+        return np.ascontiguousarray(out)
+
+    def dual_point(self, v: ArrayLike) -> Array:
+        """A dual point from outside, checked.
+
+        Args:
+            v: Array (N, c).
+
+        Returns:
+            v as float64 in C order.
+
+        Raises:
+            InputError: Not finite real numbers of that shape.
+
+        Example:
+            >>> Program.of([[[1.0]]], [1.0], 0.5).dual_point([[2]])
+            array([[2.]])
+        """
+        out = as_matrix(v, "v")
+        if out.shape != self.y.shape:
+            raise InputError("v", f"an array of shape {out.shape}", f"give {self.y.shape}")
+        return np.ascontiguousarray(out)
+
+    def or_zero(self, Z: Array) -> Array:
+        """Z, or 0 where an iteration left the range of float64: as good a point as any.
+
+        Args:
+            Z: Weights (K, d, c).
+
+        Returns:
+            Finite weights.
+
+        Example:
+            >>> Program.of([[[1.0]]], [1.0], 0.5).or_zero(np.full((1, 1, 1), np.inf)).item()
+            0.0
+        """
+        return Z if np.isfinite(Z).all() else self.zeros()
 
     def predict(self, Z: Array) -> Float[np.ndarray, "N c"]:
         """sum_k A_ik^T Z_k.
@@ -269,7 +329,7 @@ class Program:
             array([1.])
         """
         if self.penalty == "nuclear" and Z.shape[2] > 1:
-            return np.asarray(np.linalg.svd(Z, compute_uv=False).sum(-1))
+            return np.asarray(singular_values(Z).sum(-1))
         return np.asarray(np.sqrt(np.square(Z).sum(1)).sum(-1))
 
     def dual_sizes(self, C: Array) -> Float[np.ndarray, " K"]:
@@ -286,7 +346,7 @@ class Program:
             array([1.])
         """
         if self.penalty == "nuclear" and C.shape[2] > 1:
-            return np.asarray(np.linalg.svd(C, compute_uv=False)[:, 0])
+            return spectral_norm(C)
         return np.asarray(np.sqrt(np.square(C).sum(1)).max(-1))
 
     def objective(self, Z: Array) -> float:
@@ -335,7 +395,7 @@ class Program:
             array([[[2.]]])
         """
         if self.penalty == "nuclear" and Z.shape[2] > 1:
-            U, s, V = np.linalg.svd(Z, full_matrices=False)
+            U, s, V = svd(Z)
             return np.asarray((U * np.maximum(s - t, 0.0)[:, None, :]) @ V)
         sizes = np.sqrt(np.square(Z).sum(1, keepdims=True))
         with np.errstate(divide="ignore", invalid="ignore"):

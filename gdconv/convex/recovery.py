@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from gdconv.convex.group_lasso import Program
 from gdconv.errors import InputError
+from gdconv.lapack import svd
 from gdconv.rounding import Array
 
 
@@ -74,7 +75,7 @@ def heads_of(program: Program, Z: Float[np.ndarray, "K d c"]) -> Heads:
         if not Z[k].any():
             continue
         if nuclear:
-            U, s, V = np.linalg.svd(Z[k], full_matrices=False)
+            U, s, V = svd(Z[k])
             parts = [(U[:, j] * np.sqrt(s[j]), V[j] * np.sqrt(s[j])) for j in np.flatnonzero(s)]
         else:
             sizes = _lengths(Z[k], 0)
@@ -211,7 +212,7 @@ def fewest_tokens(program: Program, Z: Float[np.ndarray, "K d c"]) -> Float[np.n
         unit = {k: out[k, :, column] / lengths[k] for k in live}
         while live:
             Phi = np.stack([program.design.A[:, k] @ unit[k] for k in live], 1)
-            singular = np.linalg.svd(Phi, full_matrices=True)
+            singular = svd(Phi, full_matrices=True)
             rank = int((singular[1] > 1e-10 * singular[1][0]).sum()) if singular[1][0] > 0 else 0
             if rank == len(live):
                 break

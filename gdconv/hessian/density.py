@@ -10,6 +10,7 @@ Source: Ubaru, Chen, Saad, SIAM J. Matrix Anal. Appl. 2017.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +20,9 @@ from scipy.sparse.linalg import LinearOperator
 
 from gdconv.errors import InputError
 from gdconv.hessian.operators import HessianOperator
-from gdconv.hessian.spectra import _operator
+from gdconv.hessian.symmetric_map import SymmetricMap, symmetric_map
+from gdconv.rounding import Array, as_matrix
+from gdconv.verified import exponent
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,21 @@ class Density:
 
 
 def lanczos(
-    A: LinearOperator, start: Float[np.ndarray, " P"], steps: int
+    A: HessianOperator | LinearOperator | ArrayLike, start: Float[np.ndarray, " P"], steps: int
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " l"]]:
     """Tridiagonal matrix of Lanczos with full reorthogonalisation.
 
     Args:
-        A: Symmetric operator.
+        A: HessianOperator, SciPy operator or matrix, symmetric.
         start: Start vector.
         steps: At most so many steps; fewer where the Krylov space is exhausted.
 
     Returns:
         Diagonal (m) and off-diagonal (m - 1).
+
+    Raises:
+        InputError: A is not symmetric, square, real and finite; start is no vector for it or zero;
+            steps is below 1.
 
     Example:
         >>> from scipy.sparse.linalg import aslinearoperator
@@ -70,13 +77,26 @@ def lanczos(
         >>> diagonal.round(12).tolist(), beside.round(12).tolist()
         ([2.0, 2.0], [1.0])
     """
+    made = symmetric_map(A)
+    first = as_matrix(start, "start", 1)
+    if first.shape != (made.size,) or not first.any():
+        raise InputError("start", f"an array of shape {first.shape}", "give a vector that is not 0")
+    if steps < 1:
+        raise InputError("steps", steps, "give at least 1")
+    e, largest = made.exponent, exponent(first[None])
+    diagonal, beside = _lanczos(made, np.ldexp(first, -largest), steps)
+    return np.ldexp(diagonal, e), np.ldexp(beside, e)
+
+
+def _lanczos(A: SymmetricMap, start: Array, steps: int) -> tuple[Array, Array]:
+    """The tridiagonal matrix in the units of the scaled operator."""
     P = len(start)
     basis = np.empty((min(steps, P), P))
     basis[0] = start / np.linalg.norm(start)
     diagonal: list[float] = []
     beside: list[float] = []
     for j in range(len(basis)):
-        w = A.matvec(basis[j])
+        w = A.product(basis[j])
         size = float(np.linalg.norm(w))
         diagonal.append(float(basis[j] @ w))
         for _ in range(2):
@@ -114,7 +134,8 @@ def spectral_density(
         A: HessianOperator, SciPy operator or matrix.
         probes: Random vectors, at least 2; the error falls with their square root.
         steps: Lanczos steps for each.
-        width: sigma of the Gaussians; a hundredth of the range of Ritz values for None.
+        width: sigma of the Gaussians; for None a hundredth of the range of Ritz values, 1e-12 of
+            their size where they are equal, 0.01 where all are zero.
         points: Points of the grid.
         seed: Of the random vectors.
 
@@ -133,20 +154,26 @@ def spectral_density(
     """
     if min(probes, steps, points) < 2:
         raise InputError("probes, steps, points", (probes, steps, points), "give at least 2 each")
-    if width is not None and not width > 0:
+    if width is not None and not 0 < width < inf:
         raise InputError("width", width, "give a positive number")
-    made, rng = _operator(A), np.random.default_rng(seed)
-    P = made.shape[0]
+    made, rng = symmetric_map(A), np.random.default_rng(seed)
+    P, e = made.size, made.exponent  # everything below is in units of 2^e
     rules, halves = [], []
     for _ in range(probes):
-        diagonal, beside = lanczos(made, rng.standard_normal(P), steps)
+        diagonal, beside = _lanczos(made, rng.standard_normal(P), steps)
         rules.append(_quadrature(diagonal, beside))
         full = len(diagonal) < steps  # an exhausted Krylov space: the quadrature is exact
         half = len(diagonal) if full else max(2, (len(diagonal) + 1) // 2)
         halves.append(_quadrature(diagonal[:half], beside[: half - 1]))
     lowest = float(min(nodes[0] for nodes, _ in rules))
     highest = float(max(nodes[-1] for nodes, _ in rules))
-    sigma = width or max((highest - lowest) / 100, 1e-12 * max(abs(lowest), abs(highest), 1e-280))
+    size = max(abs(lowest), abs(highest))
+    sigma = max((highest - lowest) / 100, 1e-12 * size) if size > 0 else 0.01
+    if width is not None:
+        sigma = float(np.ldexp(width, -e))
+        if not 1e-150 <= sigma <= 1e150:
+            remedy = "give one nearer to the range of the eigenvalues"
+            raise InputError("width", width, remedy)
     grid = np.linspace(lowest - 5 * sigma, highest + 5 * sigma, points)
     each = np.stack([_smooth(*rule, grid, sigma) for rule in rules])
     coarse = np.stack([_smooth(*rule, grid, sigma) for rule in halves])
@@ -154,15 +181,16 @@ def spectral_density(
     error = each.std(0, ddof=1) / root + np.abs(each.mean(0) - coarse.mean(0))
     moments = P * np.array([[weights @ nodes, weights @ nodes**2] for nodes, weights in rules])
     mean, spread = moments.mean(0), moments.std(0, ddof=1) / root
-    return Density(
-        grid,
-        each.mean(0),
-        error,
-        float(sigma),
-        float(mean[0]),
-        float(spread[0]),
-        float(mean[1]),
-        float(spread[1]),
-        lowest,
-        highest,
-    )
+    with np.errstate(all="ignore"):  # infinite or 0 where float64 does not hold the value
+        return Density(
+            np.ldexp(grid, e),
+            np.ldexp(each.mean(0), -e),
+            np.ldexp(error, -e),
+            float(np.ldexp(sigma, e)),
+            float(np.ldexp(mean[0], e)),
+            float(np.ldexp(spread[0], e)),
+            float(np.ldexp(mean[1], 2 * e)),
+            float(np.ldexp(spread[1], 2 * e)),
+            float(np.ldexp(lowest, e)),
+            float(np.ldexp(highest, e)),
+        )

@@ -1,38 +1,34 @@
-"""Eigenvalues of a Hessian with error bounds: extremes by Lanczos, all of them for small matrices.
+"""Eigenvalues of a Hessian with error bars: extremes by Lanczos, all of them for small matrices.
 
 For symmetric A and a unit vector v, some eigenvalue lies within |A v - l v| of l; and
 lambda_min <= v^T A v <= lambda_max for every v, so the Rayleigh quotients are bounds of their own
-from inside. That Lanczos has found the outermost eigenvalue is not proved by a residual; where a
-proof is needed and P is small, `eigenvalue_bounds` bounds every eigenvalue of the stored matrix.
+from inside. That Lanczos has found the outermost eigenvalues is an estimate, not proved by
+residuals; where a proof is needed and P is small, `eigenvalue_bounds` bounds every eigenvalue of
+the stored matrix.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.sparse.linalg import (
-    ArpackError,
-    ArpackNoConvergence,
-    LinearOperator,
-    aslinearoperator,
-    eigsh,
-)
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
 from gdconv.errors import InputError
 from gdconv.hessian.blocks import hessian
 from gdconv.hessian.layer import AttentionLayer
 from gdconv.hessian.operators import HessianOperator
+from gdconv.hessian.symmetric_map import SymmetricMap, symmetric_map
+from gdconv.lapack import eigh, spectral_norm
 from gdconv.rounding import UNIT, Array, fro_up, gamma, up
-from gdconv.verified import gram_defect, prepared
+from gdconv.verified_eigen import eigenvalue_range, symmetric
 
 DENSE = 48
 """Up to this size all eigenvalues are computed; ARPACK wants some room."""
-
 
 MAX_RESTARTS = 300
 """Restarts of Lanczos before the pairs are taken as they are."""
@@ -45,7 +41,10 @@ class Eigenpair:
     Attributes:
         value: Rayleigh quotient v^T A v.
         vector: Unit vector v.
-        error: |A v - value v|: an eigenvalue of A lies within it of `value`.
+        error: Bound of |A v - value v| / |v|: an eigenvalue of A lies within it of `value`. For a
+            stored matrix every rounding is covered; for an operator the rounding of its product
+            is not known, and `error` is an estimate. That no eigenvalue lies further out is an
+            estimate in both cases.
     """
 
     value: float
@@ -68,39 +67,87 @@ class Inertia:
     undecided: int
 
 
-def _operator(A: Any) -> LinearOperator:
-    """A as a SciPy operator: HessianOperator, LinearOperator, tensor or array."""
-    if isinstance(A, LinearOperator):
-        return A
-    if hasattr(A, "linear_operator"):
-        made: LinearOperator = A.linear_operator()
-        return made
-    return aslinearoperator(np.asarray(A, dtype=np.float64))
-
-
-def _pair(A: LinearOperator, vector: np.ndarray) -> Eigenpair:
-    """Rayleigh quotient and residual, the operator applied once more."""
+def _pair(A: SymmetricMap, vector: Array) -> Eigenpair:
+    """Rayleigh quotient and residual in the units of A, the operator applied once more."""
     v = vector / np.linalg.norm(vector)
-    image = A.matvec(v)
+    image, P = A.product(v), len(v)
     value = float(v @ image)
-    slack = 4 * UNIT * (len(v) ** 0.5) * float(np.linalg.norm(image))  # of the sums here
-    return Eigenpair(value, v, float(np.linalg.norm(image - value * v)) + slack)
+    # |v| is 1 within (P + 4) u; gamma_P |A|_F is what A v may have lost, 2 u |value| the difference
+    residual = fro_up(image - value * v) + (gamma(P + 4) * A.frobenius + 2 * UNIT * abs(value))
+    error = up(residual * (1 + 2 * gamma(P + 4)))
+    return Eigenpair(float(np.ldexp(value, A.exponent)), v, float(np.ldexp(error, A.exponent)))
 
 
-def _arnoldi(
-    A: LinearOperator, count: int, start: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _arnoldi(A: LinearOperator, count: int, start: Array, tolerance: float) -> tuple[Array, Array]:
     """Eigenpairs of largest magnitude; the best there are where ARPACK does not converge."""
-    try:
-        w, V = eigsh(A, k=count, which="LM", v0=start, tol=tolerance, maxiter=MAX_RESTARTS)
-        return w, V
-    except ArpackNoConvergence as failure:
-        if len(failure.eigenvalues):
-            return failure.eigenvalues, failure.eigenvectors
-    except ArpackError:  # A start = 0
-        pass
+    for tried in (tolerance, max(tolerance, 1e-2)):
+        try:
+            w, V = eigsh(A, k=count, which="LM", v0=start, tol=tried, maxiter=MAX_RESTARTS)
+            return w, V
+        except ArpackNoConvergence as failure:
+            if len(failure.eigenvalues):
+                return np.real(failure.eigenvalues), np.real(failure.eigenvectors)
+        except ArpackError:  # A start = 0
+            break
     v = start / np.linalg.norm(start)
     return np.array([v @ A.matvec(v)]), v[:, None]
+
+
+def _independent(Q: Array, V: Array) -> Array:
+    """Columns of V made orthonormal to those of Q and to each other, dependent ones left out."""
+    for v in V.T:
+        rest = v / np.linalg.norm(v)
+        for _ in range(2):
+            rest = rest - Q @ (Q.T @ rest)
+        size = float(np.linalg.norm(rest))
+        if size > 0.1:
+            Q = np.column_stack([Q, rest / size])
+    return Q
+
+
+def _outermost(
+    moved: LinearOperator, count: int, rng: np.random.Generator, tolerance: float, size: float
+) -> Array:
+    """Orthonormal vectors of the `count` greatest eigenvalues of a positive definite operator.
+
+    A single start vector sees one vector of every multiple eigenvalue, so Lanczos is run again on
+    the complement of what was found, until that holds nothing greater: each run but the last finds
+    one more of the leading vectors.
+
+    Args:
+        moved: The operator.
+        count: How many.
+        rng: Draws the start vectors.
+        tolerance: Relative to `size`.
+        size: About the norm of the operator.
+
+    Returns:
+        Vectors (P, count).
+    """
+    P = moved.shape[0]
+    Q: Array = np.empty((P, 0))
+    least = -inf  # of the values that belong to Q, once there are `count`
+    for _ in range(count + 1):
+
+        def deflated(v: Array, Q: Array = Q) -> Array:
+            v = v.ravel()
+            image = moved.matvec(v - Q @ (Q.T @ v))
+            rest: Array = image - Q @ (Q.T @ image)
+            return rest
+
+        start = rng.standard_normal(P)
+        start -= Q @ (Q.T @ start)
+        w, V = _arnoldi(LinearOperator((P, P), deflated, dtype=np.float64), count, start, tolerance)
+        wider = _independent(Q, V)
+        images = np.column_stack([moved.matvec(v) for v in wider.T])
+        values, turned = eigh(0.5 * (wider.T @ images + images.T @ wider))
+        Q = wider @ turned[:, ::-1][:, :count]
+        if count == 1 or float(w.max()) <= least + tolerance * size:
+            break
+        least = float(values[-count]) if Q.shape[1] == count else -inf
+    if Q.shape[1] < count:  # nothing converged: the residuals will tell
+        Q = _independent(Q, rng.standard_normal((P, count - Q.shape[1])))
+    return Q
 
 
 def extreme_eigenpairs(
@@ -108,47 +155,57 @@ def extreme_eigenpairs(
     count: int = 1,
     side: str = "largest",
     tolerance: float = 1e-8,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> list[Eigenpair]:
-    """Outermost eigenpairs by Lanczos, each with its residual.
+    """Outermost eigenpairs by deflated Lanczos, each with its residual: an estimate.
+
+    Multiple eigenvalues are found with their multiplicity. Up to `DENSE` rows, or 2 `count`, all
+    eigenvalues are computed instead.
 
     Args:
         A: Symmetric operator: a HessianOperator, a SciPy operator or a matrix.
         count: How many.
         side: "largest" or "smallest" (algebraically).
-        tolerance: Relative accuracy asked of Lanczos; the errors are measured afterwards.
-        seed: Of the start vector.
+        tolerance: Accuracy asked of Lanczos, relative to |A|; the errors are measured afterwards.
+        seed: Of the start vectors.
 
     Returns:
-        Pairs, the outermost first. Where Lanczos does not converge, the best it has found.
+        `count` pairs, the outermost first. Where Lanczos does not converge, the best it has found.
 
     Raises:
-        InputError: Unknown side or count.
+        InputError: Unknown side or count, or A is not symmetric, square, real and finite.
 
     Example:
         >>> (pair,) = extreme_eigenpairs(np.diag([1.0, -3.0, 2.0]), side="smallest")
         >>> round(pair.value, 12), pair.error < 1e-12
         (-3.0, True)
+        >>> [round(p.value, 12) for p in extreme_eigenpairs(np.eye(100), count=3)]
+        [1.0, 1.0, 1.0]
     """
-    made = _operator(A)
-    P = made.shape[0]
+    made = symmetric_map(A)
+    P = made.size
     if side not in ("largest", "smallest"):
         raise InputError("side", side, "choose largest or smallest")
-    if not 1 <= count <= P:
+    if not (isinstance(count, int | np.integer) and 1 <= count <= P):
         raise InputError("count", count, f"give a whole number from 1 to {P}")
+    largest, count = side == "largest", int(count)
     if max(DENSE, 2 * count) >= P:
-        H = np.stack([made.matvec(row) for row in np.eye(P)])
-        V = np.linalg.eigh(0.5 * (H + H.T))[1]
-        chosen = V[:, ::-1][:, :count] if side == "largest" else V[:, :count]
+        V = eigh(made.dense())[1]
+        chosen = V[:, ::-1][:, :count] if largest else V[:, :count]
     else:
-        start = np.random.default_rng(seed).standard_normal(P)
-        sign = 1.0 if side == "largest" else -1.0
-        size = abs(float(_arnoldi(made, 1, start, 1e-2)[0][0]))
-        # ARPACK's tolerance is relative to the eigenvalue: after the shift, to the norm of A
-        moved = LinearOperator((P, P), lambda v: sign * made.matvec(v) + size * v, dtype=np.float64)
-        chosen = _arnoldi(moved, count, start, tolerance)[1]
+        rng, sign = np.random.default_rng(seed), 1.0 if largest else -1.0
+        plain = LinearOperator((P, P), made.product, dtype=np.float64)
+        start = rng.standard_normal(P)
+        size = abs(float(_arnoldi(plain, 1, start, 1e-2)[0][0]))
+        # ARPACK's tolerance is relative to the eigenvalue: after the shift, to the norm of A. All
+        # eigenvalues are then about `size` at least, what was deflated is 0
+        shift = 2.0 * size if size > 0.0 else 1.0
+        moved = LinearOperator(
+            (P, P), lambda v: sign * made.product(v) + shift * v, dtype=np.float64
+        )
+        chosen = _outermost(moved, count, rng, tolerance, size)
     pairs = [_pair(made, v) for v in chosen.T]
-    return sorted(pairs, key=lambda p: p.value, reverse=side == "largest")
+    return sorted(pairs, key=lambda p: p.value, reverse=largest)
 
 
 def negative_curvature(
@@ -156,7 +213,8 @@ def negative_curvature(
 ) -> Eigenpair | None:
     """A direction v with v^T A v < 0 beyond rounding, or None where Lanczos finds none.
 
-    The Rayleigh quotient itself is the proof: no convergence is needed for it.
+    The Rayleigh quotient itself is the proof, no convergence is needed for it; the proof covers all
+    rounding of a stored matrix and estimates that of an operator's product.
 
     Args:
         A: Symmetric operator.
@@ -174,15 +232,14 @@ def negative_curvature(
         True
     """
     (pair,) = extreme_eigenpairs(A, 1, "smallest", tolerance, seed)
-    size = abs(_operator(A).matvec(pair.vector)).sum()
-    return pair if pair.value < -8 * UNIT * len(pair.vector) * float(size) else None
+    made, P = symmetric_map(A), len(pair.vector)
+    # v^T fl(A v) is wrong by gamma_P |A|_F in each of its two products, |v| = 1 within (P + 4) u
+    rounding = up(2 * gamma(P + 4) * made.frobenius * (1 + 4 * gamma(P + 4)))
+    return pair if pair.value < -float(np.ldexp(rounding, made.exponent)) else None
 
 
 def eigenvalue_bounds(H: ArrayLike) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
     """Rigorous bounds of every eigenvalue of a stored symmetric matrix.
-
-    LAPACK's V, w are a guess: with e >= |V^T V - I| and res >= |H - V diag(w) V^T|, Ostrowski's
-    theorem and Weyl's inequality give |lambda_i - w_i| <= e |w_i| + res, rounding included.
 
     Args:
         H: Symmetric matrix (P, P).
@@ -198,26 +255,7 @@ def eigenvalue_bounds(H: ArrayLike) -> tuple[Float[np.ndarray, " P"], Float[np.n
         >>> bool((lo <= [1.0, 3.0]).all() and (hi >= [1.0, 3.0]).all())
         True
     """
-    A = prepared(H, "H")
-    if A.shape[0] != A.shape[1] or not np.array_equal(A, A.T):
-        raise InputError("H", f"a matrix of shape {A.shape}", "give a symmetric matrix")
-    size = float(np.abs(A).max())
-    if size == 0.0:
-        return np.zeros(len(A)), np.zeros(len(A))
-    shift = int(np.frexp(size)[1])  # scaled by a power of two: exact, barring underflow
-    B: Array = np.ldexp(A, -shift)
-    P, slack = len(B), float(len(B)) ** 2 * 1e-300
-    w, V = np.linalg.eigh(B)
-    norm = fro_up(V)
-    scaled = V * w
-    rounding = 2 * (gamma(P) + UNIT) * fro_up(scaled) * norm + UNIT * fro_up(B)
-    error = up(fro_up(B - scaled @ V.T) + rounding + slack)
-    defect = gram_defect(V, norm)
-    if not (defect < 1.0 and error < inf):  # no guess: the norm bounds everything
-        w, error, defect = np.zeros(P), fro_up(B) + slack, 0.0
-    swing = (np.abs(w) * defect + error) * (1 + 8 * UNIT)
-    lo, hi = np.ldexp(w - swing, shift), np.ldexp(w + swing, shift)
-    return np.nextafter(lo, -inf), np.nextafter(hi, inf)
+    return eigenvalue_range(symmetric(H, "H"))
 
 
 def inertia(H: ArrayLike, slack: float = 0.0) -> Inertia:
@@ -275,7 +313,7 @@ def block_norms(
     where = {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(layer.names)}
     return {
         (row, column): float(
-            np.linalg.norm(H[where[row], where[column]], "fro" if norm == "fro" else 2)
+            (np.linalg.norm if norm == "fro" else spectral_norm)(H[where[row], where[column]])
         )
         for i, row in enumerate(layer.names)
         for column in layer.names[i:]
