@@ -167,16 +167,17 @@ def _from_sequence(B: Any, field: str) -> NDArray[Any]:
     return arr
 
 
-def as_matrix(B: ArrayLike, field: str = "B", axes: int = 2) -> Array:
+def as_matrix(B: ArrayLike, field: str = "B", axes: int = 2, finite: bool = True) -> Array:
     """The same numbers as a float64 array, or an error: nothing is rounded on the way.
 
     Args:
         B: Numpy array (any strides), torch CPU tensor or nested sequence of real numbers.
         field: Name used in the error.
         axes: Wanted number of axes.
+        finite: Whether NaN and infinity are refused.
 
     Returns:
-        Float64 array with that many axes, all entries finite.
+        Float64 array with that many axes, all entries finite unless that is not asked for.
 
     Raises:
         InputError: Not a finite real array, or float64 does not hold its entries exactly.
@@ -209,7 +210,7 @@ def as_matrix(B: ArrayLike, field: str = "B", axes: int = 2) -> Array:
         raise InputError(field, "an integer above 2^53", "give numbers that float64 holds exactly")
     out: Array = arr.astype(np.float64, copy=False)
     # a sum is finite unless an entry is not, or it overflows: one pass in the common case
-    if not math.isfinite(_quiet_sum(out)) and not np.isfinite(out).all():
+    if finite and not math.isfinite(_quiet_sum(out)) and not np.isfinite(out).all():
         raise InputError(field, "a matrix with NaN or infinite entries", "give finite numbers")
     return out
 

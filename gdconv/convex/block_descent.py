@@ -61,7 +61,7 @@ def working_set(program: Program, Z: Array, tolerance: float) -> Index:
     residual = program.loss.residual(program.predict(Z), program.y)
     ratios = program.dual_sizes(program.correlate(residual)) / program.beta
     active = np.any(Z != 0.0, axis=(1, 2))
-    out = certified_inactive(program, certify(program, program.or_zero(Z))) & ~active
+    out = certified_inactive(program, certify(program, Z)) & ~active
     wanted = np.flatnonzero(~out & ~active & (ratios > 1.0 + 0.01 * tolerance))
     count = max(16, 2 * int(active.sum()))
     worst = wanted[np.argsort(-ratios[wanted])][:count]

@@ -96,7 +96,7 @@ def objective_enclosure(program: Program, Z: Array) -> Enclosure:
         >>> box.lo <= 1.0 <= box.hi and box.width < 1e-12
         True
     """
-    Z = program.weights(Z)
+    Z = program.weights(Z, finite=False)
     used = np.flatnonzero(np.any(Z != 0.0, axis=(1, 2)))
     with np.errstate(over="ignore", invalid="ignore"):
         p, slack = _predicted(program, Z, used)
@@ -261,7 +261,7 @@ def certify(program: Program, Z: Array, v: Array | None = None) -> Certificate:
         The certificate; its gap is infinite when the arithmetic is not round to nearest.
 
     Raises:
-        InputError: Z or v are not finite real numbers of their shapes.
+        InputError: Z or v are not real numbers of their shapes.
 
     Example:
         >>> program = Program.of([[[1.0]]], [1.0], 0.5)
@@ -269,8 +269,8 @@ def certify(program: Program, Z: Array, v: Array | None = None) -> Certificate:
         >>> far.dual <= 0.4375 <= far.primal
         True
     """
-    Z = program.weights(Z)
-    v = v if v is None else program.dual_point(v)
+    Z = program.weights(Z, finite=False)
+    v = v if v is None else program.dual_point(v, finite=False)
     primal = objective_enclosure(program, Z).hi
     with np.errstate(over="ignore", invalid="ignore"):
         if v is None:

@@ -124,8 +124,7 @@ def solve(
 def _finish(
     program: Program, Z: Array, v: Array | None, tolerance: float, method: str, steps: int
 ) -> Solution:
-    Z = program.or_zero(Z)
-    certificate = certify(program, Z, v if v is None or np.isfinite(v).all() else None)
+    certificate = certify(program, Z, v)
     reached = certificate.relative_gap <= tolerance
     return Solution(Z, certificate, CERTIFIED if reached else STOPPED, method, steps)
 

@@ -228,62 +228,49 @@ class Program:
         """Z = 0."""
         return np.zeros(self.shape)
 
-    def weights(self, Z: ArrayLike) -> Array:
+    def weights(self, Z: ArrayLike, finite: bool = True) -> Array:
         """Z from outside, checked.
 
         Args:
             Z: Weights (K, d, c).
+            finite: Whether NaN and infinity are refused; where not, they prove nothing.
 
         Returns:
             Z as float64 in C order.
 
         Raises:
-            InputError: Not finite real numbers of that shape.
+            InputError: Not real numbers of that shape.
 
         Example:
             >>> Program.of([[[1.0]]], [1.0], 0.5).weights([[[2]]])
             array([[[2.]]])
         """
-        out = as_matrix(Z, "Z", 3)
+        out = as_matrix(Z, "Z", 3, finite)
         if out.shape != self.shape:
             raise InputError("Z", f"an array of shape {out.shape}", f"give the shape {self.shape}")
         return np.ascontiguousarray(out)
 
-    def dual_point(self, v: ArrayLike) -> Array:
+    def dual_point(self, v: ArrayLike, finite: bool = True) -> Array:
         """A dual point from outside, checked.
 
         Args:
             v: Array (N, c).
+            finite: Whether NaN and infinity are refused; where not, they prove nothing.
 
         Returns:
             v as float64 in C order.
 
         Raises:
-            InputError: Not finite real numbers of that shape.
+            InputError: Not real numbers of that shape.
 
         Example:
             >>> Program.of([[[1.0]]], [1.0], 0.5).dual_point([[2]])
             array([[2.]])
         """
-        out = as_matrix(v, "v")
+        out = as_matrix(v, "v", 2, finite)
         if out.shape != self.y.shape:
             raise InputError("v", f"an array of shape {out.shape}", f"give {self.y.shape}")
         return np.ascontiguousarray(out)
-
-    def or_zero(self, Z: Array) -> Array:
-        """Z, or 0 where an iteration left the range of float64: as good a point as any.
-
-        Args:
-            Z: Weights (K, d, c).
-
-        Returns:
-            Finite weights.
-
-        Example:
-            >>> Program.of([[[1.0]]], [1.0], 0.5).or_zero(np.full((1, 1, 1), np.inf)).item()
-            0.0
-        """
-        return Z if np.isfinite(Z).all() else self.zeros()
 
     def predict(self, Z: Array) -> Float[np.ndarray, "N c"]:
         """sum_k A_ik^T Z_k.

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from gdconv.convex.dual import objective_enclosure
 from gdconv.convex.group_lasso import Program
 from gdconv.errors import InputError
-from gdconv.rounding import Array, Enclosure
+from gdconv.rounding import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +80,6 @@ def _start(
     return Z, step
 
 
-def _value(program: Program, Z: Array) -> Enclosure:
-    """F(Z) enclosed; nothing is known of an iterate that left the range of float64."""
-    return objective_enclosure(program, Z) if np.isfinite(Z).all() else Enclosure(0.0, np.inf)
-
-
 def proximal_gradient(
     program: Program,
     steps: int,
@@ -115,7 +110,7 @@ def proximal_gradient(
     for _ in range(steps):
         Z = program.prox(Z - step * program.gradient(Z), step * program.beta)
         values.append(program.objective(Z))
-        boxes.append(_value(program, Z))
+        boxes.append(objective_enclosure(program, Z))
     return Trace(np.array(values), np.array(boxes).T, Z, first, step, False)
 
 
@@ -155,7 +150,7 @@ def accelerated_gradient(
             Y = new + ((s - 1.0) / s_next) * (new - Z)
             Z, s = new, s_next
             values.append(program.objective(Z))
-            boxes.append(_value(program, Z))
+            boxes.append(objective_enclosure(program, Z))
     return Trace(np.array(values), np.array(boxes).T, Z, first, step, True)
 
 

@@ -170,7 +170,8 @@ def spectral_density(
     size = max(abs(lowest), abs(highest))
     sigma = max((highest - lowest) / 100, 1e-12 * size) if size > 0 else 0.01
     if width is not None:
-        sigma = float(np.ldexp(width, -e))
+        with np.errstate(all="ignore"):
+            sigma = float(np.ldexp(width, -e))
         if not 1e-150 <= sigma <= 1e150:
             remedy = "give one nearer to the range of the eigenvalues"
             raise InputError("width", width, remedy)
