@@ -194,6 +194,30 @@ def test_row_sum_prox_beats_its_neighbours(n: int, seed: int, t: float) -> None:
             assert value <= worth + 1e-12
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e-162, 1.0, 1e150])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_weights_whose_squares_vanish_keep_their_heads(size: float, penalty: str) -> None:
+    """|Z_k|^2 underflows below 1e-162: no head is lost, joined or not, and no token."""
+    rng = np.random.default_rng(0)
+    program = Program.of(
+        rng.standard_normal((2, 3, 2)), rng.standard_normal((2, 2)), 0.7, penalty=penalty
+    )
+    Z = size * rng.standard_normal(program.shape)
+    heads = heads_of(program, Z)
+    assert heads.count == 6
+    for kept in (heads, merged(heads)):
+        assert np.abs(weights_of(kept) - Z).max() <= 1e-13 * np.abs(Z).max()
+        lengths = np.sqrt(np.square(kept.v).sum(1)), np.sqrt(np.square(kept.b).sum(1))
+        assert lengths[0] == pytest.approx(lengths[1], rel=1e-12)
+    twice = Heads(*(np.concatenate([x, x]) for x in (heads.a, heads.v, heads.b)))
+    assert merged(twice).count == 6
+    assert np.abs(weights_of(merged(twice)) - 2 * Z).max() <= 1e-13 * np.abs(Z).max()
+    if penalty == "columns":
+        few = fewest_tokens(program, Z)
+        assert np.abs(program.predict(few) - program.predict(Z)).max() <= 1e-12 * size
+        assert (few != 0).any(1).sum() <= 2 * 2  # N c
+
+
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="shape"):
         solve_sequence([[1.0]], [[1.0, 2.0]], 1.0)
