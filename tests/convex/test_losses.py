@@ -240,6 +240,9 @@ def test_scales_of_any_size(name: str, size: float) -> None:
     assert s == 2.0**1000
     s = Loss().best_scale(np.array([2.0**10]), np.array([1e308]), np.inf)
     assert s == 2.0**990
+    for limit, want in ((9.0, 1.0), (0.5, 0.5)):  # inf - inf: any feasible scale
+        y = np.array([np.inf, -np.inf])
+        assert Loss().best_scale(np.ones(2), y, limit) == want
 
 
 @pytest.mark.parametrize("name", LOSSES)
