@@ -119,7 +119,7 @@ def _require_names(members: list[str], names: tuple[str, ...], option: str, resa
     others = [name for name in stored if name not in names]
     for name in others:
         near = _meant(name, missing)
-        if near:
+        if near and name not in WEIGHTS:  # else it is a name, that of another model
             raise _RefusedError(f"it holds {quoted(name, 40)}: did you mean {near}; {resave}")
     if missing:
         raise _RefusedError(f"it holds [{has}] but no {missing[0]}; {resave}")

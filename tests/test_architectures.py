@@ -110,7 +110,9 @@ def test_data_and_weights_of_an_encoder_from_a_file(tmp_path: Path) -> None:
     path = stored(tmp_path)
     made = prepare(Config("ntk-regime", problem=path, statement="run"))
     assert tuple(made.arrays["w_O"].shape) == (1, 5)
-    only = prepare(Config("ntk-regime", data=path, statement="run", width=7, init="he"))
+    np.savez(tmp_path / "data.npz", X=made.arrays["X"][0], y=made.arrays["y"].ravel())
+    data = str(tmp_path / "data.npz")
+    only = prepare(Config("ntk-regime", data=data, statement="run", width=7, init="he"))
     assert np.array_equal(only.arrays["y"], made.arrays["y"])  # (N,), exactly as stored
     with pytest.raises(InputError, match="but no W_O"):
         prepare(Config("ntk-regime", model="multihead", problem=path))

@@ -326,7 +326,7 @@ ALL = ("X", "y", "W_Q", "W_K", "W_V", "W_O")
         (("X", "y", "W_Q"), ALL[:2], "data", "holds weights, W_Q; give such a file to --problem"),
         (ALL, ALL[:2], "data", "it holds weights, W_Q; give such a file to --problem"),
         (("X", "y", "w_O"), ALL[:2], "data", "it holds weights, w_O; give such a file to --pro"),
-        ((*ALL[:5], "w_O"), ALL, "problem", "it holds w_O: did you mean W_O; save it again"),
+        ((*ALL[:5], "w_O"), ALL, "problem", r"holds \[W_K, W_Q, W_V, X, w_O, y\] but no W_O"),
         (("X", "y", "W_q", *ALL[3:]), ALL, "problem", "it holds W_q: did you mean W_Q; save it"),
         (("X", "y", "WQ", *ALL[3:]), ALL, "problem", "it holds WQ: did you mean W_Q; save it"),
         ((*ALL, "W_q"), ALL, "problem", "it holds W_q, which nothing reads; did you mean W_Q; s"),
