@@ -20,6 +20,7 @@ from gdconv.models.multihead import BLOCKS, Parameters
 from gdconv.ntk import (
     kappa_0,
     key_kernel,
+    lambda_max_enclosure,
     lambda_min_enclosure,
     ntk_vector_product,
     query_kernel,
@@ -381,11 +382,21 @@ def test_enclosure_with_a_wrong_guess_widens_but_never_lies(
     assert box.lo <= truth <= box.hi
 
 
-def test_slack_widens_both_ends() -> None:
-    plain, wide = lambda_min_enclosure(np.eye(3)), lambda_min_enclosure(np.eye(3), 0.25)
-    assert wide.lo <= plain.lo - 0.25
-    assert wide.hi >= plain.hi + 0.25
-    assert wide.width < 0.5 + 1e-12
+@pytest.mark.parametrize("enclosure", [lambda_min_enclosure, lambda_max_enclosure])
+def test_slack_widens_both_ends(enclosure: Any) -> None:
+    """K +- slack I are at that distance: both ends are needed."""
+    for slack in (1e-15, 0.25, 1e300):
+        plain, wide = enclosure(np.eye(3)), enclosure(np.eye(3), slack)
+        assert wide.lo <= plain.lo - slack
+        assert wide.hi >= plain.hi + slack
+        assert wide.width <= (2 * slack + plain.width) * (1 + 1e-15) + 1e-15
+
+
+def test_least_and_greatest_are_told_apart() -> None:
+    K = np.array([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, -5.0]])
+    for box, truth in ((lambda_min_enclosure(K), -5.0), (lambda_max_enclosure(K), 3.0)):
+        assert box.lo <= truth <= box.hi
+        assert box.width < 1e-13
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

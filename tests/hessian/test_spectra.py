@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hessian.reference import KINDS, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from gdconv.errors import InputError
 from gdconv.hessian.blocks import hessian
 from gdconv.hessian.density import lanczos, spectral_density
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.spectra import (
+    _pair,
     block_norms,
     eigenvalue_bounds,
     extreme_eigenpairs,
@@ -47,8 +51,6 @@ def test_a_loose_tolerance_shows_in_the_error() -> None:
     layer = draw("softmax", LARGE, 2)
     H, other = hessian(layer).numpy(), hessian(draw("softmax", LARGE, 3)).numpy()
     (wrong,) = extreme_eigenpairs(other)
-    from gdconv.hessian.spectra import _pair
-
     pair = _pair(symmetric_map(H), wrong.vector)
     assert pair.error > 1e-2 * np.abs(H).max()
     assert np.abs(np.linalg.eigvalsh(H) - pair.value).min() <= pair.error
@@ -168,3 +170,93 @@ def test_wrong_arguments_are_named() -> None:
         spectral_density(A, probes=1)
     with pytest.raises(InputError, match="width"):
         spectral_density(A, width=0.0)
+
+
+def _operator_of(A: np.ndarray) -> LinearOperator:
+    """The matrix behind products only, so that Lanczos runs."""
+    return aslinearoperator(A)
+
+
+MULTIPLE = {
+    "blocks of eight": np.r_[np.full(8, 3.0), np.full(8, 2.0), np.linspace(0.0, 1.0, 44)],
+    "one value": np.full(70, 2.5),
+    "zero": np.zeros(70),
+    "minus one value": np.full(70, -2.5),
+    "all but one": np.r_[np.full(69, 1.0), 2.0],
+    "Kronecker": np.kron([4.0, 1.0, -1.0, -4.0], np.ones(20)),
+    "plain": np.linspace(-1.0, 2.0, 70),
+}
+
+
+@pytest.mark.parametrize("side", ["largest", "smallest"])
+@pytest.mark.parametrize("name", sorted(MULTIPLE))
+def test_multiple_eigenvalues_are_all_found(name: str, side: str) -> None:
+    w = MULTIPLE[name]
+    Q = np.linalg.qr(np.random.default_rng(4).standard_normal((len(w), len(w))))[0]
+    turned = (Q * w) @ Q.T
+    for A in (_operator_of(np.diag(w)), 0.5 * (turned + turned.T)):
+        for count in (1, 8, 25):
+            expected = np.sort(w)[::-1][:count] if side == "largest" else np.sort(w)[:count]
+            pairs = extreme_eigenpairs(A, count, side)
+            assert len(pairs) == count
+            np.testing.assert_allclose([p.value for p in pairs], expected, atol=1e-6)
+            V = np.stack([p.vector for p in pairs])
+            assert np.abs(V @ V.T - np.eye(count)).max() < 1e-6
+            assert max(p.error for p in pairs) < 1e-5
+
+
+@pytest.mark.parametrize("exponent", [-1000, 0, 1000])
+def test_the_error_is_the_exact_residual(exponent: int) -> None:
+    """|A v - l v| / |v| in rational arithmetic for vectors that are far from eigenvectors."""
+    rng = np.random.default_rng(5)
+    for P in (1, 2, 7):
+        S = rng.integers(-9, 10, (P, P)).astype(float)
+        A = S + S.T
+        pair = _pair(symmetric_map(np.ldexp(A, exponent)), rng.standard_normal(P))
+        v = [Fraction(x) for x in pair.vector]
+        value, error = (Fraction(x) / Fraction(2) ** exponent for x in (pair.value, pair.error))
+        image = [
+            sum((Fraction(a) * x for a, x in zip(row, v, strict=True)), Fraction()) for row in A
+        ]
+        square = sum((y - value * x) ** 2 for x, y in zip(v, image, strict=True))
+        square /= sum(x * x for x in v)
+        assert square <= error**2
+        if P > 1:
+            assert error**2 <= square * Fraction(1 + 10**-9)
+
+
+def test_the_error_covers_what_a_product_may_lose() -> None:
+    """Every vector is an eigenvector of c I: what is left is gamma_P |A|_F, bounded a priori."""
+    for P in (10, 50, 200):
+        A = np.eye(P) / 3
+        pair = _pair(symmetric_map(A), np.random.default_rng(P).standard_normal(P))
+        needed = P * 2.0**-53 * float(np.linalg.norm(A))
+        assert needed <= pair.error <= 3 * needed + 1e-15
+
+
+def test_a_matrix_without_negative_eigenvalues_has_no_negative_curvature() -> None:
+    """Gram matrices of whole numbers are exact and singular: LAPACK's least values fall below 0."""
+    rng, below = np.random.default_rng(6), 0
+    for size in range(4, 44):
+        B = rng.integers(-3, 4, (size, size // 2)).astype(float)
+        G = B @ B.T
+        below += float(np.linalg.eigvalsh(G)[0]) < 0.0
+        assert negative_curvature(G) is None
+        assert inertia(G).negative == 0
+    assert below > 5
+    assert negative_curvature(np.diag([1.0, -1e-12])) is not None
+
+
+def test_slack_is_compared_in_full() -> None:
+    A = np.diag([1.0, 1.0, -1.0])
+    assert inertia(A, slack=0.999) == inertia(A)
+    assert inertia(A, slack=1.001).undecided == 3
+
+
+@pytest.mark.parametrize("exponent", [-1000, 1000])
+def test_eigenpairs_scale(exponent: int) -> None:
+    w = MULTIPLE["blocks of eight"]
+    for A in (np.diag(np.ldexp(w, exponent)), _operator_of(np.diag(np.ldexp(w, exponent)))):
+        values = np.ldexp([p.value for p in extreme_eigenpairs(A, 10)], -exponent)
+        np.testing.assert_allclose(values, np.sort(w)[::-1][:10], rtol=1e-9)
+        assert negative_curvature(-A if isinstance(A, np.ndarray) else -1.0 * A) is not None
