@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,8 @@ def test_every_constant_is_that_of_the_second_implementation(
 def test_one_radius_for_all_blocks() -> None:
     radii = Radii.joint(0.25)
     assert (radii.C_Q, radii.C_K, radii.C_V) == (0.25, 0.25, 0.25)
+    with pytest.raises(FrozenInstanceError):
+        radii.C_Q = 1.0  # type: ignore[misc]
 
 
 def test_the_second_derivative_of_softmax_is_attained() -> None:

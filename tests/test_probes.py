@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import KERNELS, draw, model
 
 from gdconv.models.multihead import BLOCKS, Parameters
-from gdconv.probes import distances, gap, probe, record_steps
+from gdconv.probes import attention_entropy, distances, gap, probe, record_steps
 from gdconv.problem import Problem
 
 UNIT = 2.0**-53
@@ -41,6 +43,83 @@ def test_a_gradient_step_has_a_defect_within_rounding(kernel: str, seed: int) ->
         assert gap(moved, probed.descended)[r] <= allowed
         wrong = replace(moved, W_Q=moved.W_Q + 1e-9)  # negative control
         assert gap(wrong, probed.descended)[r] > allowed
+
+
+def norm(values: list[float]) -> float:
+    """Euclidean norm of a list."""
+    return math.sqrt(math.fsum(v * v for v in values))
+
+
+def elementary(kernel: str, problem: Problem, params: Parameters) -> dict[str, float]:
+    """Terms of the error bars, token by token, from the module's formulas."""
+    X, W = problem.X[0].numpy(), {b: v[0] for b, v in params.numpy().items()}
+    (N, n, _), (H, _, d) = X.shape, W["W_Q"].shape
+    D_y, root = W["W_O"].shape[2], math.sqrt(d)
+    scores, values = np.zeros((N, n, D_y)), np.zeros((N, n, D_y))
+    by_query, by_key = [], []
+    for h in range(H):
+        for i in range(N):
+            q, k = X[i] @ W["W_Q"][h], X[i] @ W["W_K"][h]
+            u = X[i] @ W["W_V"][h] @ W["W_O"][h]
+            q_size, k_size = abs(X[i]) @ abs(W["W_Q"][h]), abs(X[i]) @ abs(W["W_K"][h])
+            u_size = abs(X[i]) @ (abs(W["W_V"][h]) @ abs(W["W_O"][h]))
+            q_long, k_long = (max(np.linalg.norm(v, axis=1)) for v in (q, k))
+            for t in range(n):
+                if kernel == "softmax":
+                    S = np.exp([q[t] @ k[j] / root for j in range(n)])
+                    S /= S.sum()
+                    rounded = [q_size[t] @ k_size[j] / root for j in range(n)]
+                    moved = [abs(u[j] - S @ u) for j in range(n)]
+                else:
+                    S = np.exp([-((q[t] - k[j]) ** 2).sum() / (2 * root) for j in range(n)])
+                    rounded = [
+                        sum(abs(q[t] - k[j]) * (q_size[t] + k_size[j])) / root for j in range(n)
+                    ]
+                    moved = [abs(u[j]) for j in range(n)]
+                scores[i, t] += sum(S[j] * rounded[j] * moved[j] for j in range(n))
+                values[i, t] += S @ u_size
+                sizes = [S[j] * np.linalg.norm(u[j]) for j in range(n)]
+                keys, xs = np.linalg.norm(k, axis=1), np.linalg.norm(X[i], axis=1)
+                by_query.append(xs[t] * sum(sizes[j] * (keys[j] + q_long) for j in range(n)))
+                by_key.append((np.linalg.norm(q[t]) + k_long) * (sizes @ xs))
+    return {
+        "scores": norm(list(scores.flatten())),
+        "values": norm(list(values.flatten())),
+        "terms": norm([*by_query, *by_key]) / root,
+    }
+
+
+@pytest.mark.parametrize("trained", [BLOCKS, ("W_Q",)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_error_bars_are_the_documented_ones(kernel: str, trained: tuple[str, ...]) -> None:
+    problem, params = draw((2, 3, 4, 3, 2, 2), 11, 0.7)
+    probed = probe(model(kernel), problem, params, np.array([0.25]), trained)
+    at, parts = model(kernel).forward(problem, params), elementary(kernel, problem, params)
+    J = {b: norm(model(kernel).jacobian(problem, params, (b,)).flatten().tolist()) for b in BLOCKS}
+    size = {b: norm(getattr(params, b).flatten().tolist()) for b in BLOCKS}
+    output, labels = norm(at.F.flatten().tolist()), norm(problem.y.flatten().tolist())
+    total = output + labels + sum(J[b] * size[b] for b in BLOCKS)
+    J_all, residual = norm([J[b] for b in trained]), math.sqrt(2 * float(at.loss[0]))
+    noise = 8 * UNIT * (total + parts["scores"] + parts["values"])
+    J_error = UNIT * (64 * J_all + 16 * parts["terms"])
+    weights = norm([size[b] for b in trained])
+    for found, wanted in [
+        (probed.noise_scale, noise), (probed.jacobian_error, J_error),
+        (probed.jacobian_norm, J_all), (probed.weight_norm, weights),
+        (probed.residual_norm, residual),
+    ]:  # fmt: skip
+        assert found[0] == pytest.approx(wanted, rel=1e-12)
+    slope = J_all * noise + J_error * residual
+    for eta in (0.25, 1e-9, 1e9):
+        allowed = 16 * (8 * UNIT * weights + eta * slope)
+        assert probed.allowed_defect(0, eta, UNIT) == pytest.approx(allowed, rel=1e-12)
+
+
+def test_entropy_is_that_of_the_normalised_rows() -> None:
+    S = torch.tensor([[[[[0.5, 0.5], [1.0, 0.0]]]], [[[[0.2, 0.6], [0.0, 0.0]]]]])
+    rows = (0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / math.log(2)
+    assert attention_entropy(S.double()).tolist() == pytest.approx([0.5, rows / 2])
+    assert attention_entropy(torch.ones(1, 1, 1, 1, 1)).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
