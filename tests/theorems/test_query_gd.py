@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extremal import APART, Sizes, told_apart
+from extremal import start as extremal_start
+from mpmath import mpf, workdps
+from reference_constants import MultiHead
 from samples import KERNELS, draw, model
 
 import gdconv
@@ -28,6 +32,59 @@ def last(check: Any) -> float:
 def verdicts(check: Any) -> dict[str, str]:
     """Worst verdict of every statement."""
     return {name: check.verdict_of(name) for name in check.verdicts["statement"].unique()}
+
+
+def near(found: Any, wanted: Any) -> None:
+    """Equal up to rounding."""
+    assert abs(mpf(float(found)) - wanted) <= mpf("1e-12") * abs(wanted), (found, wanted)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_number_is_the_documented_one(kernel: str) -> None:
+    """Theorem B and Theorem S from docs/theory/query-gd.md, constants from a second source."""
+    theorem, chosen = QueryGD(), set()
+    starts = [Start(model(kernel), *draw((1, 2, 4, 3, 3, 1), seed), ("W_Q",)) for seed in (0, 1)]
+    if kernel == "softmax":  # here |J_Q|^2 = G^2, so G^2 is the smaller bound
+        told = told_apart(Sizes(d=2), W_K=2 * APART, W_V=APART)
+        starts.append(replace(told, trained=("W_Q",)))
+    else:
+        far = extremal_start("gaussian", Sizes(), np.eye(1), W_Q=np.ones(1), W_V=np.ones(1))
+        starts.append(replace(far, trained=("W_Q",)))
+    for at in starts:
+        at = replace(at, problem=replace(at.problem, y=at.problem.y + 0.7))
+        rate = theorem.predict(theorem.statement_named(f"{kernel}-rate"), at)
+        sure = theorem.predict(theorem.statement_named("stationarity"), at)
+        printed = theorem.predict(theorem.statement_named("printed-stationarity"), at)
+        with workdps(30):
+            c = MultiHead(kernel, at.problem.X[0].numpy(), at.arrays)
+            M_2, G_squared, r_0 = c.query_M_2(), c.query_G_squared(), mpf(at.r_0)
+            least, greatest = at.J_range
+            local = (mpf(greatest.hi) + mpf(least.hi) / 4) ** 2
+            chosen.add(bool(G_squared < local))
+            near(rate.max_step, 2 / (9 * (min(G_squared, local) + M_2 * r_0)))
+            positive, enough = rate.hypotheses
+            for h in (positive, enough):
+                near(h.lhs.lo, mpf(least.lo) ** 2)
+                near(h.lhs.hi, mpf(least.hi) ** 2)
+            assert (positive.relation, positive.rhs, enough.relation) == (">", 0.0, ">=")
+            near(enough.rhs.hi, 6 * M_2 * r_0 * (1 + mpf("1e-11")))
+            assert (rate.rate_lo, rate.rate_hi) == (enough.lhs.lo, enough.lhs.hi)
+            L = G_squared + M_2 * r_0
+            for made in (sure, printed):
+                near(made.max_step, 2 / L)
+                near(made.best_step, 1 / L)
+                assert made.hypotheses == ()
+            for eta in (mpf("0.3") / L, mpf("1.9") / L):
+                near(sure.decrease(float(eta)), float(eta) * (1 - float(eta) * L / 2))
+                assert printed.decrease(float(eta)) == float(eta)
+            followed, drift = theorem.pl_constants(at)
+            assert followed == 0
+            near(drift, M_2)
+            for rho in (0.0, 5.0):
+                found = theorem.constants(at, rho)
+                near(found[0], M_2)
+                near(found[1], G_squared)
+    assert len(chosen) == 2
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
