@@ -92,7 +92,7 @@ class EncoderCurvature(Curvature):
     def __init__(self, start: Any) -> None:
         super().__init__(start)
         data = DataConstants.sharp(start)
-        self.constants = EncoderConstants(start, data, dict.fromkeys(BLOCKS, 0.0))
+        self.constants = EncoderConstants(start, data, {})  # each bound has its own radii
         self.norms = {b: start.norm(b) for b in BLOCKS}
 
     @np.errstate(all="ignore")

@@ -9,6 +9,7 @@ from samples import KERNELS, draw, model
 
 from gdconv.errors import InputError
 from gdconv.initialization import initialize, solve_scale, spread_scores
+from gdconv.models.multihead import Parameters
 from gdconv.start import Start
 from theorems.full_gd import FullGD
 
@@ -30,6 +31,57 @@ def test_variances(rule: str, inner: float, outer: float) -> None:
     assert float(params.W_Q.var()) == pytest.approx(inner, rel=0.1)
     assert float(params.W_V.var()) == pytest.approx(inner, rel=0.1)
     assert float(params.W_O.var()) == pytest.approx(outer, rel=0.45)
+
+
+@pytest.mark.parametrize(
+    ("rule", "sizes"),
+    [
+        ("lecun", (40**-0.5, 40**-0.5, 40**-0.5, 120**-0.5)),
+        ("he", ((2 / 40) ** 0.5, (2 / 40) ** 0.5, (2 / 40) ** 0.5, (2 / 120) ** 0.5)),
+        ("ntk", (1.0, 1.0, 1.0, 120**-0.5)),
+        ("normal", (2 * 40**-0.5, 3 * 40**-0.5, 5 * 40**-0.5, 7 * 30**-0.5)),
+        ("paired", (2 * 40**-0.5, 3 * 40**-0.5, 5 * 40**-0.5, 7 * 30**-0.5)),
+    ],
+)
+def test_every_weight_is_its_normal_number_times_the_size_of_the_rule(
+    rule: str, sizes: tuple[float, ...]
+) -> None:
+    made = initialize(rule, SHAPE, 9, (2.0, 3.0, 5.0, 7.0)).numpy()
+    rng = np.random.default_rng([9, 1])
+    for (name, W), size in zip(made.items(), sizes, strict=True):
+        drawn = size * rng.standard_normal(W[0].shape)
+        if rule == "paired":
+            for h in (1, 3):
+                drawn[h] = (-1 if name == "W_V" else 1) * drawn[h - 1]
+        assert np.allclose(W[0], drawn, rtol=1e-14, atol=0)
+
+
+def test_thirty_two_lazy_candidates_compete() -> None:
+    """Eight of each size 1/4, 1/2, 1, 2 over sqrt D; W_V = 0, columns of W_O orthonormal."""
+    seen: list[Parameters] = []
+
+    def quality(params: Parameters) -> float:
+        seen.append(params)
+        return [1.0, 5.0, 2.0, 5.0][len(seen) % 4]
+
+    best = spread_scores((3, 50, 4, 2), 1, quality)
+    assert best is seen[0]  # the first of the greatest
+    found = [float(p.W_Q.std()) * 50**0.5 for p in seen]
+    assert found == pytest.approx(np.repeat([0.25, 0.5, 1.0, 2.0], 8), rel=0.2)
+    for p in seen:
+        assert float(p.W_K.std() / p.W_Q.std()) == pytest.approx(1, rel=0.3)
+        assert not p.W_V.any()
+        assert torch.allclose(p.W_O.mT @ p.W_O, torch.eye(2).double().expand(1, 3, 2, 2))
+    assert len({float(p.W_Q.sum()) for p in seen}) == 32
+
+
+@pytest.mark.parametrize("least", [1.2e-6, 0.37, 8.0, 4e11])
+@pytest.mark.parametrize("margin", [1.0, 1.12, 3.0])
+def test_the_size_is_the_margin_times_the_least(least: float, margin: float) -> None:
+    base = spread_scores((1, 2, 1, 1), 0, lambda p: 1.0)
+    made = solve_scale(base, lambda p: float(p.W_O.norm()) >= least, margin)
+    assert 1 - 1e-9 <= float(made.W_O.norm()) / (margin * least) <= 10**1e-3
+    assert torch.equal(made.W_Q, base.W_Q)
 
 
 def test_scales_multiply_each_block() -> None:
