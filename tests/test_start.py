@@ -93,9 +93,11 @@ def test_the_error_of_the_residual_takes_a_side_down_to_zero_and_no_further() ->
 
 def test_equal_tokens_and_idle_weights_have_no_slope() -> None:
     problem, params = draw((2, 2, 8, 4, 2, 1), 1)
-    X = problem.X.clone()
-    X[0, 1, 1] = X[0, 1, 0]
-    twice = Start(model("softmax"), replace(problem, X=X), params)
+    X = problem.X[0].numpy().copy()
+    X[1, 1] = X[1, 0]
+    again = Problem.from_arrays(X, problem.y[0].numpy())
+    assert again.duplicate_tokens
+    twice = Start(model("softmax"), again, params)
     assert twice.sigma_0 == twice.J_range[0] == twice.sigma_J_V == (0.0, 0.0)
     assert twice.J_range[1].lo > 0
     idle = replace(params, W_O=0 * params.W_O)
