@@ -208,7 +208,7 @@ def test_weights_whose_squares_vanish_keep_their_heads(size: float, penalty: str
     for kept in (heads, merged(heads)):
         assert np.abs(weights_of(kept) - Z).max() <= 1e-13 * np.abs(Z).max()
         lengths = np.sqrt(np.square(kept.v).sum(1)), np.sqrt(np.square(kept.b).sum(1))
-        assert lengths[0] == pytest.approx(lengths[1], rel=1e-12)
+        assert lengths[0] == pytest.approx(lengths[1], rel=1e-12, abs=0)
     twice = Heads(*(np.concatenate([x, x]) for x in (heads.a, heads.v, heads.b)))
     assert merged(twice).count == 6
     assert np.abs(weights_of(merged(twice)) - 2 * Z).max() <= 1e-13 * np.abs(Z).max()
