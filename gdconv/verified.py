@@ -129,7 +129,7 @@ def unscale(lo: Array, hi: Array, e: int) -> tuple[Array, Array]:
     with np.errstate(all="ignore"):
         low, high = np.ldexp(lo, e), np.ldexp(hi, e)
     low = np.where(np.isinf(low), np.finfo(float).max, low)
-    if e < -900:  # results may be denormal, where ldexp rounds
+    if e < 0:  # results may be denormal, where ldexp rounds
         low = np.where(np.ldexp(low, -e) > lo, np.nextafter(low, 0.0), low)
         high = np.where(np.ldexp(high, -e) < hi, np.nextafter(high, np.inf), high)
     return low, high

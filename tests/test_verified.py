@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from flint import fmpq_poly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from samples_matrices import FAMILIES, cases
 
 from gdconv import spectrum, verified
 from gdconv.inertia import (
@@ -19,103 +21,188 @@ from gdconv.inertia import (
     certified_sigma_min,
     contains_sigma_min,
 )
-from gdconv.spectrum import Enclosure, enclose_sigma_min, norm2_upper
+from gdconv.rounding import TINY, up
+from gdconv.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range, norm2_upper
+from gdconv.verified import (
+    _row_norm_up,
+    _row_sum_up,
+    dependent_rows,
+    exponent,
+    gram_defect,
+    unscale,
+    verified_svd,
+)
+
+# Every term: decompositions whose products are exact, so that only the allowances are left.
+
+U = Fraction(1, 2**53)
 
 
-def _orthogonal(rng: np.random.Generator, k: int) -> np.ndarray:
-    return np.linalg.qr(rng.normal(size=(k, k)))[0]
+def hadamard(k: int) -> np.ndarray:
+    """Orthogonal rows of length sqrt(k), entries +-1; k is a power of 2."""
+    H = np.ones((1, 1))
+    while len(H) < k:
+        H = np.block([[H, H], [H, -H]])
+    return H
 
 
-def _spectrum(rng: np.random.Generator, m: int, p: int, s: np.ndarray) -> np.ndarray:
-    k = min(m, p)
-    return (_orthogonal(rng, m)[:, :k] * s[:k]) @ _orthogonal(rng, p)[:k]
-
-
-def _integer_singular(rng: np.random.Generator, m: int, p: int) -> np.ndarray:
-    r = max(m - 1, 1)
-    return (rng.integers(-9, 10, (m, r)) @ rng.integers(-9, 10, (r, p))).astype(float)
-
-
-def _duplicate(rng: np.random.Generator, m: int, p: int) -> np.ndarray:
-    B = rng.normal(size=(m, p))
-    B[-1] = B[0] * rng.choice([1.0, -1.0, 2.0, 3.0])
-    return B
-
-
-def _graded(rng: np.random.Generator, m: int, p: int) -> np.ndarray:
-    return 10.0 ** np.linspace(0, -rng.uniform(0, 16), m)[:, None] * rng.normal(size=(m, p))
-
-
-def _wild(rng: np.random.Generator, m: int, p: int) -> np.ndarray:
-    return np.ldexp(rng.normal(size=(m, p)), rng.integers(-1070, 1000, (m, p)))
-
-
-def _vandermonde(rng: np.random.Generator, m: int, p: int) -> np.ndarray:
-    return np.vander(rng.uniform(-1, 1, m), p)
-
-
-def _hilbert(rng: np.random.Generator, m: int, p: int) -> np.ndarray:
-    return 1.0 / (np.arange(m)[:, None] + np.arange(p) + 1 + rng.integers(0, 3))
-
-
-def _sparse(rng: np.random.Generator, m: int, p: int) -> np.ndarray:
-    return rng.normal(size=(m, p)) * (rng.random((m, p)) < 0.4)
-
-
-FAMILIES = {
-    "normal": lambda rng, m, p: rng.normal(size=(m, p)),
-    "integer": lambda rng, m, p: rng.integers(-3, 4, (m, p)).astype(float),
-    "integer singular": _integer_singular,
-    "duplicate": _duplicate,
-    "graded rows": _graded,
-    "graded columns": lambda rng, m, p: _graded(rng, p, m).T,
-    "condition": lambda rng, m, p: _spectrum(rng, m, p, np.logspace(0, -rng.uniform(0, 16), m)),
-    "clustered": lambda rng, m, p: _spectrum(rng, m, p, 1 + 1e-12 * rng.normal(size=m)),
-    "cluster at the end": lambda rng, m, p: _spectrum(
-        rng, m, p, np.r_[1.0, 1e-8 * (1 + 1e-10 * rng.normal(size=m - 1))]
-    ),
-    "equal": lambda rng, m, p: _spectrum(rng, m, p, np.ones(m)),
-    "Hilbert": _hilbert,
-    "Vandermonde": _vandermonde,
-    "sparse": _sparse,
-    "denormal": lambda rng, m, p: rng.normal(size=(m, p)) * 1e-320,
-    "tiny": lambda rng, m, p: rng.normal(size=(m, p)) * 1e-300,
-    "huge": lambda rng, m, p: rng.normal(size=(m, p)) * 1e300,
-    "largest": lambda rng, m, p: rng.choice([-1.0, 1.0, 0.9], (m, p)) * np.finfo(float).max,
-    "wild exponents": _wild,
-    "ones": lambda rng, m, p: np.ones((m, p)) + 1e-16 * rng.integers(0, 20, (m, p)),
-    "nearly dependent": lambda rng, m, p: np.ones((m, p)) + 1e-9 * rng.normal(size=(m, p)),
-    "signed zeros": lambda rng, m, p: rng.choice([0.0, -0.0, 1.0], (m, p)),
+LEFT, RIGHT = hadamard(16) / 4.0, hadamard(64)[:16] / 8.0
+VALUES = {
+    "equal": np.ones(16),
+    "graded": 2.0 ** np.arange(10, -6, -1),
+    "one large": np.r_[4096.0, np.ones(15)],
+    "signed and shuffled": np.array([1.0, -8, 2, 4, 1, -1, 2, 2, 1, 4, -4, 1, 1, 2, 8, 16]),
 }
 
 
-def _strided(B: np.ndarray) -> np.ndarray:
-    big = np.full((2 * B.shape[0], 3 * B.shape[1]), np.nan)
-    big[::2, ::3] = B
-    return big[::2, ::3]
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_an_exact_decomposition_loses_the_allowances_and_no_more(name):
+    """Theorem 1 with residual 0: e_U, e_V, d_W, rho are their a-priori terms alone."""
+    s = VALUES[name]
+    lo, hi, e_U = verified._verify((LEFT * s) @ RIGHT, LEFT, s, RIGHT, 0.0)
+    left, right = 17 * 16 * U, 65 * 16 * U  # gamma_k |Q|_F^2, gamma rounded up to k + 1
+    size = float(np.linalg.norm(s))
+    d_W, rho = size * U, 17 * U * Fraction(float(np.abs(s).sum()))
+    assert float(Fraction(e_U) / left) == pytest.approx(1.0, rel=1e-9)
+    for value, low, high in zip(sorted(np.abs(s))[::-1], lo, hi, strict=True):
+        x = Fraction(value)
+        lost = x * (left / 2 + right / 2 + 24 * U) + Fraction(d_W) + rho
+        added = x * (left / 2 + right / 2 + 16 * U) + Fraction(d_W) + rho + 16 * rho * U
+        assert abs((x - Fraction(low)) - lost) <= 4 * x * U
+        assert abs((Fraction(high) - x) - added) <= 4 * x * U
 
 
-LAYOUTS = {
-    "C": np.ascontiguousarray,
-    "F": np.asfortranarray,
-    "strided": _strided,
-    "reversed": lambda B: B[::-1, ::-1],
-    "transposed view": lambda B: np.ascontiguousarray(B.T).T,
-    "read-only": lambda B: np.broadcast_to(B, B.shape),
-}
+@pytest.mark.parametrize("lost", [0.0, 0.25])
+@pytest.mark.parametrize("off", [(1.0, 1.0), (1.0625, 1.0), (1.0, 0.9375), (0.9375, 1.03125)])
+def test_a_wrong_decomposition_gives_the_bounds_of_the_theorem(off, lost):
+    s = VALUES["graded"]
+    A = (LEFT * s) @ RIGHT
+    wrong = LEFT * off[0], s * 1.125, RIGHT * off[1]
+    lo, hi, e_U = verified._verify(A, *wrong, lost)
+    e = [4.0 * abs(c * c - 1.0) for c in off]
+    rho = float(np.linalg.norm(s)) * abs(off[0] * off[1] * 1.125 - 1.0) + lost
+    assert e_U == pytest.approx(e[0], rel=1e-12, abs=1e-12)
+    root = [[math.sqrt(max(1.0 + sign * x, 0.0)) for x in e] for sign in (-1.0, 1.0)]
+    low = np.maximum(root[0][0] * s * 1.125 * root[0][1] - rho, 0.0)
+    np.testing.assert_allclose(lo, low, rtol=1e-11, atol=1e-10)
+    np.testing.assert_allclose(hi, root[1][0] * s * 1.125 * root[1][1] + rho, rtol=1e-12)
 
 
-def cases(count: int, seed: int, rows: int = 6, columns: int = 8):
-    """Yield (name, matrix) pairs, cycling through families and layouts with random shapes."""
-    rng = np.random.default_rng(seed)
-    names, layouts = list(FAMILIES), list(LAYOUTS)
-    for i in range(count):
-        name = names[i % len(names)]
-        m = int(rng.integers(1, rows + 1))
-        p = int(rng.integers(1 if i % 10 == 0 else m, columns + 1))
-        B = FAMILIES[name](rng, m, p)
-        layout = layouts[int(rng.integers(len(layouts)))]
-        yield f"{name} {m}x{p} {layout}", LAYOUTS[layout](B)
+def test_a_decomposition_far_from_orthogonal_bounds_from_above_only():
+    s = VALUES["equal"]
+    A = (LEFT * s) @ RIGHT
+    for left, right in ((1.25, 1.0), (1.0, 1.25), (0.0, 1.0)):
+        lo, hi, _ = verified._verify(A, LEFT * left, s, RIGHT * right, 0.0)
+        assert not lo.any()
+        assert (hi >= 1.0).all()
+    for huge in ((1e200, 1.0, 1.0), (1.0, 1.0, 1e200), (1.0, 1e308, 1.0)):
+        with np.errstate(all="ignore"):
+            parts = [x * c for x, c in zip((LEFT, s, RIGHT), huge, strict=True)]
+            lo, hi, e_U = verified._verify(A, *parts, 0.0)
+        assert not lo.any()
+        assert (hi == math.inf).all()
+        assert e_U == math.inf
+
+
+@pytest.mark.parametrize(("k", "m"), [(16, 16), (64, 16), (256, 4)])
+def test_gram_defect_is_measured_and_pays_for_its_product(k, m):
+    Q = hadamard(k)[:, :m] / math.sqrt(k)
+    assert gram_defect(Q, 3.0) == pytest.approx(9.0 * (k + 1) * 2.0**-53, rel=1e-9)
+    wanted = math.sqrt(m) * 0.5625  # (1.25^2 - 1) on the diagonal
+    assert gram_defect(1.25 * Q, 0.0) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_exponent_is_that_of_the_largest_entry():
+    for x, e in ((0.5, 0), (0.75, 0), (1.0, 1), (3.0, 2), (2.0**-1074, -1073), (2.0**1023, 1024)):
+        assert exponent(np.array([[x, -x / 2, 0.0]])) == exponent(np.array([[-x, x / 2]])) == e
+    assert exponent(np.zeros((2, 2))) == exponent(np.zeros((2, 0))) == 0
+
+
+def test_scaling_loses_entries_only_downwards():
+    A = np.array([[3.0, 2.0**-1060, 0.0]])
+    for e in (-3, 0):
+        assert verified._prescale(A, e)[1] == 0.0
+    scaled, lost = verified._prescale(A, 1)
+    np.testing.assert_array_equal(scaled, A / 2)
+    assert lost == up(3 * TINY)
+    least, lost = verified._prescale(np.array([[2.0**20, 2.0**-1070]]), 21)
+    assert 0.0 <= 2.0**-1091 - least[0, 1] <= lost
+
+
+@pytest.mark.parametrize("e", [-1073, -1000, -950, -901, -900, -600, -300, -1, 0, 1, 900])
+def test_bounds_are_scaled_back_outwards(e):
+    rng = np.random.default_rng(e + 2000)
+    x = np.ldexp(rng.uniform(1.0, 2.0, 200), -rng.integers(0, 500, 200))
+    low, high = unscale(x, x, e)
+    for value, a, b in zip(x.tolist(), low.tolist(), high.tolist(), strict=True):
+        exact = Fraction(value) * Fraction(2) ** e
+        assert Fraction(a) <= exact <= Fraction(b)
+        assert b <= math.nextafter(a, math.inf)
+    assert [y.tolist() for y in unscale(np.zeros(1), np.zeros(1), e)] == [[0.0], [0.0]]
+
+
+def test_bounds_beyond_the_range_stay_bounds():
+    low, high = unscale(np.array([0.5, 1.0]), np.array([0.5, 1.0]), 1024)
+    assert low.tolist() == [2.0**1023, float(np.finfo(float).max)]
+    assert high.tolist() == [2.0**1023, math.inf]
+
+
+@pytest.mark.parametrize("k", [513, 600, 899, 900, 901, 1000])
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_least_rows_of_denormals_are_rounded_outwards(k, steps):
+    """sigma_min = steps sqrt 2 2^-1074, between two neighbours; the other row sets the scale."""
+    least = steps * 5e-324
+    B = [[least, least, 0.0], [0.0, 0.0, 2.0**-k]]
+    assert contains_sigma_min(B, enclose_sigma_min(B))
+    assert contains_sigma_min(B, enclose_singular_range(B)[0])
+
+
+def test_row_norms_cap_the_least_value():
+    rows = np.array([[3.0, 4.0, 0.0], [5.0, 0.0, 12.0]])
+    assert (_row_norm_up(rows) / 5.0 - 1.0) * 2**53 == pytest.approx(4 + 64, abs=4)
+    wide = np.ones((2, 4096))
+    assert (_row_norm_up(wide) / 64.0 - 1.0) * 2**53 == pytest.approx(4097 + 64, abs=4)
+    assert _row_norm_up(np.zeros((1, 16))) == pytest.approx(math.sqrt(16 * TINY), rel=1e-12)
+    assert (_row_sum_up(wide) / 4096.0 - 1.0) * 2**53 == pytest.approx(2 * 4101, abs=4)
+    assert _row_sum_up(np.array([[-3.0, 4.0], [8.0, 0.0]])) == pytest.approx(7.0, rel=1e-13)
+    assert _row_sum_up(np.zeros((1, 4))) == 5e-324
+
+
+def test_caps_apply_whatever_the_decomposition_says(monkeypatch):
+    """Wrong vectors: the ends are |A|_F, the smallest row norm and the smallest row sum."""
+    monkeypatch.setattr(verified, "_svd", lambda A, **kw: (LEFT, np.ones(16), 1e3 * RIGHT))
+    A = np.vstack([np.ones(64), 2.0 * np.ones((15, 64))])
+    svd = verified_svd(A)
+    assert svd.hi[0] == pytest.approx(math.sqrt(64 + 15 * 256), rel=1e-12)
+    assert svd.hi[-1] == pytest.approx(8.0, rel=1e-12)
+    assert svd.hi[-2] == svd.hi[0]
+    A[0, 1:] = 0.0
+    assert verified_svd(A).hi[-1] == pytest.approx(1.0, rel=1e-13)
+    assert svd.ok
+    monkeypatch.setattr(verified, "_svd", lambda A, **kw: (LEFT, np.ones(16), RIGHT[:, :-1]))
+    svd = verified_svd(A)
+    assert (svd.ok, svd.e_U, svd.lo.any(), svd.s.any()) == (False, math.inf, False, False)
+    assert svd.hi[-1] == pytest.approx(1.0, rel=1e-13)
+
+
+@pytest.mark.parametrize("e", [-700, -20, 0, 20, 700])
+def test_units_are_those_of_the_input(e):
+    svd = verified_svd(np.ldexp((LEFT * VALUES["graded"]) @ RIGHT, e))
+    np.testing.assert_allclose(np.ldexp(svd.s, -e), VALUES["graded"], rtol=1e-11)
+    for x in (svd.lo, svd.hi):
+        np.testing.assert_allclose(np.ldexp(x, -e), VALUES["graded"], rtol=1e-9)
+
+
+def test_dependent_rows_are_recognised_up_to_sign_only():
+    for yes in (
+        [[0.0, 0.0]],
+        [[1.0, 2], [1, 2]],
+        [[1.0, 2], [3, 4], [-1, -2]],
+        [[0.0, -2], [-0.0, 2]],
+    ):
+        assert dependent_rows(np.array(yes))
+    for no in ([[1.0, 2]], [[1.0, 2], [2, 4]], [[1.0, 2], [1, -2]], [[0.0, 1], [1, 0]]):
+        assert not dependent_rows(np.array(no))
 
 
 CASES = 12_000
