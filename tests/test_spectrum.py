@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from gdconv import rounding, verified
+from gdconv import spectrum, verified
 from gdconv.errors import GdconvError, InputError
 from gdconv.inertia import certified_sigma_min
 from gdconv.spectrum import (
     Enclosure,
     as_matrix,
-    at_least,
     enclose_sigma_min,
     enclose_singular_range,
-    gradual_underflow,
     norm2_upper,
     verified_svd,
 )
@@ -93,16 +91,6 @@ def test_flushed_denormals_are_refused(monkeypatch):
         enclose_sigma_min([[1.0]])
 
 
-def test_flush_to_zero_is_noticed():
-    if not torch.set_flush_denormal(True):
-        pytest.skip("this processor has no such mode")
-    try:
-        assert not gradual_underflow()
-    finally:
-        torch.set_flush_denormal(False)
-    assert gradual_underflow()
-
-
 def test_every_singular_value_is_enclosed():
     rng = np.random.default_rng(1)
     for m, p in [(1, 1), (3, 5), (8, 8), (16, 40)]:
@@ -168,17 +156,238 @@ def test_norm_bound_against_exact_rank_one():
     assert norm2_upper(np.zeros((0, 3))) == 0.0
 
 
-def test_three_valued_comparison():
-    low, high, wide = Enclosure(1.0, 2.0), Enclosure(3.0, 4.0), Enclosure(0.0, 10.0)
-    assert at_least(high, low) is True
-    assert at_least(low, high) is False
-    assert at_least(low, wide) is None
-    assert at_least(low, low) is None
-    assert at_least(2.0, 2.0) is True
-    assert at_least(float("nan"), 1.0) is None
+# Every term of the sweeps over columns, with products that are exact.
 
 
-def test_rounding_constants():
-    assert np.finfo(float).eps / 2 == rounding.UNIT
-    assert rounding.gamma(2**53) == math.inf
-    assert rounding.fro_up(np.array([3.0, 4.0])) >= 5.0
+def hadamard(k: int) -> np.ndarray:
+    """Orthogonal rows of length sqrt(k), entries +-1; k is a power of 2."""
+    H = np.ones((1, 1))
+    while len(H) < k:
+        H = np.block([[H, H], [H, -H]])
+    return H
+
+
+U = 2.0**-53
+
+
+def gamma(k: int) -> float:
+    """What the code takes for k u / (1 - k u), rounded up to k + 1."""
+    return (k + 1) * U / (1.0 - (k + 1) * U)
+
+
+def swept(chunk: int, m: int = 8, p: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+    """A = L Q with Q Q^T = I, all exact: L with entries 2^k, Q with entries +-2^-6."""
+    assert p % chunk == 0 or chunk > p
+    Q = np.tile(hadamard(64)[:m], (1, p // 64)) / 64.0
+    L = np.eye(m) * 2.0 ** -np.arange(m)
+    L[1:, 0] = 2.0**-4
+    return L, Q
+
+
+@pytest.mark.parametrize("chunk", [64, 256, 1024, 8192])
+def test_a_sweep_pays_for_its_sums_and_products(monkeypatch, chunk):
+    monkeypatch.setattr(spectrum, "CHUNK", chunk)
+    L, Q = swept(chunk)
+    m, p = Q.shape
+    A = L @ Q
+    e = verified.exponent(A)
+    out, res, e_Q, G = spectrum._pass(A, e, [np.ldexp(L, -e)])
+    np.testing.assert_array_equal(out, np.ldexp(L, -e))
+    np.testing.assert_allclose(G, np.eye(m), rtol=0, atol=1e-14)
+    cuts = -(-p // chunk)
+    k = min(p, chunk) + cuts + 2  # sums over a block, then over the blocks
+    assert e_Q == pytest.approx(gamma(k) * m, rel=1e-9)
+    span = float(np.linalg.norm(np.ldexp(L, -e), axis=0).sum())
+    assert res == pytest.approx(gamma(m) * span, rel=1e-9)
+    # two factors: their product is the L of the result
+    half = np.eye(m) * 0.5
+    out, res, e_Q, G = spectrum._pass(A, e, [np.ldexp(L, -e), half])
+    np.testing.assert_array_equal(out, np.ldexp(L, -e) * 0.5)
+    np.testing.assert_allclose(G, 4.0 * np.eye(m), rtol=0, atol=1e-13)
+    assert e_Q == pytest.approx(3.0 * math.sqrt(m), rel=1e-9)
+    assert res == pytest.approx(gamma(m) * span, rel=1e-9)
+
+
+def test_a_sweep_measures_what_its_factor_misses(monkeypatch):
+    """A = L Q + R: the residual of every block counts, by its Frobenius norm."""
+    monkeypatch.setattr(spectrum, "CHUNK", 256)
+    L, Q = swept(256)
+    m, p = Q.shape
+
+    def coarse(alpha, F, X, lower):
+        return np.round(solve(alpha, F, X, lower=lower) * 64.0) / 64.0
+
+    from scipy.linalg import blas
+
+    solve = blas.dtrsm
+    monkeypatch.setattr(blas, "dtrsm", coarse)
+    R = np.where(np.arange(p) % 3 == 0, 2.0**-20, 0.0) * np.ones((m, 1))
+    _, res, e_Q, _ = spectrum._pass(L @ Q + R, 0, [L])
+    assert e_Q < 1e-12
+    assert res == pytest.approx(float(np.linalg.norm(R)), rel=1e-9)
+
+
+@pytest.mark.parametrize("e_Q", [0.0, 2.0**-20, 0.25, 0.75])
+@pytest.mark.parametrize("res", [0.0, 2.0**-6])
+@pytest.mark.parametrize("e", [-3, 0, 500])
+def test_reduced_bounds_are_those_of_the_theorem(monkeypatch, e_Q, res, e):
+    """sigma_i(L) sqrt(1 -+ e_Q) -+ res, for whatever a sweep reports."""
+    L = np.diag(2.0 ** -np.arange(8.0))
+    A = np.ldexp(np.tile(L, (1, 16)), e - verified.exponent(L))
+    sweeps = []
+
+    def sweep(A, e, factors):
+        sweeps.append(len(factors))
+        return L, res, e_Q, np.eye(8)
+
+    monkeypatch.setattr(spectrum, "_pass", sweep)
+    svd = spectrum._wide_range(A, "A")
+    assert sweeps == ([1] if e_Q < 1e-6 else [1, 2])
+    scale = verified.exponent(A)
+    s = np.diag(L)
+    lo, hi = np.ldexp(svd.lo, -scale), np.ldexp(svd.hi, -scale)
+    slack = 1e-12
+    np.testing.assert_allclose(lo, np.maximum(s * math.sqrt(1 - e_Q) - res, 0), rtol=0, atol=slack)
+    np.testing.assert_allclose(hi, s * math.sqrt(1 + e_Q) + res, rtol=slack)
+    own = verified_svd(L)
+    low = np.maximum(own.lo * math.sqrt(1 - e_Q) - res, 0.0)
+    assert (lo <= low * (1 - 8 * U)).all()
+    assert (lo >= low * (1 - 60 * U) - 40 * U).all()
+    high = own.hi * math.sqrt(1 + e_Q) + res
+    assert (hi >= high * (1 + 16 * U)).all()
+    assert (hi <= high * (1 + 40 * U)).all()
+    np.testing.assert_allclose(np.ldexp(svd.s, -scale), s, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("L", "res", "e_Q"),
+    [(1.0, 0.0, 1.0), (1.0, math.inf, 0.0), (math.nan, 0.0, 0.0), (1.0, 0.0, math.nan)],
+)
+def test_a_sweep_that_proves_nothing_is_not_used(monkeypatch, L, res, e_Q):
+    A = np.tile(np.eye(4), (1, 8))
+    monkeypatch.setattr(
+        spectrum, "_pass", lambda A, e, factors: (np.eye(4) * L, res, e_Q, np.eye(4))
+    )
+    assert spectrum._wide_range(A, "A") is None
+
+
+def test_the_factor_is_cholesky_where_that_is_good_and_qr_otherwise(monkeypatch):
+    monkeypatch.setattr(spectrum, "CHUNK", 64)
+    rng = np.random.default_rng(5)
+    rows = np.linalg.qr(rng.normal(size=(300, 6)))[0].T
+    honest, sweeps = np.linalg.qr, []
+    monkeypatch.setattr(
+        np.linalg, "qr", lambda *args, **kw: sweeps.append(1) or honest(*args, **kw)
+    )
+    for condition in (1.0, 1e3, 1e5, 1e7, 1e10):
+        sweeps.clear()
+        A = np.geomspace(1.0, 1.0 / condition, 6)[:, None] * rows
+        L = spectrum._row_factor(A, 0)
+        assert len(sweeps) == (5 if condition >= 1e7 else 0)  # blocks of 64 of the 300 columns
+        assert not np.triu(L, 1).any()
+        np.testing.assert_allclose(L @ L.T, A @ A.T, rtol=0, atol=1e-14)
+        solved = np.linalg.solve(L, A)
+        assert np.linalg.norm(solved @ solved.T - np.eye(6)) < 1e-3
+    assert spectrum._row_factor(np.zeros((3, 80)), 0) is None
+    assert spectrum._row_factor(np.ones((1, 1)) * np.nan, 0) is None
+    one = spectrum._row_factor(np.full((1, 100), 3.0), 4)
+    assert abs(one[0, 0]) == pytest.approx(30.0 / 16.0)
+
+
+def test_blocks_cover_the_columns_once(monkeypatch):
+    monkeypatch.setattr(spectrum, "CHUNK", 4)
+    for p in (0, 1, 4, 5, 8, 11):
+        cuts = spectrum._chunks(p)
+        assert [j for cut in cuts for j in range(p)[cut]] == list(range(p))
+        assert len(cuts) == -(-p // 4)
+        A = np.arange(2.0 * p).reshape(2, p)
+        np.testing.assert_array_equal(spectrum._gram(A, 1), A @ A.T / 4)
+
+
+@pytest.mark.parametrize("shape", [(70, 300), (70, 280), (70, 279), (10, 2000), (10, 2001)])
+def test_only_large_and_very_wide_matrices_are_reduced(monkeypatch, shape):
+    used = []
+    monkeypatch.setattr(spectrum, "_wide_range", lambda M, field: used.append(M.shape))
+    A = np.random.default_rng(6).normal(size=shape)
+    for M in (A, A.T):
+        enclose_singular_range(M)
+    expected = shape[1] >= 4 * shape[0] and shape[0] * shape[1] > 20_000
+    assert used == ([shape] * 2 if expected else [])
+
+
+def test_range_of_odd_shapes():
+    zero = Enclosure(0.0, 0.0)
+    assert enclose_singular_range(np.zeros((3, 0))) == (zero, zero)
+    tall = np.array([[3.0], [4.0]])
+    least, largest = enclose_singular_range(tall)
+    assert least == zero
+    assert largest.lo <= 5.0 <= largest.hi < 5.0 * (1 + 1e-13)
+    assert enclose_singular_range(tall, 1)[0] == largest
+    twice = np.array([[1.0, 2.0, 2.0], [1.0, 2.0, 2.0], [0.0, 4.0, 0.0]])  # two rows are equal
+    assert enclose_singular_range(twice)[0] == zero
+    second = enclose_singular_range(twice, 2)[0]
+    s = np.linalg.svd(twice, compute_uv=False)
+    assert second.lo <= s[1] <= second.hi
+    assert second.width < 1e-13
+    for count in (0, -1):
+        with pytest.raises(InputError, match="^count = "):
+            enclose_singular_range(twice, count)
+    assert enclose_sigma_min(np.array([[1.0], [1.0]])) == zero
+    assert enclose_sigma_min([[3.0, 4.0]]).hi < 5.0 * (1 + 1e-13)
+    box = enclose_sigma_min([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    assert box.lo <= 2.0 <= box.hi < 2.0 * (1 + 1e-13)
+
+
+@pytest.mark.parametrize("chunk", [32, 128, 1024])
+@pytest.mark.parametrize("e", [0, 300, -300])
+def test_norm_bound_pays_for_its_products(monkeypatch, chunk, e):
+    """A A^T = diag exactly, and the eigenvectors are the unit vectors: only a-priori terms."""
+    monkeypatch.setattr(spectrum, "CHUNK", chunk)
+    values = np.array([32.0, 16.0, 16.0, 4.0])
+    A = values[:, None] * hadamard(128)[:4] / 64.0
+    m, p = A.shape
+    bound = math.ldexp(norm2_upper(np.ldexp(A, e)), -e)
+    scale = 2.0 ** verified.exponent(A)
+    square = (values[0] ** 2 * 128 / 64.0**2) / scale**2
+    frobenius2 = float((A**2).sum()) / scale**2
+    w = float(np.linalg.norm(values**2)) * 128 / 64.0**2 / scale**2  # |V diag w|_F
+    blocks = gamma(min(p, chunk) + p // chunk + 3)
+    error = square * gamma(m) * m + 2 * gamma(m + 2) * w * 2.0 + blocks * frobenius2
+    wanted = math.sqrt(square) * scale * (1 + error / square / 2)
+    assert (bound / wanted - 1) / U == pytest.approx(64 + 32 + 1, abs=8)
+
+
+def test_norm_bound_measures_its_eigenvectors(monkeypatch):
+    A = np.diag([4.0, 2.0, 1.0]) / 8.0
+    honest = np.linalg.eigh
+
+    def leaning(G):
+        w, V = honest(G)
+        return w * 1.0625, V * 1.0625
+
+    monkeypatch.setattr(np.linalg, "eigh", leaning)
+    e_V = (1.0625**2 - 1) * math.sqrt(3)
+    G = np.diag([16.0, 4, 1]) / 16
+    missed = float(np.linalg.norm(G * (1.0625**3 - 1)))
+    square = 1.0 * 1.0625 * (1 + e_V) + missed
+    frobenius = math.sqrt(21.0 / 16)
+    wanted = min(math.sqrt(square), frobenius) * 0.5
+    assert norm2_upper(A) == pytest.approx(wanted, rel=1e-12)
+    A = np.eye(8)
+    G = np.eye(8)
+    square = 0.25 * 1.0625 * (1 + (1.0625**2 - 1) * math.sqrt(8))
+    square += float(np.linalg.norm(0.25 * np.eye(8) * (1.0625**3 - 1)))
+    assert norm2_upper(A) == pytest.approx(math.sqrt(square) * 2, rel=1e-12)
+
+
+def test_norm_bound_falls_back_to_the_frobenius_norm(monkeypatch):
+    def fail(G):
+        raise np.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(np.linalg, "eigh", fail)
+    A = np.ones((4, 2048))
+    bound = norm2_upper(A)
+    assert bound == pytest.approx(math.sqrt(4 * 2048), rel=1e-11)
+    assert bound > math.sqrt(4 * 2048) * (1 + 2048 * U)
+    assert norm2_upper(np.zeros((2, 3))) == norm2_upper(np.zeros((2, 0))) == 0.0
+    assert norm2_upper(np.full((2, 2), np.finfo(float).max)) == math.inf

@@ -251,3 +251,107 @@ def test_wrong_eigenvectors_widen_and_never_lie(size, kind):
 
 def rows_in_lane_order(M, N, n):
     return np.ascontiguousarray(M.reshape(N, n, -1).transpose(1, 0, 2).reshape(N * n, -1))
+
+
+# The steps between checks: what is kept, widened and asked for again.
+
+
+def followed(tol=0.01, block=0, shape=(3, 2, 4, 2)):
+    """A tracker that has seen one step, its state, tokens and weights."""
+    N, n, D, H = shape
+    rng = np.random.default_rng(14)
+    X, S = rng.standard_normal((N, n, D)), weights(rng, N, H, n)
+    tracker = new_tracker(X, H, tol, block=block)
+    follow(tracker, lanes(S))
+    return tracker, tracker.state[0], X, S
+
+
+def test_between_checks_the_last_enclosure_is_widened_by_the_drift():
+    tracker, state, _, S = followed(tol=1e9)
+    state["ref_lo"], state["ref_hi"], state["checks"] = 1.0, 2.0, 0
+    moved = S + 1e-3 * np.random.default_rng(15).standard_normal(S.shape)
+    e = block_check.drift(tracker, lanes(moved), lanes(S))
+    for _ in range(2):  # from the reference, not from the last step
+        lo, hi = follow(tracker, lanes(moved))
+        assert lo == (1.0 - e) * (1.0 - 1e-15)
+        assert hi == (2.0 + e) * block_check.UP
+        assert (state["lo"], state["hi"]) == (lo, hi)
+    assert state["checks"] == 0
+    assert state["steps"] == 3
+    state["due"] = 99  # no check may be made: the drift alone, and nothing below 0
+    state["ref_lo"] = 0.5 * e
+    assert follow(tracker, lanes(moved)) == (0.0, hi)
+
+
+def test_a_check_is_made_as_soon_as_the_width_is_above_what_is_asked():
+    tracker, state, _, S = followed(tol=0.25)
+    e = block_check.drift(tracker, lanes(S), lanes(S))
+    for lo, hi, checked in ((1.0, 1.2499, 0), (1.0, 1.2501, 1), (0.0, 1e-9, 1), (0.0, 0.0, 1)):
+        state["ref_lo"], state["ref_hi"], state["checks"], state["loose"] = lo, hi, 0, 0
+        state["due"] = state["steps"] + 1
+        follow(tracker, lanes(S))
+        assert (state["checks"] > 0) == bool(checked), (lo, hi, e)
+    state["ref_lo"], state["ref_hi"], state["due"] = 1.0, 2.0, state["steps"] + 2
+    state["checks"] = state["loose"] = 0
+    follow(tracker, lanes(S))  # not due yet: the wide one is answered and counted
+    assert (state["checks"], state["loose"]) == (0, 1)
+    follow(tracker, lanes(S))
+    assert (state["checks"] > 0, state["loose"]) == (True, 1)
+
+
+def test_pauses_grow_where_nothing_better_can_be_had():
+    rng = np.random.default_rng(16)
+    X = rng.standard_normal((3, 2, 16))
+    X[1, 1] = X[1, 0]
+    S = weights(rng, 3, 2, 2)
+    S[1] = 0.5  # two equal rows: sigma_min = 0
+    tracker = new_tracker(X, 2)
+    state, asked = tracker.state[0], []
+    for step in range(1, 1400):
+        before = int(state["checks"])
+        assert follow(tracker, lanes(S))[0] == 0.0
+        if state["checks"] > before:
+            asked.append(step)
+    pauses = np.diff(asked).tolist()
+    assert pauses[:9] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert set(pauses[9:]) == {256}
+    assert state["pause"] == 256
+    assert state["tol_now"] == state["tol"] == 0.01
+
+
+def test_a_fresh_anchor_that_is_not_sharp_enough_lowers_what_is_asked():
+    tracker, state, _, S = followed(tol=1e-15)
+    lo, hi = state["lo"], state["hi"]
+    assert state["tol_now"] == pytest.approx(4.0 * (hi - lo) / lo, rel=1e-12)
+    assert (state["pause"], state["due"], state["anchors"]) == (2, 2, 1)
+    state["checks"] = 0
+    assert follow(tracker, lanes(S))[0] > 0.0
+    assert (state["checks"], state["loose"]) == (0, 2)  # within what can be had, but loose
+    state["tol"] = state["tol_now"] = 0.5
+    state["ref_hi"] = 2.0 * hi
+    follow(tracker, lanes(S))
+    assert (state["pause"], state["tol_now"]) == (2, 0.5)  # the check was enough: no anchor
+    assert state["anchors"] == 1
+    state["ref_lo"], state["ref_hi"], state["usable"] = 0.0, 2.0 * hi, 0
+    follow(tracker, lanes(S))
+    assert (state["pause"], state["tol_now"], state["anchors"]) == (1, 0.5, 2)
+
+
+def test_sizes_of_the_block():
+    for T, block, k in ((3, 0, 3), (4, 0, 4), (9, 0, 4), (64, 0, 4), (96, 0, 6), (640, 0, 32)):
+        tracker = new_tracker(np.ones((T, 1, 2)), 1, block=block)
+        assert (tracker.k, tracker.m) == (k, padded(T - k) if k < T else 8)
+        assert tracker.state["based"][0] == (1 if k == T else 0)
+    assert new_tracker(np.ones((9, 1, 2)), 1, block=7).k == 7
+    assert new_tracker(np.ones((9, 1, 2)), 1, block=70).k == 9
+    off = new_tracker(np.ones((9, 1, 20)), 1, on=False)
+    assert follow(off, zeros(16)) == (0.0, 0.0)
+
+
+def test_token_products_are_doubled_off_the_diagonal():
+    X = np.arange(1.0, 13.0).reshape(2, 2, 3)
+    G = new_tracker(X, 1).G.reshape(2, 2, 8)
+    for i in range(2):
+        gram = X[i] @ X[i].T
+        np.testing.assert_array_equal(G[:, :, i], gram * [[1.0, 2.0], [2.0, 1.0]])
+    assert not G[:, :, 2:].any()
