@@ -5,6 +5,7 @@
 # make mutants        mutation run over the rigorous code, resumable; writes results/mutants.json
 # make test-portable  the tests as other processors would run them, resumable
 # make fuzz           10,000 command lines and 10,000 damaged files, resumable
+# make stress         100,000 steps of the sigma_min tracker, each checked exactly, resumable
 # make clean   remove .venv and caches
 #
 # PYTHON     which interpreter makes the environment (3.11 or newer)
@@ -28,7 +29,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: check test lint planted mutants test-portable fuzz clean
+.PHONY: check test lint planted mutants test-portable fuzz stress clean
 .DELETE_ON_ERROR:
 
 check: $(VENV)/.installed
@@ -53,6 +54,9 @@ test-portable: $(VENV)/.installed-test
 
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m fuzz --workers $(WORKERS)
+
+stress: $(VENV)/.installed-test
+	$(BIN)/python tests/stress_tracking.py --steps 100000
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -74,8 +74,8 @@ def test_middle_and_radius_cover_the_ball() -> None:
 
 
 def test_relative_radius_is_over_the_least_value() -> None:
-    assert _relative_radius(arb(3, 1)) == pytest.approx(0.5, rel=1e-6)
-    assert _relative_radius(arb(-3, 1)) == pytest.approx(0.5, rel=1e-6)
+    assert _relative_radius(arb(3, 1)) == pytest.approx(0.5, rel=1e-6, abs=0)
+    assert _relative_radius(arb(-3, 1)) == pytest.approx(0.5, rel=1e-6, abs=0)
     assert _relative_radius(arb(0)) == 0.0
     assert _relative_radius(arb(2)) == 0.0
     for nothing in (arb(1, 1), arb(0, 1), arb("nan"), arb("inf")):

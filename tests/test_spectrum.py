@@ -196,16 +196,16 @@ def test_a_sweep_pays_for_its_sums_and_products(monkeypatch, chunk):
     np.testing.assert_allclose(G, np.eye(m), rtol=0, atol=1e-14)
     cuts = -(-p // chunk)
     k = min(p, chunk) + cuts + 2  # sums over a block, then over the blocks
-    assert e_Q == pytest.approx(gamma(k) * m, rel=1e-9)
+    assert e_Q == pytest.approx(gamma(k) * m, rel=1e-9, abs=0)
     span = float(np.linalg.norm(np.ldexp(L, -e), axis=0).sum())
-    assert res == pytest.approx(gamma(m) * span, rel=1e-9)
+    assert res == pytest.approx(gamma(m) * span, rel=1e-9, abs=0)
     # two factors: their product is the L of the result
     half = np.eye(m) * 0.5
     out, res, e_Q, G = spectrum._pass(A, e, [np.ldexp(L, -e), half])
     np.testing.assert_array_equal(out, np.ldexp(L, -e) * 0.5)
     np.testing.assert_allclose(G, 4.0 * np.eye(m), rtol=0, atol=1e-13)
-    assert e_Q == pytest.approx(3.0 * math.sqrt(m), rel=1e-9)
-    assert res == pytest.approx(gamma(m) * span, rel=1e-9)
+    assert e_Q == pytest.approx(3.0 * math.sqrt(m), rel=1e-9, abs=0)
+    assert res == pytest.approx(gamma(m) * span, rel=1e-9, abs=0)
 
 
 def test_a_sweep_measures_what_its_factor_misses(monkeypatch):
@@ -224,7 +224,7 @@ def test_a_sweep_measures_what_its_factor_misses(monkeypatch):
     R = np.where(np.arange(p) % 3 == 0, 2.0**-20, 0.0) * np.ones((m, 1))
     _, res, e_Q, _ = spectrum._pass(L @ Q + R, 0, [L])
     assert e_Q < 1e-12
-    assert res == pytest.approx(float(np.linalg.norm(R)), rel=1e-9)
+    assert res == pytest.approx(float(np.linalg.norm(R)), rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize("e_Q", [0.0, 2.0**-20, 0.25, 0.75])
@@ -372,12 +372,12 @@ def test_norm_bound_measures_its_eigenvectors(monkeypatch):
     square = 1.0 * 1.0625 * (1 + e_V) + missed
     frobenius = math.sqrt(21.0 / 16)
     wanted = min(math.sqrt(square), frobenius) * 0.5
-    assert norm2_upper(A) == pytest.approx(wanted, rel=1e-12)
+    assert norm2_upper(A) == pytest.approx(wanted, rel=1e-12, abs=0)
     A = np.eye(8)
     G = np.eye(8)
     square = 0.25 * 1.0625 * (1 + (1.0625**2 - 1) * math.sqrt(8))
     square += float(np.linalg.norm(0.25 * np.eye(8) * (1.0625**3 - 1)))
-    assert norm2_upper(A) == pytest.approx(math.sqrt(square) * 2, rel=1e-12)
+    assert norm2_upper(A) == pytest.approx(math.sqrt(square) * 2, rel=1e-12, abs=0)
 
 
 def test_norm_bound_falls_back_to_the_frobenius_norm(monkeypatch):
@@ -387,7 +387,7 @@ def test_norm_bound_falls_back_to_the_frobenius_norm(monkeypatch):
     monkeypatch.setattr(np.linalg, "eigh", fail)
     A = np.ones((4, 2048))
     bound = norm2_upper(A)
-    assert bound == pytest.approx(math.sqrt(4 * 2048), rel=1e-11)
+    assert bound == pytest.approx(math.sqrt(4 * 2048), rel=1e-11, abs=0)
     assert bound > math.sqrt(4 * 2048) * (1 + 2048 * U)
     assert norm2_upper(np.zeros((2, 3))) == norm2_upper(np.zeros((2, 0))) == 0.0
     assert norm2_upper(np.full((2, 2), np.finfo(float).max)) == math.inf

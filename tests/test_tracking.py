@@ -322,7 +322,7 @@ def test_pauses_grow_where_nothing_better_can_be_had():
 def test_a_fresh_anchor_that_is_not_sharp_enough_lowers_what_is_asked():
     tracker, state, _, S = followed(tol=1e-15)
     lo, hi = state["lo"], state["hi"]
-    assert state["tol_now"] == pytest.approx(4.0 * (hi - lo) / lo, rel=1e-12)
+    assert state["tol_now"] == pytest.approx(4.0 * (hi - lo) / lo, rel=1e-12, abs=0)
     assert (state["pause"], state["due"], state["anchors"]) == (2, 2, 1)
     state["checks"] = 0
     assert follow(tracker, lanes(S))[0] > 0.0

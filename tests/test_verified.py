@@ -63,7 +63,7 @@ def test_an_exact_decomposition_loses_the_allowances_and_no_more(name):
     left, right = 17 * 16 * U, 65 * 16 * U  # gamma_k |Q|_F^2, gamma rounded up to k + 1
     size = float(np.linalg.norm(s))
     d_W, rho = size * U, 17 * U * Fraction(float(np.abs(s).sum()))
-    assert float(Fraction(e_U) / left) == pytest.approx(1.0, rel=1e-9)
+    assert float(Fraction(e_U) / left) == pytest.approx(1.0, rel=1e-9, abs=0)
     for value, low, high in zip(sorted(np.abs(s))[::-1], lo, hi, strict=True):
         x = Fraction(value)
         lost = x * (left / 2 + right / 2 + 24 * U) + Fraction(d_W) + rho
@@ -107,9 +107,9 @@ def test_a_decomposition_far_from_orthogonal_bounds_from_above_only():
 @pytest.mark.parametrize(("k", "m"), [(16, 16), (64, 16), (256, 4)])
 def test_gram_defect_is_measured_and_pays_for_its_product(k, m):
     Q = hadamard(k)[:, :m] / math.sqrt(k)
-    assert gram_defect(Q, 3.0) == pytest.approx(9.0 * (k + 1) * 2.0**-53, rel=1e-9)
+    assert gram_defect(Q, 3.0) == pytest.approx(9.0 * (k + 1) * 2.0**-53, rel=1e-9, abs=0)
     wanted = math.sqrt(m) * 0.5625  # (1.25^2 - 1) on the diagonal
-    assert gram_defect(1.25 * Q, 0.0) == pytest.approx(wanted, rel=1e-12)
+    assert gram_defect(1.25 * Q, 0.0) == pytest.approx(wanted, rel=1e-12, abs=0)
 
 
 def test_exponent_is_that_of_the_largest_entry():
@@ -162,9 +162,9 @@ def test_row_norms_cap_the_least_value():
     assert (_row_norm_up(rows) / 5.0 - 1.0) * 2**53 == pytest.approx(4 + 64, abs=4)
     wide = np.ones((2, 4096))
     assert (_row_norm_up(wide) / 64.0 - 1.0) * 2**53 == pytest.approx(4097 + 64, abs=4)
-    assert _row_norm_up(np.zeros((1, 16))) == pytest.approx(math.sqrt(16 * TINY), rel=1e-12)
+    assert _row_norm_up(np.zeros((1, 16))) == pytest.approx(math.sqrt(16 * TINY), rel=1e-12, abs=0)
     assert (_row_sum_up(wide) / 4096.0 - 1.0) * 2**53 == pytest.approx(2 * 4101, abs=4)
-    assert _row_sum_up(np.array([[-3.0, 4.0], [8.0, 0.0]])) == pytest.approx(7.0, rel=1e-13)
+    assert _row_sum_up(np.array([[-3.0, 4.0], [8.0, 0.0]])) == pytest.approx(7.0, rel=1e-13, abs=0)
     assert _row_sum_up(np.zeros((1, 4))) == 5e-324
 
 
@@ -173,16 +173,16 @@ def test_caps_apply_whatever_the_decomposition_says(monkeypatch):
     monkeypatch.setattr(verified, "_svd", lambda A, **kw: (LEFT, np.ones(16), 1e3 * RIGHT))
     A = np.vstack([np.ones(64), 2.0 * np.ones((15, 64))])
     svd = verified_svd(A)
-    assert svd.hi[0] == pytest.approx(math.sqrt(64 + 15 * 256), rel=1e-12)
-    assert svd.hi[-1] == pytest.approx(8.0, rel=1e-12)
+    assert svd.hi[0] == pytest.approx(math.sqrt(64 + 15 * 256), rel=1e-12, abs=0)
+    assert svd.hi[-1] == pytest.approx(8.0, rel=1e-12, abs=0)
     assert svd.hi[-2] == svd.hi[0]
     A[0, 1:] = 0.0
-    assert verified_svd(A).hi[-1] == pytest.approx(1.0, rel=1e-13)
+    assert verified_svd(A).hi[-1] == pytest.approx(1.0, rel=1e-13, abs=0)
     assert svd.ok
     monkeypatch.setattr(verified, "_svd", lambda A, **kw: (LEFT, np.ones(16), RIGHT[:, :-1]))
     svd = verified_svd(A)
     assert (svd.ok, svd.e_U, svd.lo.any(), svd.s.any()) == (False, math.inf, False, False)
-    assert svd.hi[-1] == pytest.approx(1.0, rel=1e-13)
+    assert svd.hi[-1] == pytest.approx(1.0, rel=1e-13, abs=0)
 
 
 @pytest.mark.parametrize("e", [-700, -20, 0, 20, 700])
