@@ -6,6 +6,7 @@ With NUMBA_DISABLE_JIT=1 the same tests run on the plain Python functions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -346,14 +347,9 @@ def test_gradient_errors_widen_the_decrease() -> None:
     """|g| = 1 with an error of J noise + J_error r = 1/4: |g|^2 may be 9/16 more."""
     quiet, loud = Step(0.5, 1.0), Step(0.5, 1.0, J_error=0.25)
     for after, wanted in [(quiet, (1, 0)), (loud, (0, 1))]:
-        steps = [replace_loss(after, 0.5), replace_loss(after, 0.25)]
+        steps = [after, replace(after, loss=0.25)]
         _, (test,) = check(steps, [Bound(DECREASE, 0, 0, 0, 0.3)])
         assert (test["violations"], test["undecided"]) == wanted
-
-
-def replace_loss(step: Step, loss: float) -> Step:
-    """The same step with another loss."""
-    return Step(loss, step.grad_sq, J_error=step.J_error)
 
 
 def test_a_loss_of_zero_ends_every_comparison() -> None:
