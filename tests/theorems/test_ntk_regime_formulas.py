@@ -31,9 +31,10 @@ A_PRIORI = {"paper": ("printed", 8, 32, 0), "relu-rigorous": ("plain", 4, 16, 16
 """Data constants and the numerals of the radii, the cubic and the third condition."""
 
 
-def near(distance: float, name: str = "relu", seed: int = 0) -> EncoderStart:
-    """A random start whose labels are that far from its outputs."""
+def near(distance: float, name: str = "relu", seed: int = 0, output: float = 1.0) -> EncoderStart:
+    """A random start whose labels are that far from its outputs; w_O times `output`."""
     model, problem, params = case((2, 2, 4, 9), name, seed)
+    params = replace(params, w_O=output * params.w_O)
     F = model.forward(problem, params).F.reshape(problem.y.shape)
     return EncoderStart(model, replace(problem, y=F + distance * problem.y), params)
 
@@ -79,10 +80,12 @@ def by_name(made: Prediction) -> dict[str, Hypothesis]:
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-@pytest.mark.parametrize("distance", [1e-3, 2e-2])
+@pytest.mark.parametrize(
+    ("distance", "output"), [(1e-4, 1.0), (2e-2, 1.0), (1e-5, 1e-4), (3e-3, 1e-3)]
+)
 @pytest.mark.parametrize("name", list(A_PRIORI))
-def test_hypotheses(name: str, distance: float, seed: int) -> None:
-    start = near(distance, "gelu" if name == "smooth" else "relu", seed)
+def test_hypotheses(name: str, distance: float, output: float, seed: int) -> None:
+    start = near(distance, "gelu" if name == "smooth" else "relu", seed, output)
     f, found, alpha, _ = page(name, start)
     _, factor, cubic, third = A_PRIORI[name]
     known, r_0, where = by_name(predicted(name, start)), start.r_0, "" if found else ", at radius 0"
@@ -120,6 +123,8 @@ def test_hypotheses(name: str, distance: float, seed: int) -> None:
         h = known.pop("the activation has a bounded second derivative")
         assert (h.lhs, h.relation, h.rhs, h.holds) == (1, ">=", 1, True)
     assert not known
+    if (distance, output) == (1e-5, 1e-4):
+        assert all(h.holds for h in predicted(name, start).hypotheses)
 
 
 def theory_step(kind: str, f: Formulas, alpha: float, r_0: float) -> float:
@@ -153,13 +158,14 @@ def test_rates_and_greatest_steps(name: str, distance: float, seed: int) -> None
 
 
 def test_distances_cover_small_large_and_absent_radii() -> None:
-    """The cases above: with radii and without, delta below and above 1."""
-    seen, drifts = set(), set()
-    for distance in (1e-5, 1e-2, 1.0):
-        f, found, alpha, _ = page("relu-sharp", start := near(distance, seed=3))
+    """The cases above: with radii and without, delta below and above 1, and well between."""
+    seen, drifts = set(), []
+    for distance, output in ((1e-4, 1.0), (1e-2, 1.0), (1.0, 1.0), (3e-3, 1e-3)):
+        f, found, alpha, _ = page("relu-sharp", start := near(distance, seed=3, output=output))
         seen.add(found)
-        drifts.add(f.delta(alpha, start.r_0) > 1)
-    assert seen == drifts == {True, False}
+        drifts.append(f.delta(alpha, start.r_0))
+    assert seen == {True, False}
+    assert 0.1 < drifts[-1] < 0.5 < drifts[0] < 1 < drifts[1]
 
 
 def test_without_a_curvature_or_a_singular_value_there_is_no_step() -> None:
