@@ -56,6 +56,98 @@ def model_kernel(model: Any, problem: Any, params: Any, trained: tuple[str, ...]
     return kernel_at(model, problem, params, trained).numpy()
 
 
+def test_the_recursion_is_that_of_the_page() -> None:
+    """bound <- q bound + eta |(K_t - K_0) r_t| + allowed, step by step, with arbitrary numbers."""
+    rng = np.random.default_rng(0)
+    K = rng.standard_normal((3, 3))
+    K, r = K + K.T, rng.standard_normal(3)
+    p, q, eta, rounding = rng.standard_normal(3), 0.875, 0.25, 1e-3
+    state = Follow(K, q, r, p, r.copy(), float(np.linalg.norm(r)), rounding)
+    linear, bound, noise, worst, curved = r.copy(), 0.0, 0.0, 0.0, 0.0
+    for t in range(6):
+        after, product, allowed = rng.standard_normal(3), rng.standard_normal(3), 0.01 * t
+        state.advance(eta, after, product, allowed)
+        curved = max(curved, np.linalg.norm(after - r + eta * p) / (allowed + rounding))
+        bound = q * bound + eta * np.linalg.norm(p - K @ r) + allowed
+        noise = q * noise + rounding
+        linear = linear - eta * K @ linear
+        r, p = after, product
+        error = np.linalg.norm(r - linear)
+        worst = max(worst, error / (bound + noise))
+        found = state.bound, state.noise, state.error, state.worst, state.curved
+        assert found == pytest.approx((bound, noise, error, worst, curved), rel=1e-12, abs=0.0)
+        np.testing.assert_allclose(state.linear, linear, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("share", [0.5, 2.5])
+def test_the_numbers_at_the_start(
+    share: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """q, what rounding may add, and a product that differs from the kernel."""
+    model, problem, params, trained = drawn("gelu", 0)
+    problem, params = problem.to(dtype=dtype), params.to("cpu", dtype)
+    K = kernel_at(model, problem, params, trained)[0].double().numpy()
+    w = np.linalg.eigvalsh(K)
+    eta = share / w[-1]
+    plan = Plan(np.full(1, eta), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
+    times = gdconv.lazy.kernel_times
+    monkeypatch.setattr(gdconv.lazy, "kernel_times", lambda *a: 1.5 * times(*a))
+    watch = LazyWatch(model, problem, params, plan)
+    at = model.forward(problem, params)
+    watch.observe([0], params, at)
+    state, r = watch.follows[0], at.residual[0].double().numpy()
+    assert state.q == pytest.approx(max(1 - eta * w[0], eta * w[-1] - 1), rel=1e-9)
+    here, data = params.to("cpu", torch.float64), problem.to("cpu", torch.float64)
+    probed = probe(model, data, here, np.array([eta]), trained)
+    nu, J, first = probed.noise_scale[0], probed.jacobian_norm[0], np.linalg.norm(r)
+    noise = 2 * nu + 2 * eta * J * (J * nu + 2 * probed.jacobian_error[0] * first)
+    noise += 64 * 2.0**-53 * first
+    noise *= 1.0 if dtype == torch.float64 else 2.0**29
+    assert state.rounding == pytest.approx(noise, rel=1e-10, abs=0.0)
+    apart = eta * np.linalg.norm(0.5 * K @ r)
+    assert state.curved == pytest.approx(apart / 16 / noise, rel=1e-5, abs=0.0)
+    assert (state.first, state.bound, state.noise) == (pytest.approx(first), 0.0, 0.0)
+
+
+def test_a_record_is_relative_to_the_start() -> None:
+    model, problem, params, trained = drawn("gelu", 2)
+    plan = Plan(np.full(1, 1e-3), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
+    watch = LazyWatch(model, problem, params, plan)
+    watch.observe([0], params, model.forward(problem, params))
+    state = watch.follows[0]
+    state.error, state.bound, state.noise, state.worst = 0.5, 0.25, 0.125, 7.0
+    state.curved, state.q = 3.0, 0.9
+    there = replace(params, w_O=1.1 * params.w_O)
+    row = watch.record(0, there)
+    K_0, K = (kernel_at(model, problem, p, trained)[0].numpy() for p in (params, there))
+    change = np.linalg.norm(K - K_0) / np.linalg.norm(K_0)
+    assert row["kernel_change"] == pytest.approx(change, rel=1e-9)
+    assert row["linear_error"] == pytest.approx(0.5 / state.first)
+    assert row["linear_bound"] == pytest.approx(0.375 / state.first)
+    assert row["linear_ratio"] == pytest.approx(1.0)
+    assert row["relative_distance_O"] == pytest.approx(0.1)
+    assert row["relative_distance_Q"] == 0.0
+    least = np.linalg.eigvalsh(K)[0]
+    assert row["lambda_min_lo"] <= least * (1 + 1e-9)
+    assert row["lambda_min_hi"] >= least * (1 - 1e-9)
+    *lower, full = rungs(model, problem, there, trained)
+    found = watch.result(0)
+    assert found["rung_lo"] == pytest.approx(min(full.lo / b.hi for b in lower), rel=1e-12)
+    assert found["rung_hi"] == pytest.approx(min(full.hi / b.lo for b in lower), rel=1e-12)
+    assert (found["q"], found["linear_worst"], found["curved_worst"]) == (0.9, 7.0, 3.0)
+    assert (found["linear_bound"], found["first"]) == (0.375, state.first)
+    assert found["linear_last"] == pytest.approx(state.first)
+
+
+def test_a_ratio_of_boxes() -> None:
+    assert _ratio(Enclosure(2.0, 3.0), Enclosure(4.0, 5.0)) == (0.4, 0.75)
+    assert _ratio(Enclosure(-1.0, 3.0), Enclosure(4.0, 5.0)) == (0.0, 0.75)
+    assert _ratio(Enclosure(-2.0, -1.0), Enclosure(4.0, 5.0)) == (0.0, 0.0)
+    assert _ratio(Enclosure(2.0, 3.0), Enclosure(0.0, 5.0)) == (0.4, np.inf)
+    assert _ratio(Enclosure(0.0, 0.0), Enclosure(0.0, 0.0)) == (1.0, np.inf)
+
+
 @pytest.mark.parametrize("name", ["relu", "gelu", "multihead"])
 @pytest.mark.parametrize("near", [0.0, 1e-3, 1e-7, 1e-11, 1e-14])
 def test_both_claims_hold_whatever_the_size_of_the_residual(name: str, near: float) -> None:
@@ -159,98 +251,6 @@ def test_the_bound_follows_a_linear_model_exactly() -> None:
     assert state.bound < 1e-15
     assert state.worst <= 1.0
     assert state.curved <= 1.0
-
-
-def test_the_recursion_is_that_of_the_page() -> None:
-    """bound <- q bound + eta |(K_t - K_0) r_t| + allowed, step by step, with arbitrary numbers."""
-    rng = np.random.default_rng(0)
-    K = rng.standard_normal((3, 3))
-    K, r = K + K.T, rng.standard_normal(3)
-    p, q, eta, rounding = rng.standard_normal(3), 0.875, 0.25, 1e-3
-    state = Follow(K, q, r, p, r.copy(), float(np.linalg.norm(r)), rounding)
-    linear, bound, noise, worst, curved = r.copy(), 0.0, 0.0, 0.0, 0.0
-    for t in range(6):
-        after, product, allowed = rng.standard_normal(3), rng.standard_normal(3), 0.01 * t
-        state.advance(eta, after, product, allowed)
-        curved = max(curved, np.linalg.norm(after - r + eta * p) / (allowed + rounding))
-        bound = q * bound + eta * np.linalg.norm(p - K @ r) + allowed
-        noise = q * noise + rounding
-        linear = linear - eta * K @ linear
-        r, p = after, product
-        error = np.linalg.norm(r - linear)
-        worst = max(worst, error / (bound + noise))
-        found = state.bound, state.noise, state.error, state.worst, state.curved
-        assert found == pytest.approx((bound, noise, error, worst, curved), rel=1e-12, abs=0.0)
-        np.testing.assert_allclose(state.linear, linear, rtol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("share", [0.5, 2.5])
-def test_the_numbers_at_the_start(
-    share: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """q, what rounding may add, and a product that differs from the kernel."""
-    model, problem, params, trained = drawn("gelu", 0)
-    problem, params = problem.to(dtype=dtype), params.to("cpu", dtype)
-    K = kernel_at(model, problem, params, trained)[0].double().numpy()
-    w = np.linalg.eigvalsh(K)
-    eta = share / w[-1]
-    plan = Plan(np.full(1, eta), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
-    times = gdconv.lazy.kernel_times
-    monkeypatch.setattr(gdconv.lazy, "kernel_times", lambda *a: 1.5 * times(*a))
-    watch = LazyWatch(model, problem, params, plan)
-    at = model.forward(problem, params)
-    watch.observe([0], params, at)
-    state, r = watch.follows[0], at.residual[0].double().numpy()
-    assert state.q == pytest.approx(max(1 - eta * w[0], eta * w[-1] - 1), rel=1e-9)
-    here, data = params.to("cpu", torch.float64), problem.to("cpu", torch.float64)
-    probed = probe(model, data, here, np.array([eta]), trained)
-    nu, J, first = probed.noise_scale[0], probed.jacobian_norm[0], np.linalg.norm(r)
-    noise = 2 * nu + 2 * eta * J * (J * nu + 2 * probed.jacobian_error[0] * first)
-    noise += 64 * 2.0**-53 * first
-    noise *= 1.0 if dtype == torch.float64 else 2.0**29
-    assert state.rounding == pytest.approx(noise, rel=1e-10, abs=0.0)
-    apart = eta * np.linalg.norm(0.5 * K @ r)
-    assert state.curved == pytest.approx(apart / 16 / noise, rel=1e-5, abs=0.0)
-    assert (state.first, state.bound, state.noise) == (pytest.approx(first), 0.0, 0.0)
-
-
-def test_a_record_is_relative_to_the_start() -> None:
-    model, problem, params, trained = drawn("gelu", 2)
-    plan = Plan(np.full(1, 1e-3), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
-    watch = LazyWatch(model, problem, params, plan)
-    watch.observe([0], params, model.forward(problem, params))
-    state = watch.follows[0]
-    state.error, state.bound, state.noise, state.worst = 0.5, 0.25, 0.125, 7.0
-    state.curved, state.q = 3.0, 0.9
-    there = replace(params, w_O=1.1 * params.w_O)
-    row = watch.record(0, there)
-    K_0, K = (kernel_at(model, problem, p, trained)[0].numpy() for p in (params, there))
-    change = np.linalg.norm(K - K_0) / np.linalg.norm(K_0)
-    assert row["kernel_change"] == pytest.approx(change, rel=1e-9)
-    assert row["linear_error"] == pytest.approx(0.5 / state.first)
-    assert row["linear_bound"] == pytest.approx(0.375 / state.first)
-    assert row["linear_ratio"] == pytest.approx(1.0)
-    assert row["relative_distance_O"] == pytest.approx(0.1)
-    assert row["relative_distance_Q"] == 0.0
-    least = np.linalg.eigvalsh(K)[0]
-    assert row["lambda_min_lo"] <= least * (1 + 1e-9)
-    assert row["lambda_min_hi"] >= least * (1 - 1e-9)
-    *lower, full = rungs(model, problem, there, trained)
-    found = watch.result(0)
-    assert found["rung_lo"] == pytest.approx(min(full.lo / b.hi for b in lower), rel=1e-12)
-    assert found["rung_hi"] == pytest.approx(min(full.hi / b.lo for b in lower), rel=1e-12)
-    assert (found["q"], found["linear_worst"], found["curved_worst"]) == (0.9, 7.0, 3.0)
-    assert (found["linear_bound"], found["first"]) == (0.375, state.first)
-    assert found["linear_last"] == pytest.approx(state.first)
-
-
-def test_a_ratio_of_boxes() -> None:
-    assert _ratio(Enclosure(2.0, 3.0), Enclosure(4.0, 5.0)) == (0.4, 0.75)
-    assert _ratio(Enclosure(-1.0, 3.0), Enclosure(4.0, 5.0)) == (0.0, 0.75)
-    assert _ratio(Enclosure(-2.0, -1.0), Enclosure(4.0, 5.0)) == (0.0, 0.0)
-    assert _ratio(Enclosure(2.0, 3.0), Enclosure(0.0, 5.0)) == (0.4, np.inf)
-    assert _ratio(Enclosure(0.0, 0.0), Enclosure(0.0, 0.0)) == (1.0, np.inf)
 
 
 def test_the_first_rung_of_the_heads() -> None:
