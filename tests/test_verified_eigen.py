@@ -51,12 +51,13 @@ def test_the_whole_defect_is_needed(stretch: float, monkeypatch: pytest.MonkeyPa
 def test_rounding_is_bounded_a_priori(m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A perfect guess: what is left is the rounding that V diag(w) V^T may have had.
 
-    A product of m terms is wrong by at most m u/(1 - m u) |W| |V|, W itself by u |W|.
+    A product of m terms is wrong by at most m u/(1 - m u) |W| |V|, W itself by u |W|; the defect
+    |V^T V - I| by m u |V|^2, which w multiplies.
     """
     d = np.linspace(0.5, 0.99, m)
     _plant(monkeypatch, d.tolist(), np.eye(m))
     lo, hi = _contains(np.diag(d), d.tolist())
-    needed = (m + 1) * U * float(np.linalg.norm(d)) * sqrt(m)
+    needed = ((m + 1) * U * float(np.linalg.norm(d)) * sqrt(m) + m * U * m * d)[1:-1]
     half = 0.5 * (hi - lo)[1:-1]
     assert (half >= needed).all()
     assert (half <= 2.5 * needed + 200 * U).all()
