@@ -26,6 +26,7 @@ from gdconv.lapack import spectral_norm
 from gdconv.models.multihead import BLOCKS as HEAD_BLOCKS
 from gdconv.models.multihead import MultiHeadRegression
 from gdconv.models.shallow_encoder import BLOCKS, EncoderPass, ShallowEncoder
+from gdconv.rounding import UNIT
 from gdconv.start import start_at
 
 
@@ -71,6 +72,11 @@ def _moved(before: Any, after: Any, blocks: tuple[str, ...]) -> float:
     return np.float64(float(sum(squares))) ** 0.5
 
 
+def _excess(largest: Any, norm: Any) -> Any:
+    """largest - norm from above: where a weight shrank, what is added to the norm again cancels."""
+    return largest - norm + 4 * UNIT * (largest + norm)
+
+
 class HeadCurvature(Curvature):
     """The multi-head model: M_2 of `gdconv.constants` on the segment."""
 
@@ -78,8 +84,10 @@ class HeadCurvature(Curvature):
     def bound(self, before: Any, after: Any, pass_before: Any, pass_after: Any) -> float:
         """(M_2 / 2) |theta' - theta|^2; infinite where that overflows."""
         radii = [
-            np.maximum(_spectral(getattr(before, b)), _spectral(getattr(after, b)))
-            - self.start.norm(b)
+            _excess(
+                np.maximum(_spectral(getattr(before, b)), _spectral(getattr(after, b))),
+                self.start.norm(b),
+            )
             for b in HEAD_BLOCKS
         ]
         M_2 = Constants(self.start, Radii(*radii)).M_2()
@@ -113,7 +121,7 @@ class EncoderCurvature(Curvature):
         ends = {b: (getattr(before, b), getattr(after, b)) for b in BLOCKS[:3]}
         largest = {b: max(float(_spectral(u)), float(_spectral(v))) for b, (u, v) in ends.items()}
         largest["w_O"] = max(float(before.w_O.norm()), float(after.w_O.norm()))
-        return {b: largest[b] - self.norms[b] for b in BLOCKS}
+        return {b: _excess(largest[b], self.norms[b]) for b in BLOCKS}
 
 
 def _kink(

@@ -68,7 +68,7 @@ class Outcome:
     def c_least(self) -> float:
         """Least c_t of AP; 0 when no step was taken."""
         least = float(self.ledger["c_least"])
-        return least if np.isfinite(least) else 0.0
+        return 0.0 if least == np.inf else least
 
     def compared_steps(self, name: str) -> int:
         """Last step at which that statement was compared."""
@@ -131,7 +131,8 @@ def descend(
             rows[r][-1]["defect"] = float(after[r])
             if sharp_here:
                 _enter_share(engine, rows[r][-1], r)
-            worst[r] = max(worst[r], after[r] / allowed if allowed > 0 else after[r] > 0)
+            share = after[r] / allowed if allowed > 0 else float(after[r] > 0)
+            worst[r] = np.maximum(worst[r], share)  # nan stays
         ended = [r for r in steppers if engine.finished[r]]
         _record(engine, rows, ended, distances(here, params), probed)
     return [_outcome(engine, model, problem, plan, r, rows[r], float(worst[r])) for r in runs]

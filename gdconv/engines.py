@@ -104,16 +104,18 @@ def _tests(plan: Plan, r: int) -> np.ndarray:
         [b.power * float(np.log1p(-hi)) if ok else 0.0 for b, (_, hi), ok in pairs],
         [float(np.log(b.prefactor)) for b in bounds],
         [
-            b.power * float(np.log1p(-lo) - np.log1p(-hi)) if ok else 0.0
+            b.power * float(np.log1p(-lo) - np.log1p(-hi))
+            if ok
+            else b.coefficient[1] - b.coefficient[0]
             for b, (lo, hi), ok in pairs
         ],
-        [b.coefficient for b in bounds],
+        [b.coefficient[1] for b in bounds],
     )
 
 
 def _testable(bound: Bound) -> bool:
     """A bound that claims something whatever the step is."""
-    return bound.kind == POSTERIOR or (bound.kind == DECREASE and bound.coefficient > 0)
+    return bound.kind == POSTERIOR or (bound.kind == DECREASE and bound.coefficient[1] > 0)
 
 
 class FusedEngine(Engine):

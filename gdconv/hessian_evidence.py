@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from math import isfinite
+from math import isfinite, isnan
 
 import numpy as np
 import torch
@@ -131,7 +131,10 @@ def exponents(
         name = f"{variant}{symbol[part]}({block})"
         values = norms[part, block]
         if not ((values > 0) & np.isfinite(values)).all():
-            claims.append(Hypothesis(f"{name} is not zero", 0, ">=", 1))
+            least = float(values.min())  # nan where one is: a claim about it is undecided
+            claims.append(Hypothesis(f"{name} is not zero", least, ">", 0.0))
+            if least > 0:
+                claims.append(Hypothesis(f"{name} is finite", float(values.max()), ">", 0.0))
             continue
         found = growth(x, values)
         claim = f"{name} ~ s^{law:g}: distance of the exponent"
@@ -181,7 +184,7 @@ def errors(layer: AttentionLayer) -> Errors:
             for a in layer.names
             for b in layer.names
         }
-        where[part] = max(off, key=lambda name: off[name])
+        where[part] = max(off, key=lambda name: (isnan(off[name]), off[name]))
         by_part[part] = off[where[part]]
     v = torch.cos(torch.arange(1.0, len(size) + 1, dtype=size.dtype))
     right = true["total"] @ v

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gdconv.bars import minus, positive_part, smaller, times
 from gdconv.curvature import Curvature, curvature_at
 from gdconv.models.multihead import MultiHeadRegression
 from gdconv.models.shallow_encoder import ShallowEncoder
@@ -175,8 +176,8 @@ class Follow:
         norm = np.linalg.norm
         drift = norm(self.product - self.K_0 @ self.residual)
         delta = norm(residual - self.residual + eta * self.product)
-        if self.first > 0 and np.isfinite(delta):
-            self.curved = max(self.curved, float(delta / (allowed + self.rounding)))
+        if self.first > 0:
+            self.curved = float(np.maximum(self.curved, delta / (allowed + self.rounding)))
         bound = float(self.q * self.bound + eta * drift + allowed)
         self.bound = bound if bound == bound else np.inf
         self.noise = self.q * self.noise + self.rounding
@@ -184,7 +185,8 @@ class Follow:
         self.residual, self.product = residual, product
         self.error = float(norm(residual - self.linear))
         if self.first > 0:
-            self.worst = max(self.worst, self.error / (self.bound + self.noise))
+            share = np.float64(self.error) / (self.bound + self.noise)
+            self.worst = float(np.maximum(self.worst, share))  # nan stays
 
 
 class LazyWatch(Watch):
@@ -233,14 +235,17 @@ class LazyWatch(Watch):
     def _begin(self, r: int, residual: np.ndarray, product: np.ndarray) -> Follow:
         K, eta = self.K_0[r], float(self.plan.eta[r])
         least, greatest = lambda_min_enclosure(K), lambda_max_enclosure(K)
-        q = max(1 - eta * max(least.lo, 0.0), eta * greatest.hi - 1)
+        step = Enclosure(eta, eta)
+        q = np.maximum(
+            minus(1, times(step, positive_part(least))).hi, minus(times(step, greatest), 1).hi
+        )
         first = float(np.linalg.norm(residual))
         start = self._alone(self.start, r)
         self.curvature[r] = curvature_at(self.model, self._data(r), start, self.plan.trained)
         rounding = self._rounding(r, start, first)
-        state = Follow(K, q, residual, product, residual.copy(), first, rounding)
+        state = Follow(K, float(q), residual, product, residual.copy(), first, rounding)
         apart = eta * float(np.linalg.norm(product - K @ residual))
-        if rounding > 0 and np.isfinite(apart):  # a wrong block of K_0 shows here
+        if rounding > 0:  # a wrong block of K_0 shows here
             state.curved = apart / (16 * rounding)
         return state
 
@@ -266,7 +271,7 @@ class LazyWatch(Watch):
         *lower, full = rungs(self.model, data, here, self.plan.trained)
         for rung in lower:
             ratio = _ratio(full, rung)
-            state.rung = Enclosure(min(state.rung.lo, ratio.lo), min(state.rung.hi, ratio.hi))
+            state.rung = smaller(state.rung, ratio)
         scale = max(state.first, 1e-300)
         moved = {
             f"relative_{name}": float(value[0] / self.norms[name][r])
@@ -300,6 +305,8 @@ class LazyWatch(Watch):
 
 def _ratio(top: Enclosure, bottom: Enclosure) -> Enclosure:
     """top / bottom of non-negative numbers; a bottom that may be zero leaves the top open."""
+    if any(map(np.isnan, (*top, *bottom))):
+        return Enclosure(np.nan, np.nan)
     hi = top.hi / bottom.lo if bottom.lo > 0 else np.inf
     return Enclosure(max(top.lo, 0.0) / bottom.hi if bottom.hi > 0 else 1.0, max(hi, 0.0))
 

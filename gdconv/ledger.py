@@ -69,8 +69,9 @@ TEST = np.dtype([
     ("kind", "i8"),
     ("log_start", "f8"),  # log of the bound at step 0 as a share of f_0, 0 without a prefactor
     ("log_rate", "f8"),  # log(1 - eta rate) for FIXED, the rate from above
-    ("log_slack", "f8"),  # what the rate from below adds to it: a refutation must beat both
-    ("coefficient", "f8"),  # c for DECREASE
+    # what the rate from below adds to it, or how much less c may be: a refutation must beat both
+    ("log_slack", "f8"),
+    ("coefficient", "f8"),  # c for DECREASE, from above
     ("log_bound", "f8"),  # at the last observed step
     ("worst_margin", "f8"),  # least log bound - log(f_t / f_0) over compared steps
     ("worst_step", "i8"),
@@ -119,8 +120,9 @@ def new_tests(
         kinds: FIXED, POSTERIOR or UNTESTED, one per statement.
         log_rates: log(1 - eta rate) per statement; ignored unless the kind is FIXED.
         log_starts: Log of the bound at step 0 over f_0, per statement; 0 when left out.
-        log_slacks: log(1 - eta rate_lo) - log(1 - eta rate_hi) per statement; 0 when left out.
-        coefficients: c of a DECREASE test, per statement; 0 when left out.
+        log_slacks: log(1 - eta rate_lo) - log(1 - eta rate_hi), or c from above minus c from below,
+            per statement; 0 when left out.
+        coefficients: c of a DECREASE test from above, per statement; 0 when left out.
 
     Returns:
         Array of shape (len(kinds),).
@@ -175,10 +177,11 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
         if led.first_rise < 0:
             led.first_rise = led.step + 1
     c = (led.loss - loss - error) / (led.eta * grad * grad)
-    if c < led.c_least:
+    if c < led.c_least or c != c:  # once no number, always none
         led.c_least, led.c_least_step = c, led.step
-    if c > 0.0:
-        led.log_posterior += np.log1p(-min(2.0 * c * led.eta * led.mu, 1.0 - 1e-15))
+    fall = 2.0 * c * led.eta * led.mu
+    if 0.0 < fall < np.inf:
+        led.log_posterior += np.log1p(-min(fall, 1.0 - 1e-15))
 
 
 @njit(error_model="numpy")
@@ -208,7 +211,7 @@ def _compare(test, t, log_ratio, error):  # type: ignore[no-untyped-def]
     elif margin + t * test.log_slack < -error:
         _enter(test, t, margin, -1)
     else:
-        _enter(test, t, margin, 1 if margin >= error else 0)
+        _enter(test, t, margin, 1 if margin >= error and test.log_slack >= 0.0 else 0)
 
 
 @njit(error_model="numpy")
@@ -217,13 +220,16 @@ def _compare_decrease(test, led, t, loss, two_nu):  # type: ignore[no-untyped-de
     predicted = test.coefficient * led.grad_sum
     share = predicted / led.loss_0
     test.log_bound = np.log1p(-share) if share < 1.0 else -np.inf
-    if t == 0 or not predicted > 0.0:
+    if t == 0 or predicted <= 0.0:
+        return
+    if not predicted < np.inf:
+        _enter(test, t, np.nan, 0)
         return
     drop = led.loss_0 - loss
     error = 2.0 * led.noise_scale_0 * np.sqrt(2.0 * led.loss_0) + two_nu * loss + led.decrease_error
     error += test.coefficient * led.grad_sum_error
     margin = np.log(drop / predicted) if drop > 0.0 else -np.inf
-    if drop + error < predicted:
+    if drop + error < predicted - test.log_slack * led.grad_sum:
         _enter(test, t, margin, -1)
     else:
         _enter(test, t, margin, 1 if drop - error >= predicted else 0)
@@ -250,12 +256,20 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
         _descend(led, loss, two_nu)
     led.noise_sum += two_nu if t > 0 else 2.0 * two_nu
     error = led.noise_sum + two_nu
-    log_ratio = np.log(loss / led.loss_0) if loss > 0.0 and led.loss_0 > 0.0 else -np.inf
-    if sigma_lo < led.sigma_least:
-        led.sigma_least, led.sigma_least_step = sigma_lo, t
+    log_ratio = -np.inf
+    if loss > 0.0 and led.loss_0 > 0.0:
+        ratio = loss / led.loss_0
+        log_ratio = np.log(ratio) if 0.0 < ratio < np.inf else np.log(loss) - np.log(led.loss_0)
+    known = 0.0 <= loss < np.inf and grad_sq < np.inf and (two_nu < np.inf or loss == 0.0)
+    least = sigma_lo if 0.0 <= sigma_lo < np.inf else 0.0
+    if least < led.sigma_least:
+        led.sigma_least, led.sigma_least_step = least, t
     for i in range(tests.shape[0]):
         test = tests[i]
         if test.kind == UNTESTED or test.floor_step >= 0:
+            continue
+        if not known:  # nan or infinity confirms nothing and refutes nothing
+            _enter(test, t, np.nan, 0)
             continue
         if test.kind == DECREASE:
             _compare_decrease(test, led, t, loss, two_nu)
@@ -275,8 +289,12 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
     led.step, led.loss, led.grad_sq, led.two_nu = t, loss, grad_sq, two_nu
     led.sigma_lo, led.sigma_hi = sigma_lo, sigma_hi
     drifted = led.jacobian_drift * led.path
-    kept = max(led.jacobian_lo - drifted, 0.0)
-    led.mu = max(led.o_squared * sigma_lo * sigma_lo, kept * kept)
+    kept = led.jacobian_lo - drifted
+    squares = led.o_squared * least * least, kept * kept if kept > 0.0 else 0.0
+    led.mu = 0.0
+    for square in squares:
+        if led.mu < square < np.inf:
+            led.mu = square
     if led.posterior_closed < 0 and drifted > STALE_SHARE * led.jacobian_lo > 0.0:
         led.stale = 1
 
@@ -294,5 +312,7 @@ def sharpen(led: np.ndarray, jacobian_lo: float) -> None:
         >>> float(led["mu"][0])
         4.0
     """
-    led["jacobian_lo"], led["path"], led["stale"] = jacobian_lo, 0.0, 0
-    led["mu"] = np.maximum(led["mu"], jacobian_lo**2)
+    least = jacobian_lo if 0.0 <= jacobian_lo < np.inf else 0.0
+    led["jacobian_lo"], led["path"], led["stale"] = least, 0.0, 0
+    if least * least < np.inf:
+        led["mu"] = np.maximum(led["mu"], least * least)

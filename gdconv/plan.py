@@ -19,14 +19,14 @@ class Bound:
         kind: FIXED, POSTERIOR, DECREASE or UNTESTED of `gdconv.ledger`.
         rate: beta of (1 - eta beta)^t, from below and from above.
         prefactor: Bound at step 0 over f_0.
-        coefficient: c of f_0 - c sum |grad f|^2.
+        coefficient: c of f_0 - c sum |grad f|^2, from below and from above.
         power: p of (1 - eta beta)^(p t).
     """
 
     kind: int
     rate: tuple[float, float] = (0.0, 0.0)
     prefactor: float = 1.0
-    coefficient: float = 0.0
+    coefficient: tuple[float, float] = (0.0, 0.0)
     power: int = 1
 
 

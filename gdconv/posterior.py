@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gdconv.bars import minus, over, plus, positive_part, smaller, times
 from gdconv.prediction import Hypothesis, Prediction
 from gdconv.spectrum import Enclosure
-from gdconv.start import Start
+from gdconv.start import StartBase
 
 if TYPE_CHECKING:
     from gdconv.descent import Outcome
@@ -53,8 +54,10 @@ class Tail:
         return "TAIL does not fire at the last step: more steps, or a smaller step size, may help"
 
 
-def tail(end: Start, eta: float, constants: Callable[[float], tuple[float, float]]) -> Tail:
+def tail(end: StartBase, eta: float, constants: Callable[[float], tuple[float, float]]) -> Tail:
     """Look for the radius at which TAIL fires.
+
+    What cancels, c = 1 - eta L / 2 and s - M rho, carries its own bar (`gdconv.bars`).
 
     Args:
         end: The run at theta_T.
@@ -64,23 +67,29 @@ def tail(end: Start, eta: float, constants: Callable[[float], tuple[float, float
     Returns:
         The certificate with the best margin of (T3), fulfilled or not.
     """
-    s, S, r = end.J_range[0].lo, end.J_range[1].hi, end.r_0
+    (s, S), r = end.J_range, end.r_range
     best, best_margin = None, -np.inf
-    for rho in RHO_GRID:
-        M, G_squared = constants(float(rho))
-        L = min(G_squared, (S + M * rho) * (S + M * rho)) + M * r
-        c, room = 1 - eta * L / 2, s - M * rho
-        margin = c * rho * room / r if c > 0 and room > 0 and r > 0 else -rho
+    for rho in map(float, RHO_GRID):
+        M, G_squared = constants(rho)
+        drift = times(M, rho)
+        reach = plus(S, drift)
+        L = plus(smaller(G_squared, times(reach, reach)), times(M, r))
+        half = over(times(eta, L), 2)
+        c, room = minus(1, half), minus(s, drift)
+        fires = c.lo > 0 and room.lo > 0 and r.hi > 0
+        margin = c.lo * rho * room.lo / r.hi if fires else -rho
         if best is None or margin > best_margin:
-            best, best_margin = (float(rho), M, L, c, room), margin
+            best, best_margin = (rho, drift, half, c, room), margin
     assert best is not None
-    rho, M, L, c, room = best
+    rho, drift, half, c, room = best
+    allowed = times(positive_part(c), rho, positive_part(room))
     hypotheses = (
-        Hypothesis("T1: the Jacobian keeps its rank, M rho < s", M * rho, "<", s),
-        Hypothesis("T2: the step is below 2 / L near theta_T", eta * L / 2, "<", 1.0),
-        Hypothesis("T3: r < c rho (s - M rho)", r, "<", max(c, 0.0) * rho * max(room, 0.0)),
+        Hypothesis("T1: the Jacobian keeps its rank, M rho < s", drift, "<", s),
+        Hypothesis("T2: the step is below 2 / L near theta_T", half, "<", 1),
+        Hypothesis("T3: r < c rho (s - M rho)", r, "<", allowed),
     )
-    return Tail(rho, 2 * c * room**2 if min(c, room) > 0 else float("nan"), hypotheses)
+    rate = times(2, c, room, room).lo if c.lo > 0 and room.lo > 0 else float("nan")
+    return Tail(rho, rate, hypotheses)
 
 
 def run_certificate(

@@ -6,14 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, nan
 
+from gdconv.bars import Number, bar, times
 from gdconv.rounding import Enclosure
 from gdconv.trust import Estimate, Interval, weakest
-
-SLACK = 1e-11
-"""Relative slack of a hypothesis side that is a plain float: far above its rounding error."""
-
-Number = int | float | Enclosure
-"""What is proved or carries a stated rounding bar."""
 
 Side = Number | Interval | Estimate
 """A side of a hypothesis; two whole numbers (counts) are compared without slack."""
@@ -32,15 +27,12 @@ def ends(side: Side) -> tuple[float, float]:
         >>> ends(Estimate(2.0, 0.5, "a guess"))
         (1.5, 2.5)
     """
-    if isinstance(side, Enclosure):
-        low, high = side.lo, side.hi
-    elif isinstance(side, Interval):
+    if isinstance(side, Interval):
         low, high = side.low, side.high
     elif isinstance(side, Estimate):
         low, high = side.value - side.error, side.value + side.error
     else:
-        wide = abs(side) * SLACK if isfinite(side) else 0.0
-        low, high = side - wide, side + wide
+        low, high = bar(side)
     return (low, high) if low <= high else (nan, nan)
 
 
@@ -138,8 +130,8 @@ class Prediction:
         rate: The constant beta of (1 - eta beta)^t; compared from its upper end.
         prefactor: C in f_t <= C (1 - eta beta)^t f_0.
         best_step: Step that --step theory takes instead of max_step.
-        decrease: eta -> coefficient c of f_t <= f_0 - c sum_{s<t} |grad f_s|^2; then `rate` is not
-            used.
+        decrease: eta -> coefficient c of f_t <= f_0 - c sum_{s<t} |grad f_s|^2, with the bar of
+            what cancels in it; then `rate` is not used.
         max_step: Largest step size it allows; None when any step is allowed.
         note: One sentence for the table.
         power: p in f_t <= C (1 - eta beta)^(p t) f_0.
@@ -157,7 +149,7 @@ class Prediction:
     note: str = ""
     prefactor: float = 1.0
     best_step: float | None = None
-    decrease: Callable[[float], float] | None = None
+    decrease: Callable[[float], Number] | None = None
     power: int = 1
     claims: tuple[Hypothesis, ...] = ()
     vacuous: str = ""
@@ -171,6 +163,11 @@ class Prediction:
     def rate_lo(self) -> float:
         """A violation counts only if the rate from below is violated too."""
         return self.rate.lo if isinstance(self.rate, Enclosure) else float(self.rate)
+
+    @property
+    def _rate(self) -> Number:
+        """The rate with both its ends, so that an end that is no number decides nothing."""
+        return self.rate if isinstance(self.rate, Enclosure) else float(self.rate)
 
     def with_step(self, eta: float) -> tuple[Hypothesis, ...]:
         """All hypotheses, those about the step included.
@@ -186,5 +183,5 @@ class Prediction:
             # the run takes exactly max_step under --step theory: shave the slack, not the theorem
             steps.append(Hypothesis("the step is small enough", eta, "<=", self.max_step))
         if self.decrease is None:
-            steps.append(Hypothesis("eta beta < 1", eta * self.rate_hi, "<", 1.0))
+            steps.append(Hypothesis("eta beta < 1", times(eta, self._rate), "<", 1.0))
         return (*self.hypotheses, *steps)

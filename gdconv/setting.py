@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gdconv.architectures import ARCHITECTURES, Architecture
+from gdconv.bars import bar
 from gdconv.config import Config
 from gdconv.engines import runs_in_torch
 from gdconv.errors import InputError
@@ -368,7 +369,8 @@ def _bound(s: Statement, prediction: Prediction | None, eta: float) -> Bound:
     if prediction is None:
         return Bound(POSTERIOR)
     if prediction.decrease is not None:
-        return Bound(DECREASE, coefficient=prediction.decrease(float(eta)))
+        c = bar(prediction.decrease(float(eta)))
+        return Bound(DECREASE, coefficient=(c.lo, c.hi))
     rates = (prediction.rate_lo, prediction.rate_hi)
     return Bound(FIXED, rates, prediction.prefactor, power=prediction.power)
 

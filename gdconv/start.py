@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gdconv.bars import bar
 from gdconv.lapack import spectral_norm
 from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
 from gdconv.probes import probe
@@ -80,6 +81,11 @@ class StartBase:
         """Residual norm sqrt(2 f) from above: the hypotheses that hold with it, hold."""
         return float(np.sqrt(2 * self.f_0)) + self.r_error
 
+    @property
+    def r_range(self) -> Enclosure:
+        """The residual norm with its error bar, r_0 from above."""
+        return Enclosure(bar(max(0.0, self.r_0 - 2 * self.r_error)).lo, bar(self.r_0).hi)
+
     def uncertain(self, side: float) -> Enclosure:
         """A side of a hypothesis that grows with r_0, widened by what the error of r_0 allows.
 
@@ -89,7 +95,8 @@ class StartBase:
         Returns:
             From side (1 - 8 r_error / r_0), a safe lower end for sides up to cubic in r_0, to side.
         """
-        return Enclosure(side * max(0.0, 1 - 8 * self.r_error / self.r_0), side * (1 + 1e-11))
+        shrunk = max(0.0, 1 - 8 * self.r_error / self.r_0) if self.r_0 > 0 else 0.0
+        return Enclosure(bar(side * shrunk).lo, bar(side).hi)
 
     @cached_property
     def sharpness(self) -> float:

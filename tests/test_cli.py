@@ -200,6 +200,7 @@ def test_json_is_one_object_and_nothing_else():
         "rhs",
         "margin",
         "holds",
+        "level",
     }
     row = {
         "seed",

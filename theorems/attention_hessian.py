@@ -17,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from gdconv.bars import largest
 from gdconv.claims import ClaimTheorem, Finding, Series
 from gdconv.config import Config
 from gdconv.hessian import blocks
@@ -86,7 +87,7 @@ class AttentionHessian(ClaimTheorem):
         symbols = dict(zip(PARTS, ("H", "H_o", "H_f"), strict=True))
         for name, layer in case.variants.items():
             found = errors(layer)
-            products = max(products, found.product)
+            products = largest((products, found.product))
             for part, off in found.by_part.items():
                 claim = f"{name}: error of {symbols[part]} over its scale"
                 claims.append(Hypothesis(claim, off, "<=", ROUNDING))
@@ -101,11 +102,11 @@ class AttentionHessian(ClaimTheorem):
         ours, theirs, bend = 0.0, 0.0, 0.0
         for layer in case.variants.values():
             P, size = layer.weight("W_V").numel(), blocks.hessian(layer, ("W_V",), "functional")
-            ours = max(ours, float(size.abs().max()))
+            ours = largest((ours, float(size.abs().max())))
             outer = blocks.hessian(layer, ("W_V",))
             functional = layer_split(layer)["functional"][-P:, -P:]
-            theirs = max(theirs, float(functional.abs().max() / outer.abs().max()))
-            bend = max(bend, value_curvature(layer))
+            theirs = largest((theirs, float(functional.abs().max() / outer.abs().max())))
+            bend = largest((bend, value_curvature(layer)))
         return Finding((
             Hypothesis("closed form: largest entry", ours, "<=", 0.0),
             Hypothesis("automatic differentiation: over that of H_o", theirs, "<=", ROUNDING),
@@ -149,16 +150,16 @@ class AttentionHessian(ClaimTheorem):
     def linear_attention(self, case: Case) -> Finding:
         """A = T: diagonal blocks of H_f are 0, those of H cubic in S_x, with their closed form."""
         layer = replace(case.bare, kernel="linear")
-        zero = max(float(B.abs().max()) for _, B in diagonal(layer, "functional"))
+        zero = largest(float(B.abs().max()) for _, B in diagonal(layer, "functional"))
         truth = layer_split(layer)
         ends = np.cumsum((0, *layer.sizes()))
-        largest = float(truth["outer"].abs().max())
+        scale = float(truth["outer"].abs().max())
         pairs = list(zip(ends[:-1], ends[1:], strict=True))
-        theirs = max(float(truth["functional"][a:b, a:b].abs().max()) for a, b in pairs)
+        theirs = largest(float(truth["functional"][a:b, a:b].abs().max()) for a, b in pairs)
         doubled = dict(diagonal(replace(layer, X=2 * layer.X), "total"))
         claims = [
             Hypothesis("diagonal blocks of H_f: largest entry", zero, "<=", 0.0),
-            Hypothesis("the same by automatic differentiation, over H_o", theirs / largest, "<=",
+            Hypothesis("the same by automatic differentiation, over H_o", theirs / scale, "<=",
                        ROUNDING),
         ]  # fmt: skip
         written = sums_of_squares(case)
@@ -230,7 +231,7 @@ class AttentionHessian(ClaimTheorem):
         for part, block in found[0]:
             power = sum(name in "QK" for name in block)
             start, end = found[0][part, block], found[-1][part, block] * float(taus[-1]) ** power
-            if power and start > 0:
+            if power and start != 0:  # nan stays, and leaves the claim undecided
                 name = f"{part} {block}: tau^{power} its norm, over that at tau = 1"
                 claims.append(Hypothesis(name, end / start, "<=", ROUNDING))
         series = tuple(
@@ -285,7 +286,8 @@ class AttentionHessian(ClaimTheorem):
         for kind, depth in (("linear", 1), ("linear", 3), ("relu", 2), ("relu", 3)):
             x, norms, names = deep_norms(kind, depth, case.seed)
             own = {n + n for n in names}
-            zero = max(float(v.max()) for (p, b), v in norms.items() if p[0] == "f" and b in own)
+            still = [v for (p, b), v in norms.items() if p[0] == "f" and b in own]
+            zero = largest(float(v.max()) for v in still)
             expected = {
                 (part, b): 2.0 if part == "outer" or b in own else 1.0
                 for part, b in norms
@@ -311,7 +313,7 @@ class AttentionHessian(ClaimTheorem):
                 for part, b in norms
                 if part != "functional" or b not in last
             }
-            zero = max(float(norms["functional", b].max()) for b in last)
+            zero = largest(float(norms["functional", b].max()) for b in last)
             name = f"m = {m}: "
             claims.append(Hypothesis(f"{name}H_f of the last layer's own", zero, "<=", 0.0))
             found, straight, note = exponents(x, norms, expected, name)

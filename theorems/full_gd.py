@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gdconv.bars import times
 from gdconv.constants import Constants, Radii
 from gdconv.descent import Outcome
 from gdconv.posterior import run_certificate
@@ -55,16 +56,6 @@ ORDINARY: dict[str, dict[str, Any]] = {
 """Settings of an ordinary run, weights of order one, under which AP and TAIL were seen to hold."""
 
 
-def squared(x: Enclosure) -> Enclosure:
-    """The square of a non-negative enclosure."""
-    return Enclosure(x.lo * x.lo, x.hi * x.hi)
-
-
-def product(x: Enclosure, y: Enclosure) -> Enclosure:
-    """The product of two non-negative enclosures."""
-    return Enclosure(x.lo * y.lo, x.hi * y.hi)
-
-
 def least_radii(start: Start, o: float) -> Radii | None:
     """The smallest radii that satisfy the linear inequalities of Theorem A, None if there are none.
 
@@ -98,7 +89,7 @@ def least_radii(start: Start, o: float) -> Radii | None:
 def theorem_a(start: Start, o: Enclosure, o_name: str) -> Prediction:
     """Theorem A with a given constant in the place of o: the shape of the paper's theorem."""
     sigma, r_0 = start.sigma_0, start.r_0
-    beta = product(squared(o), squared(sigma))
+    beta = times(o, o, sigma, sigma)
     basic = (
         Hypothesis("heads are wide enough: H D >= N n", start.H * start.D, ">=", start.N * start.n),
         Hypothesis(f"beta = {o_name}^2 sigma_min(B_0)^2 is positive", beta, ">", 0.0),
@@ -113,7 +104,7 @@ def theorem_a(start: Start, o: Enclosure, o_name: str) -> Prediction:
         )
     c = Constants(start, radii)
     pull = 2 * r_0 / o.lo**2
-    sigma_2, sigma_3 = squared(sigma), product(squared(sigma), sigma)
+    sigma_2, sigma_3 = times(sigma, sigma), times(sigma, sigma, sigma)
     linear = [("value", c.g_V() / radii.C_V)]
     if start.kernel == "softmax":
         linear += [("query", c.g_Q() / radii.C_Q), ("key", c.g_K() / radii.C_K)]
@@ -142,7 +133,7 @@ def local_pl(start: Start, kappa: Enclosure, drift_name: str) -> Prediction:
     drift = c.delta() if drift_name == "delta" else c.M_2()
     J_norm = start.J_range[1].hi
     reach = J_norm + c.M_2() * rho
-    L = min(c.G_squared(), reach * reach) + c.M_2() * start.r_0
+    L = float(np.minimum(c.G_squared(), reach * reach) + c.M_2() * start.r_0)  # nan stays
     needed = start.uncertain(6 * drift * start.r_0)
     outweighs = Hypothesis(f"kappa >= 6 {drift_name}(rho) r_0", kappa, ">=", needed)
     return Prediction((positive, outweighs), kappa, 2 / (9 * L))
@@ -178,12 +169,12 @@ class FullGD(Theorem):
     @statement("block-free", proof=f"{PROOFS}#a-prime", settings=LAZY)
     def block_free(self, start: Start) -> Prediction:
         """Theorem A': kappa = sigma_m(J_V(0))^2, no free radii."""
-        return local_pl(start, squared(start.sigma_J_V), "delta")
+        return local_pl(start, times(start.sigma_J_V, start.sigma_J_V), "delta")
 
     @statement("kernel", proof=f"{PROOFS}#k", settings=LAZY)
     def kernel(self, start: Start) -> Prediction:
         """Theorem K: kappa = sigma_m(J(0))^2, the least eigenvalue of the tangent kernel."""
-        return local_pl(start, squared(start.J_range[0]), "M_2")
+        return local_pl(start, times(start.J_range[0], start.J_range[0]), "M_2")
 
     @statement("run", posterior=True, proof=f"{PROOFS}#ap-and-tail", settings=ORDINARY)
     def run(self, start: Start, outcome: Outcome) -> Prediction:

@@ -20,6 +20,9 @@ from collections.abc import Callable
 from math import exp
 from typing import Any
 
+import numpy as np
+
+from gdconv.bars import minus, over, positive_part, times
 from gdconv.descent import Outcome
 from gdconv.encoder_constants import DataConstants, EncoderConstants, least_radii
 from gdconv.encoder_start import EncoderStart
@@ -162,9 +165,12 @@ class NTKRegime(Theorem):
         if not alpha > 0:
             return Prediction(tuple(hypotheses), half(square))
         delta, O = c.delta(), c.reach("w_O")  # noqa: E741
-        left = max(0.0, 1 - delta) ** 2 - O**2 * c.Lambda_squared / alpha**2
+        # delta has alpha^3 below it, from below; what the upper end of alpha would give is less
+        share = over(Enclosure(alpha, alpha), start.alpha)
+        kept = positive_part(minus(1, times(start.uncertain(delta), share, share, share)))
+        features = over(times(O, O, c.Lambda_squared), times(start.alpha, start.alpha))
         name = "(1 - delta)^2 - lambda_O^2 Lambda^2 / alpha^2 >= 1/2"
-        combined = Hypothesis(name, Enclosure(left - 1e-11, left + 1e-6), ">=", 0.5)
+        combined = Hypothesis(name, minus(times(kept, kept), features), ">=", 0.5)
         reach = start.feature_range[1].hi + min(delta, 1.0) * alpha
         return Prediction((*hypotheses, combined), half(square), 1 / reach**2, power=2)
 
@@ -198,9 +204,9 @@ class NTKRegime(Theorem):
         )
         contracts = Hypothesis("q = max |1 - eta lambda(K_0)| <= 1", w["q"], "<=", 1 + 1e-9)
         vacuous = ""
-        if w["linear_last"] > w["first"] / 2:
+        if not w["linear_last"] <= w["first"] / 2:
             vacuous = "the linearised model has not halved its residual: give more steps"
-        elif w["linear_bound"] > w["first"] / 2:
+        elif not w["linear_bound"] <= w["first"] / 2 < np.inf:  # nor where one is no number
             vacuous = "the bound exceeds half of |r_0|: the run is not lazy"
         share = w["linear_bound"] / w["first"]
         note = f"bound of the distance at the end: {share:.3g} |r_0|"

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from gdconv.bars import minus, over, times
 from gdconv.constants import QueryConstants
 from gdconv.descent import Outcome
 from gdconv.initialization import SCORE_SCALES, initialize
 from gdconv.models.multihead import Parameters
 from gdconv.posterior import run_certificate
-from gdconv.spectrum import Enclosure
+from gdconv.rounding import Enclosure
 from gdconv.start import Start
 from gdconv.theorem import At, Hypothesis, Prediction, Theorem, head_shape, statement
 
@@ -87,7 +88,12 @@ def local_smoothness(start: Start) -> float:
     c = QueryConstants(start)
     least, greatest = start.J_range
     reach = greatest.hi + least.hi / 4
-    return min(c.G_squared(), reach * reach) + c.M_2() * start.r_0
+    return float(np.minimum(c.G_squared(), reach * reach) + c.M_2() * start.r_0)  # nan stays
+
+
+def decrease(eta: float, L: float) -> Enclosure:
+    """eta (1 - eta L / 2), which cancels near eta = 2 / L."""
+    return times(Enclosure(eta, eta), minus(1, over(times(Enclosure(eta, eta), L), 2)))
 
 
 def silent() -> Prediction:
@@ -109,7 +115,7 @@ class QueryGD(Theorem):
         if (L := local_smoothness(start)) == 0:
             return silent()
         sigma = start.J_range[0]
-        kappa = Enclosure(sigma.lo**2, sigma.hi**2)
+        kappa = times(sigma, sigma)
         needed = 6 * QueryConstants(start).M_2() * start.r_0
         hypotheses = (
             Hypothesis("kappa_0 = sigma_m(J_Q)^2 is positive", kappa, ">", 0.0),
@@ -132,16 +138,14 @@ class QueryGD(Theorem):
         """f_t <= f_0 - eta (1 - eta L/2) sum |grad f_s|^2 for every eta below 2/L."""
         if (L := smoothness(start)) == 0:
             return silent()
-        return Prediction(
-            (), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: eta * (1 - eta * L / 2)
-        )
+        return Prediction((), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: decrease(eta, L))
 
     @statement("printed-stationarity", proof=f"{PROOFS}#printed-stationarity", settings=LOUD)
     def printed_stationarity(self, start: Start) -> Prediction:
         """The printed coefficient eta: not valid where the curvature along a step is positive."""
         if (L := smoothness(start)) == 0:
             return silent()
-        return Prediction((), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: eta)
+        return Prediction((), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: Enclosure(eta, eta))
 
     @statement("run", posterior=True, proof=f"{PROOFS}#run", settings=ORDINARY)
     def run(self, start: Start, outcome: Outcome) -> Prediction:
