@@ -187,9 +187,10 @@ class Reference:
             slopes = self.slopes[:t]
             error += mpf(test.coefficient) * sum((g + e) ** 2 - g**2 for g, e in slopes)
             sure = 1 if drop - error >= predicted else 0
+            lesser = predicted * (1 - mpf(test.log_slack) / mpf(test.coefficient))
             return (
                 log(drop / predicted) if drop > 0 else -inf,
-                -1 if drop + error < predicted else sure,
+                -1 if drop + error < lesser else sure,
             )
         ratio = log(self.f[t] / self.f[0]) if self.f[t] > 0 else -inf
         margin = self.log_bound(test, t) - ratio

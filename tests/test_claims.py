@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import gdconv
 from gdconv.checks import Interrupted, begin, execute
-from gdconv.claims import ClaimTheorem, Finding, Series
+from gdconv.claims import ClaimTheorem, Finding, Series, _verdict_row
 from gdconv.config import Config
 from gdconv.errors import InputError
 from gdconv.prediction import Hypothesis
@@ -119,3 +120,92 @@ def test_an_interruption_keeps_the_finished_cases() -> None:
     assert caught.value.check is not None
     assert len(caught.value.check.runs) == 1
     assert caught.value.missing == 2
+
+
+MET, UNMET = Hypothesis("met", 2, ">", 1), Hypothesis("unmet", 1, ">", 2)
+OPEN = Hypothesis("open", Enclosure(0.0, 2.0), ">", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "claims", "vacuous", "verdict", "note"),
+    [
+        ((), (MET,), "", "confirmed", ""),
+        ((MET,), (MET,), "idle", "vacuous", "idle"),
+        ((MET,), (), "", "vacuous", "nothing is claimed"),
+        ((MET,), (MET, OPEN), "", "undecided", "a claim is within its error bar"),
+        ((MET,), (OPEN, UNMET), "", "refuted", "violated: unmet"),
+        ((OPEN,), (UNMET,), "", "undecided", "a hypothesis is within its error bar"),
+        ((OPEN, UNMET), (UNMET,), "", "outside", "a hypothesis is not met"),
+        ((UNMET,), (MET,), "idle", "outside", "a hypothesis is not met"),
+    ],
+)
+def test_a_finding(
+    hypotheses: tuple[Hypothesis, ...],
+    claims: tuple[Hypothesis, ...],
+    vacuous: str,
+    verdict: str,
+    note: str,
+) -> None:
+    found = Finding(claims, hypotheses, "own", vacuous)
+    assert found.verdict() == (verdict, note)
+    assert found.judged() == (verdict, note, "float64")
+
+
+def test_one_name_for_two_claims_hides_none() -> None:
+    """Claims of one name count one by one: the violated one is not lost."""
+    for claims in ((MET, replace(UNMET, name="met")), (replace(UNMET, name="met"), MET)):
+        assert Finding(claims).verdict() == ("refuted", "violated: met")
+        assert _verdict_row(0, "s", Finding(claims))["claims"] == 2
+
+
+def test_the_row_of_a_finding_names_its_weakest_claim() -> None:
+    none = Hypothesis("none", float("nan"), ">", 1.0)
+    for claims, weakest, held in (
+        ((MET, OPEN, UNMET), "unmet", 1),
+        ((MET, OPEN), "open", 1),
+        ((none, MET), "none", 1),
+        ((MET, none), "none", 1),
+        ((MET, replace(MET, name="tight", lhs=3, rhs=2)), "tight", 2),
+    ):
+        row = _verdict_row(4, "s", Finding(claims, note="own"))
+        assert (row["run"], row["statement"], row["weakest"]) == (4, "s", weakest)
+        assert (row["claims"], row["held"]) == (len(claims), held)
+        assert (row["worst_step"], row["first_violation"], row["level"]) == (-1, -1, "float64")
+        assert row["note"].endswith("own")
+    assert _verdict_row(0, "s", Finding((MET, UNMET)))["worst_margin"] == -0.5
+    empty = _verdict_row(0, "s", Finding(()))
+    assert empty["weakest"] == ""
+    assert empty["worst_margin"] != empty["worst_margin"]
+    assert empty["note"] == "nothing is claimed"
+
+
+def test_the_check_of_claims_has_a_row_for_everything() -> None:
+    check = gdconv.check("powers", seeds=2, seed=3)
+    assert list(check.runs["seed"]) == [3, 4]
+    assert list(check.runs["run"]) == [0, 1]
+    assert (check.runs["seconds"] >= 0).all()
+    assert (check.theorem, check.title, check.source) == ("powers", "Powers of the seed", "none")
+    assert (check.statement, check.level) == ("square", "float64")
+    assert list(check.verdicts["statement"].unique()) == [
+        "square", "wrong", "empty", "blurred", "elsewhere",
+    ]  # fmt: skip
+    own = check.hypotheses[check.hypotheses["statement"] == "square"]
+    assert own["lhs"].tolist() == [36.0, 49.0]
+    curve = check.trace[check.trace["run"] == 1]
+    assert curve[["x", "y"]].to_numpy().tolist() == [[1.0, 1.0], [2.0, 4.0], [3.0, 9.0]]
+    assert set(curve["series"]) == {"square"}
+    assert set(curve["x_name"]) == {"x"}
+    assert set(curve["y_name"]) == {"x^2"}
+
+
+def test_progress_counts_statements_over_cases() -> None:
+    calls: list[tuple[str, int, int]] = []
+    execute(begin(Config("powers", seeds=2)), lambda *call: calls.append(call))
+    assert [call[1:] for call in calls] == [(i, 10) for i in range(10)]
+    assert calls[6][0] == "powers wrong"
+
+
+def test_curves_have_names() -> None:
+    assert (Series("c", [1], [2]).x_name, Series("c", [1], [2]).y_name) == ("x", "y")
+    assert Finding((MET,)).series == Finding((MET,)).hypotheses == ()
+    assert Finding((MET,)).note == Finding((MET,)).vacuous == ""

@@ -396,3 +396,29 @@ def test_an_enclosure_may_raise_the_rate_but_never_lowers_it() -> None:
     for own, mu in [(3.0, 9.0), (1.0, 4.0)]:
         led, _ = check([Step(1.0, 1.0, 2.0, sharpened=own)], [Bound(UNTESTED)], o_squared=1.0)
         assert led["mu"] == mu
+
+
+def test_a_decrease_is_refuted_only_with_its_coefficient_from_below() -> None:
+    """The loss falls by 0.95 of c sum |g|^2: beyond a slack of 0.02 c, within one of 0.1 c."""
+    for slack, violated in ((0.0, True), (0.02, True), (0.1, False)):
+        led, tests = new_ledger(0.1, 0.0), new_tests([DECREASE], [0.0], None, [slack], [1.0])
+        led["noise_scale"] = 1e-16
+        for t in range(10):
+            observe(led[0], tests, 1.0 - 0.019 * t, 0.02, 1.0, 1.0)
+        assert bool(tests[0]["violations"] > 0) is violated
+        assert tests[0]["undecided"] == (0 if violated else 9)
+
+
+@pytest.mark.parametrize("kind", [FIXED, POSTERIOR, DECREASE])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_no_number_is_undecided(kind: int, bad: float) -> None:
+    for name in ("loss", "grad_sq"):
+        led, tests = new_ledger(0.1, 1.0), new_tests([kind], [-0.1], coefficients=[0.05])
+        led["noise_scale"] = 1e-16
+        for t in range(6):
+            given = {"loss": 0.8**t, "grad_sq": 2 * 0.8**t}
+            if t == 3:
+                given[name] = bad
+            observe(led[0], tests, given["loss"], given["grad_sq"], 0.5, 0.5)
+        assert tests[0]["first_undecided"] == 3, name
+        assert tests[0]["violations"] == 0
