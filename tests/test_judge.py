@@ -16,7 +16,7 @@ from gdconv.ledger import FIXED, UNTESTED, new_ledger, new_tests, observe
 from gdconv.spectrum import Enclosure
 from gdconv.start import Start
 from gdconv.theorem import Hypothesis, Prediction
-from gdconv.trust import Interval
+from gdconv.trust import Estimate, Interval
 from gdconv.verdict import EXIT_CODES, ORDER, worst
 
 MET = Hypothesis("met", 2.0, ">=", 1.0)
@@ -294,3 +294,12 @@ def test_rows_of_hypotheses() -> None:
         assert (found["relation"], found["holds"], found["margin"]) == (">=", holds, h.margin)
     found = hypothesis_row(0, "s", Hypothesis("h", drawn, "<", Enclosure(4.0, 6.0)))
     assert (found["lhs"], found["rhs"], found["level"]) == (2.0, 5.0, "statistical")
+
+
+def test_an_estimate_neither_confirms_nor_refutes_a_run() -> None:
+    guess = Hypothesis("guess", Estimate(2.0, 0.1, "a guess"), ">", 1.0)
+    for fields, verdict in (({}, "confirmed"), ({"first_violation": 1}, "refuted")):
+        for level in ("float64", "float32"):
+            found = judge("s", Prediction((MET, guess), 1.0), recorded(**fields), level)
+            assert (found.verdict, found.row["level"]) == ("undecided", "estimated")
+            assert found.row["note"] == f"it would read {verdict}; estimated: a guess"

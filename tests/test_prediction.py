@@ -169,3 +169,15 @@ def test_defaults() -> None:
     made = Prediction((), 1.0)
     assert (made.max_step, made.note, made.prefactor, made.best_step) == (None, "", 1.0, None)
     assert (made.decrease, made.power, made.claims, made.vacuous) == (None, 1, (), "")
+
+
+def test_what_a_hypothesis_rests_on_is_its_weaker_side() -> None:
+    drawn, guess = Interval(1.0, 2.0, 0.9, 3), Estimate(1.0, 0.5, "a guess")
+    for lhs, rhs, level, weak in (
+        (1.0, Enclosure(0.0, 1.0), "float64", ()),
+        (drawn, 1.0, "statistical", (drawn.words,)),
+        (1, guess, "estimated", ("a guess",)),
+        (guess, drawn, "estimated", ("a guess",)),
+    ):
+        for h in (Hypothesis("h", lhs, ">", rhs), Hypothesis("h", rhs, ">", lhs)):
+            assert (h.level, h.weak) == (level, weak)

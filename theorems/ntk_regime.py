@@ -204,9 +204,9 @@ class NTKRegime(Theorem):
         )
         contracts = Hypothesis("q = max |1 - eta lambda(K_0)| <= 1", w["q"], "<=", 1 + 1e-9)
         vacuous = ""
-        if not w["linear_last"] <= w["first"] / 2:
+        if not 0 <= w["linear_last"] <= w["first"] / 2:
             vacuous = "the linearised model has not halved its residual: give more steps"
-        elif not w["linear_bound"] <= w["first"] / 2 < np.inf:  # nor where one is no number
+        elif not 0 <= w["linear_bound"] <= w["first"] / 2 < np.inf:  # nor where one is no number
             vacuous = "the bound exceeds half of |r_0|: the run is not lazy"
         share = w["linear_bound"] / w["first"]
         note = f"bound of the distance at the end: {share:.3g} |r_0|"

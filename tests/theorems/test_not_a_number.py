@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 import theorems.attention_hessian as hessian
+import theorems.convex_attention as convex
+from gdconv import hessian_evidence
 from gdconv.claims import ClaimTheorem, Finding
 from gdconv.config import Config
+from gdconv.convex import evidence
 from gdconv.descent import Outcome
 from gdconv.fused import DONE
 from gdconv.hessian_evidence import Case
@@ -64,8 +67,8 @@ PRIOR = [d for d in DESCENTS if d[1] not in ("run", "linearised", "ladder")]
 def run(factor: float, eta: float, kind: int = FIXED, **changed: Any) -> Outcome:
     """A run whose loss falls by a factor, compared with 0.9^t; `changed` is a number at step 3."""
     rate = 0.1 / eta
-    led = new_ledger(eta, 0.5 * rate)
-    tests = new_tests([kind], [float(np.log(0.9))], coefficients=[0.1 * eta])
+    led = new_ledger(eta, 0.25 * rate)
+    tests = new_tests([kind], [float(np.log(0.9))], coefficients=[0.3 * eta])
     led["noise_scale"], led["jacobian_norm"] = 1e-15, 1.0
     rows = []
     for t in range(40):
@@ -83,16 +86,27 @@ def run(factor: float, eta: float, kind: int = FIXED, **changed: Any) -> Outcome
     return Outcome(eta, led[0], {"s": tests[0]}, rows, None, DONE, 0.1)
 
 
-@lru_cache(maxsize=1)
-def found() -> dict[tuple[str, str], Finding]:
-    """Every claim statement on one small case."""
-    made = {}
-    for theorem in registry().values():
-        if isinstance(theorem, ClaimTheorem):
-            config = Config(theorem.id, **SIZES.get(theorem.id, {})).resolve({}, theorem.reads)
-            case = theorem.case(config, 0)
-            made |= {(theorem.id, s.name): theorem.find(s, case) for s in theorem.statements()}
-    return made
+@lru_cache(maxsize=4)
+def case(theorem: str) -> Any:
+    """One small case."""
+    made = registry()[theorem]
+    assert isinstance(made, ClaimTheorem)
+    config = Config(theorem, **SIZES.get(theorem, {})).resolve({}, made.reads)
+    return made.case(config, 0)
+
+
+FEWER = [
+    (hessian_evidence, {"REPLICAS": 2}), (hessian, {"REPLICAS": 2}),
+    (evidence, {"STARTS": 2, "TRAINING": 20}), (convex, {"STARTS": 2, "TRAINING": 20}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few draws as will do: what is found does not matter, only that it is a claim."""
+    for module, sizes in FEWER:
+        for name, size in sizes.items():
+            monkeypatch.setattr(module, name, size)
 
 
 @lru_cache(maxsize=64)
@@ -111,9 +125,11 @@ def planted(rows: tuple[Hypothesis, ...]) -> list[tuple[Hypothesis, ...]]:
     return made
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(("theorem", "name"), CLAIMS)
 def test_claims(theorem: str, name: str) -> None:
-    finding = found()[theorem, name]
+    made: Any = registry()[theorem]
+    finding = made.find(next(s for s in made.statements() if s.name == name), case(theorem))
     assert finding.claims
     for rows in planted((*finding.claims, *finding.hypotheses)):
         assert Finding(rows).verdict()[0] == "undecided"
@@ -179,9 +195,10 @@ def test_numbers_that_are_read(
             patched.setattr(type(start), attribute, property(read))
             try:
                 prediction = made.theorem.predict(s_named(made, name), fresh)
-            except (OverflowError, ValueError) as error:
-                pytest.fail(f"{attribute}: {error}")
-        if seen:
+            except np.linalg.LinAlgError:  # no verdict either
+                continue
+        useless = (name, attribute, bad) == ("block-free", "J_range", inf)  # G^2 counts alone
+        if seen and not useless:
             touched += 1
             for outcome in runs.values():
                 assert judge("s", prediction, outcome).verdict not in STRONG, attribute
@@ -252,27 +269,26 @@ def spoil_norms(norms: dict[Any, Any], which: int) -> dict[Any, Any]:
 
 
 SOURCES = [
-    ("identities", "errors", lambda e: replace(e, by_part=spoil_norms(e.by_part, 0))),
-    ("identities", "errors", lambda e: replace(e, product=nan)),
-    ("value-functional-zero", "value_curvature", lambda x: nan),
-    ("growth", "curves", lambda norms: spoil_norms(norms, 0)),
-    ("growth", "curves", lambda norms: spoil_norms(norms, -1)),
-    ("linear-attention", "curves", lambda norms: spoil_norms(norms, 0)),
-    ("layer-norm", "curves", lambda norms: spoil_norms(norms, -1)),
-    ("growth-variants", "curves", lambda norms: spoil_norms(norms, 0)),
-    ("saturation", "split_norms", lambda norms: spoil_norms(norms, 0)),
-    ("temperature", "split_norms", lambda norms: spoil_norms(norms, 0)),
-    ("perceptron", "deep_norms", lambda made: (made[0], spoil_norms(made[1], 0), made[2])),
-    ("depth", "deep_norms", lambda made: (made[0], spoil_norms(made[1], 0), made[2])),
+    ("identities", 0, "errors", lambda e: replace(e, by_part=spoil_norms(e.by_part, 0))),
+    ("identities", 1, "errors", lambda e: replace(e, by_part=spoil_norms(e.by_part, 1))),
+    ("identities", 1, "errors", lambda e: replace(e, product=nan)),
+    ("value-functional-zero", 0, "value_curvature", lambda x: nan),
+    ("value-functional-zero", 3, "value_curvature", lambda x: nan),
+    ("growth", 0, "curves", lambda norms: spoil_norms(norms, 0)),
+    ("linear-attention", 0, "curves", lambda norms: spoil_norms(norms, 0)),
+    ("layer-norm", 0, "curves", lambda norms: spoil_norms(norms, 0)),
+    ("saturation", 0, "split_norms", lambda norms: spoil_norms(norms, 0)),
+    ("temperature", 0, "split_norms", lambda norms: spoil_norms(norms, 0)),
+    ("perceptron", 1, "deep_norms", lambda made: (made[0], spoil_norms(made[1], 0), made[2])),
+    ("depth", 1, "deep_norms", lambda made: (made[0], spoil_norms(made[1], 0), made[2])),
 ]
 
 
-@pytest.mark.parametrize(("name", "function", "spoil"), SOURCES)
-@pytest.mark.parametrize("call", [0, 1])
+@pytest.mark.parametrize(("name", "call", "function", "spoil"), SOURCES)
 def test_what_the_claims_are_made_of(
-    name: str, function: str, spoil: Any, call: int, monkeypatch: pytest.MonkeyPatch
+    name: str, call: int, function: str, spoil: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One number of the first or second call of a measurement is none."""
+    """One number of one call of a measurement is none."""
     theorem, calls = hessian.AttentionHessian(), []
     true = getattr(hessian, function)
 
@@ -280,8 +296,10 @@ def test_what_the_claims_are_made_of(
         calls.append(1)
         return spoil(true(*given)) if len(calls) == call + 1 else true(*given)
 
-    monkeypatch.setattr(hessian, function, wrong)
+    own = Case((1, 3, 3, 2, 2), 0)
+    _ = own.scales  # the range itself is measured with curves
+    for module in (hessian, hessian_evidence):
+        monkeypatch.setattr(module, function, wrong, raising=False)
     s = next(s for s in theorem.statements() if s.name == name)
-    assert theorem.find(s, Case((1, 3, 3, 2, 2), 0)).verdict()[0] not in STRONG or call >= len(
-        calls
-    )
+    assert theorem.find(s, own).verdict()[0] not in STRONG
+    assert len(calls) > call
