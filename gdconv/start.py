@@ -96,7 +96,7 @@ class StartBase:
             From side (1 - 8 r_error / r_0), a safe lower end for sides up to cubic in r_0, to side.
         """
         shrunk = max(0.0, 1 - 8 * self.r_error / self.r_0) if self.r_0 > 0 else 0.0
-        return Enclosure(bar(side * shrunk).lo, bar(side).hi)
+        return Enclosure(side * shrunk, bar(side).hi)
 
     @cached_property
     def sharpness(self) -> float:
