@@ -75,8 +75,11 @@ def test_every_number_is_the_documented_one(kernel: str) -> None:
                 near(made.best_step, 1 / L)
                 assert made.hypotheses == ()
             for eta in (mpf("0.3") / L, mpf("1.9") / L):
-                near(sure.decrease(float(eta)), float(eta) * (1 - float(eta) * L / 2))
-                assert printed.decrease(float(eta)) == float(eta)
+                share, c = eta * L / 2, sure.decrease(float(eta))
+                assert c.lo <= eta * (1 - share) <= c.hi  # the bar is that of L: 1e-11
+                near(c.mid, float(eta) * (1 - float(eta) * L / 2))
+                assert c.width == pytest.approx(float(2 * eta * share) * 1e-11, rel=1e-3)
+                assert printed.decrease(float(eta)) == (float(eta), float(eta))
             followed, drift = theorem.pl_constants(at)
             assert followed == 0
             near(drift, M_2)
