@@ -102,13 +102,17 @@ def start(model: str, task: TokenTask, heads: int, seed: int) -> dict[str, Tenso
         Weights by the names of `gdconv.convex.models`.
     """
     n, d = task.X.shape[1:]
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator("cpu").manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64) / (2 * sqrt(shape[-2]))
+        return torch.randn(*shape, generator=g, dtype=torch.float64, device="cpu") / (
+            2 * sqrt(shape[-2])
+        )
 
     def rows(*shape: int) -> Tensor:
-        return onto_simplex(torch.rand(*shape, generator=g, dtype=torch.float64) / n + 1 / n)
+        return onto_simplex(
+            torch.rand(*shape, generator=g, dtype=torch.float64, device="cpu") / n + 1 / n
+        )
 
     if model == "(8)":
         return {"a": rows(n, n), "v": normal(d, n).T.contiguous(), "b": normal(n, 1)}
@@ -208,7 +212,8 @@ def descend(
             break
         optimiser.zero_grad(set_to_none=True)
         value.backward()
-        optimiser.step()
+        with torch.device(value.device):  # Adam's count of steps begins on the default device
+            optimiser.step()
         with torch.no_grad():
             for name in set(SIMPLEX) & set(at):
                 at[name].copy_(onto_simplex(at[name]))

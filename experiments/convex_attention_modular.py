@@ -40,7 +40,7 @@ WARMUP = 10
 
 
 def _draw(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(*shape) / sqrt(shape[-2]))
+    return nn.Parameter(torch.randn(*shape, device="cpu") / sqrt(shape[-2]))
 
 
 class Mixing(nn.Module):
@@ -63,14 +63,14 @@ class Mixing(nn.Module):
         self.kind, self.last = kind, last
         rows = 1 if last else n
         if kind == "convex":
-            self.Z = nn.Parameter(torch.randn(rows, n, D, D) / sqrt(n * D))
+            self.Z = nn.Parameter(torch.randn(rows, n, D, D, device="cpu") / sqrt(n * D))
             return
         self.H = H
         self.W_V, self.W_O = _draw(D, D), _draw(D, D)
         if kind == "standard":
             self.W_Q, self.W_K = _draw(D, D), _draw(D, D)
         else:
-            self.free = nn.Parameter(0.1 * torch.randn(rows, n, H))
+            self.free = nn.Parameter(0.1 * torch.randn(rows, n, H, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Rows of the asking tokens."""
@@ -106,8 +106,8 @@ class Network(nn.Module):
     def __init__(self, kind: str, layers: int, p: int, sizes: tuple[int, int, int]) -> None:
         super().__init__()
         D, H, hidden = sizes
-        self.embedding = nn.Parameter(torch.randn(p + 1, D) / sqrt(D))
-        self.positions = nn.Parameter(torch.randn(3, D) / sqrt(D))
+        self.embedding = nn.Parameter(torch.randn(p + 1, D, device="cpu") / sqrt(D))
+        self.positions = nn.Parameter(torch.randn(3, D, device="cpu") / sqrt(D))
         self.mixing = nn.ModuleList(
             Mixing(kind, D, H, 3, last=layer == layers - 1) for layer in range(layers)
         )
@@ -196,7 +196,8 @@ def train(
                 break
         optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
+        with torch.device(loss.device):  # Adam's count of steps begins on the default device
+            optimiser.step()
         with torch.no_grad():
             for Z in free:
                 shrink(Z, rate * options["penalty"])

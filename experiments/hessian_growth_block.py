@@ -72,10 +72,10 @@ def draw_block(D: int, seed: int, kernel: str = "softmax", layer_norm: bool = Fa
         >>> block.W_in.shape, block.W_U.shape
         (torch.Size([4, 16]), torch.Size([4, 12]))
     """
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator("cpu").manual_seed(seed)
     shapes = [(D, D)] * 4 + [(D, 4 * D), (4 * D, D), (D, VOCABULARY)]
     std = 0.8 / D**0.5
-    made = [std * torch.randn(s, generator=rng, dtype=torch.float64) for s in shapes]
+    made = [std * torch.randn(s, generator=rng, dtype=torch.float64, device="cpu") for s in shapes]
     W_Q, W_K, W_V, W_O, W_in, W_out, W_U = made
     return Block(W_Q, W_K, W_V, W_O, W_in, W_out, W_U, kernel, layer_norm)
 
@@ -96,13 +96,13 @@ def addition(count: int, seed: int) -> Int[Tensor, "N 18"]:
         >>> row[5], row[11], a + b == c
         (10, 11, True)
     """
-    rng = torch.Generator().manual_seed(seed)
-    terms = torch.randint(0, 10**DIGITS, (2, count), generator=rng)
+    rng = torch.Generator("cpu").manual_seed(seed)
+    terms = torch.randint(0, 10**DIGITS, (2, count), generator=rng, device="cpu")
 
     def digits(numbers: Tensor, places: int) -> Tensor:
         return torch.stack([numbers // 10**k % 10 for k in reversed(range(places))], dim=1)
 
-    signs = torch.tensor([PLUS, EQUALS]).expand(count, 2)
+    signs = torch.tensor([PLUS, EQUALS], device="cpu").expand(count, 2)
     parts = digits(terms[0], DIGITS), signs[:, :1], digits(terms[1], DIGITS), signs[:, 1:]
     return torch.cat((*parts, digits(terms.sum(0), DIGITS + 1)), dim=1)
 
@@ -118,9 +118,9 @@ def embed(tokens: Int[Tensor, "N L"], D: int, seed: int) -> Float[Tensor, "N L D
     Returns:
         X_0, float64.
     """
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator("cpu").manual_seed(seed)
     shape = (VOCABULARY + tokens.shape[1], D)
-    table = torch.randn(shape, generator=rng, dtype=torch.float64)
+    table = torch.randn(shape, generator=rng, dtype=torch.float64, device="cpu")
     return table[tokens] + table[VOCABULARY:]
 
 
@@ -213,7 +213,7 @@ def behind(
     p = torch.softmax(logits, -1)
     loss = torch.nn.functional.cross_entropy(logits, target)
     slope = p.clone()
-    slope[torch.arange(T), target] -= 1.0
+    slope[torch.arange(T, device=slope.device), target] -= 1.0
     slope /= T
 
     def to_z(a: Tensor) -> Tensor:
@@ -278,7 +278,7 @@ def factors(block: Block, X: Float[Tensor, "N L D"], tokens: Int[Tensor, "N L"])
     x = _Norm(X, block.layer_norm).u
     Q, K, V = x[:, where] @ block.W_Q, x @ block.W_K, x @ block.W_V
     s = block.W_Q.shape[1] ** -0.5
-    mask = torch.ones(L, L, dtype=torch.bool).tril()[where]
+    mask = torch.ones(L, L, dtype=torch.bool, device=X.device).tril()[where]
     T = s * Q @ K.mT
     if block.kernel == "softmax":
         A = torch.softmax(T.masked_fill(~mask, float("-inf")), -1)
@@ -346,7 +346,7 @@ def value_norm(made: Factors, part: str) -> float:
         return value_norm(made, "outer") if part == "total" else 0.0
     B = made.B[part]
     d = B.shape[-1]
-    row, column = torch.triu_indices(d, d)
+    row, column = torch.triu_indices(d, d, device=B.device)
     flat = B.flatten(1)[:, row * d + column] * torch.where(row == column, 1.0, 2.0**0.5)
     m = made.m.flatten(0, 1)
     return max(float(((flat @ flat.mT) * (m @ m.mT).square()).sum()), 0.0) ** 0.5

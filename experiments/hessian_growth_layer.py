@@ -45,10 +45,13 @@ def draw(shape: tuple[int, int, int], seed: int, depth: int = 1) -> dict[str, Te
         {'X': (3, 2), 'Y': (3, 2), 'W_Q': (1, 2, 1), 'W_K': (1, 2, 1), 'W_V': (1, 2, 2)}
     """
     L, D, d = shape
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator("cpu").manual_seed(seed)
     shapes = {"X": (L, D), "Y": (L, D), "W_Q": (depth, D, d), "W_K": (depth, D, d)}
     shapes["W_V"] = (depth, D, D)
-    made = {k: torch.randn(s, generator=rng, dtype=torch.float64) for k, s in shapes.items()}
+    made = {
+        k: torch.randn(s, generator=rng, dtype=torch.float64, device="cpu")
+        for k, s in shapes.items()
+    }
     return {k: t / D**0.5 if k.startswith("W") else t for k, t in made.items()}
 
 
@@ -142,7 +145,7 @@ def along_depth(depth: int, seed: int, scales: tuple[float, ...]) -> list[Row]:
         One row per scale, block ("Q1" is that of the first layer) and part.
     """
     drawn = draw(DEPTH_SHAPE, seed, depth)
-    inputs = torch.tensor(scales, dtype=torch.float64)[:, None, None] * drawn["X"]
+    inputs = torch.tensor(scales, dtype=torch.float64, device="cpu")[:, None, None] * drawn["X"]
     weights = {name: drawn[name] for name in ("W_Q", "W_K", "W_V")}
     c = 2.0 / drawn["Y"].numel()
     rows: list[Row] = []

@@ -203,7 +203,7 @@ def _entries(unit: Unit, preset: Preset) -> list[Row]:
 
 def _upper(P: int) -> Any:
     """Indices of the upper triangle: every entry of a symmetric matrix once."""
-    return torch.triu_indices(P, P).unbind()
+    return torch.triu_indices(P, P, device="cpu").unbind()
 
 
 def run_units(

@@ -131,10 +131,10 @@ def deep_net(kind: str, depth: int, sizes: tuple[int, int, int], seed: int) -> D
     if depth < 1:
         raise InputError("depth", depth, "give a whole number of at least 1")
     L, D, d = sizes
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator("cpu").manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+        return torch.randn(*shape, generator=draw, dtype=torch.float64, device="cpu")
 
     X, Y = normal(L, D), normal(L, D)
     shapes = {"Q": (D, d), "K": (D, d), "V": (D, D)} if kind == "attention" else {"W": (D, D)}

@@ -186,7 +186,7 @@ def errors(layer: AttentionLayer) -> Errors:
         }
         where[part] = max(off, key=lambda name: (isnan(off[name]), off[name]))
         by_part[part] = off[where[part]]
-    v = torch.cos(torch.arange(1.0, len(size) + 1, dtype=size.dtype))
+    v = torch.cos(torch.arange(1.0, len(size) + 1, dtype=size.dtype, device=size.device))
     right = true["total"] @ v
     wrong = float((HessianOperator(layer)(v) - right).abs().max() / right.abs().max())
     return Errors(by_part, where, wrong)
@@ -340,7 +340,7 @@ def value_curvature(layer: AttentionLayer) -> float:
     """
     theta, step = parameters(layer), torch.zeros_like(parameters(layer))
     size = layer.weight("W_V").numel()
-    step[-size:] = torch.cos(torch.arange(1.0, size + 1, dtype=theta.dtype))
+    step[-size:] = torch.cos(torch.arange(1.0, size + 1, dtype=theta.dtype, device=theta.device))
     mid, up, down = (layer_output(layer, t) for t in (theta, theta + step, theta - step))
     return float((up - 2 * mid + down).norm() / (mid.norm() + (up - mid).norm()))
 

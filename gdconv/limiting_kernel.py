@@ -135,7 +135,7 @@ def monte_carlo_kernel(
     generator = torch.Generator(device="cpu").manual_seed(seed)
     for start in range(0, samples, CHUNK):
         size = (problem.D, min(CHUNK, samples - start))
-        w = torch.randn(size, generator=generator, dtype=torch.float64).to(rows)
+        w = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu").to(rows)
         drawn = torch.relu(rows @ w)
         on = (drawn > 0).to(rows.dtype)
         # (r r' + g 1 1')^2 = r^2 r'^2 + 2 g r r' + g^2 1 1', as r 1 = r

@@ -211,7 +211,8 @@ def _step(
     loss = nn.functional.cross_entropy(net(samples.X[rows]), samples.y[rows])
     optimiser.zero_grad()
     loss.backward()
-    optimiser.step()
+    with torch.device(loss.device):  # Adam's count of steps begins on the default device
+        optimiser.step()
     return loss.detach()
 
 

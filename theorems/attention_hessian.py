@@ -339,7 +339,7 @@ def sums_of_squares(case: Case) -> dict[str, torch.Tensor]:
         B = S @ K @ Q.mT @ S @ Q @ K.mT @ S
         SV = S @ V @ V.mT @ S
         c = layer.c / d
-        total["VV"] += c * torch.kron(B, torch.eye(V.shape[1], dtype=S.dtype))
+        total["VV"] += c * torch.kron(B, torch.eye(V.shape[1], dtype=S.dtype, device=S.device))
         total["QQ"] += c * torch.kron(S, K.mT @ SV @ K)
         total["KK"] += c * torch.kron(SV, Q.mT @ S @ Q)
     return total

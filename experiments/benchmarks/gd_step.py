@@ -83,8 +83,8 @@ def jacobian_norm_squared(data: dict[str, Any]) -> float:
     import torch
 
     torch.manual_seed(0)
-    X, W_O = torch.tensor(data["X"]), torch.tensor(data["W_O"])
-    theta = tuple(torch.tensor(data[name]) for name in ("W_Q", "W_K", "W_V"))
+    X, W_O = torch.tensor(data["X"], device="cpu"), torch.tensor(data["W_O"], device="cpu")
+    theta = tuple(torch.tensor(data[name], device="cpu") for name in ("W_Q", "W_K", "W_V"))
 
     def output(*weights: Any) -> Any:
         return forward(torch, X, W_O, *weights)[0]
@@ -102,8 +102,10 @@ def torch_loop(data: dict[str, Any], eta: float) -> Callable[[int], None]:
     """The plain loop: autograd, svdvals(B) at every step."""
     import torch
 
-    X, y, W_O = (torch.tensor(data[name]) for name in ("X", "y", "W_O"))
-    theta = [torch.tensor(data[name], requires_grad=True) for name in ("W_Q", "W_K", "W_V")]
+    X, y, W_O = (torch.tensor(data[name], device="cpu") for name in ("X", "y", "W_O"))
+    theta = [
+        torch.tensor(data[name], requires_grad=True, device="cpu") for name in ("W_Q", "W_K", "W_V")
+    ]
     kept: list[tuple[float, float]] = []
 
     def run(steps: int) -> None:

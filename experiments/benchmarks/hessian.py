@@ -45,10 +45,10 @@ def layer(L: int, D: int, d: int) -> Any:
 
     from gdconv.hessian.layer import attention_layer
 
-    make = torch.Generator().manual_seed(0)
+    make = torch.Generator("cpu").manual_seed(0)
 
     def normal(*size: int) -> Any:
-        return torch.randn(*size, generator=make, dtype=torch.float64)
+        return torch.randn(*size, generator=make, dtype=torch.float64, device="cpu")
 
     X, Y = normal(L, D), normal(L, D)
     W_Q, W_K, W_V = (normal(D, width) / D**0.5 for width in (d, d, D))
@@ -92,7 +92,7 @@ def curvlinops_hessian(made: Any, blocks: tuple[str, ...]) -> Callable[[], Any]:
     model, loss = Layer(), torch.nn.MSELoss(reduction="mean")
     params = [getattr(model, name) for name in blocks]
     count = sum(p.numel() for p in params)
-    data, eye = [(made.X, made.Y)], torch.eye(count, dtype=torch.float64)
+    data, eye = [(made.X, made.Y)], torch.eye(count, dtype=torch.float64, device="cpu")
 
     def run() -> Any:
         operator = HessianLinearOperator(
@@ -147,7 +147,7 @@ def product(name: str, made: Any) -> Callable[[], Any]:
     from gdconv.hessian.operators import HessianOperator
 
     loss, start = loss_of(made, made.names)
-    v = torch.linspace(-1, 1, len(start), dtype=torch.float64)
+    v = torch.linspace(-1, 1, len(start), dtype=torch.float64, device="cpu")
     if name == "torch.func":
         gradient = torch.func.grad(loss)
         return lambda: torch.func.jvp(gradient, (start,), (v,))[1]

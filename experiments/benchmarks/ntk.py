@@ -40,8 +40,8 @@ def torch_func(data: dict[str, Any], kernel: str) -> Callable[[], Any]:
     """Jacobian per sample by vmap(jacrev), then J J^T block by block."""
     import torch
 
-    X, W_O = torch.tensor(data["X"]), torch.tensor(data["W_O"])
-    theta = tuple(torch.tensor(data[name]) for name in ("W_Q", "W_K", "W_V"))
+    X, W_O = torch.tensor(data["X"], device="cpu"), torch.tensor(data["W_O"], device="cpu")
+    theta = tuple(torch.tensor(data[name], device="cpu") for name in ("W_Q", "W_K", "W_V"))
     root = W_O.shape[1] ** 0.5
 
     def output(theta: Any, x: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -205,13 +206,13 @@ def train_heads(
         if patterns is None
         else X * torch.from_numpy(np.asarray(patterns, float))[..., None, None]
     )
-    draw = torch.Generator().manual_seed(seed)
-    dtype = torch.float64
-    a = onto_simplex(torch.rand(starts, h, K, generator=draw, dtype=dtype) * 1.5)
-    v = torch.randn(starts, h, d, generator=draw, dtype=dtype) / d**0.5
-    b = torch.randn(starts, h, c, generator=draw, dtype=dtype) / c**0.5
+    draw = torch.Generator("cpu").manual_seed(seed)
+    kind: Any = {"dtype": torch.float64, "device": "cpu"}
+    a = onto_simplex(torch.rand(starts, h, K, generator=draw, **kind) * 1.5)
+    v = torch.randn(starts, h, d, generator=draw, **kind) / d**0.5
+    b = torch.randn(starts, h, c, generator=draw, **kind) / c**0.5
     if c > 1 and program.penalty == "columns":  # |b|_1^2 likes one output a head: half begin so
-        b[::2] = b[::2] * torch.eye(c, dtype=b.dtype)[torch.arange(h) % c]
+        b[::2] = b[::2] * torch.eye(c, **kind)[torch.arange(h, device="cpu") % c]
     state = _Alternating(program, T, a, v, b)
     curves = [state.objective()]
     for _ in range(steps):

@@ -99,10 +99,10 @@ def _by_loops(layer: AttentionLayer, names: tuple[str, ...], part: str, out: Ten
     W_K, W_O, D = layer.W_K, layer.W_O, layer.X.shape[2]
     identity = W_O is None
     if W_K is None:  # W_QK: keys are the tokens
-        W_K = torch.eye(D, dtype=layer.X.dtype).expand(layer.H, D, D)
+        W_K = torch.eye(D, dtype=layer.X.dtype, device=layer.X.device).expand(layer.H, D, D)
     if W_O is None:
         o = layer.W_V.shape[2]
-        W_O = torch.eye(o, dtype=layer.X.dtype).expand(layer.H, o, o)
+        W_O = torch.eye(o, dtype=layer.X.dtype, device=layer.X.device).expand(layer.H, o, o)
     given = (layer.tokens, layer.Y, layer.W_Q, W_K, layer.W_V, W_O)
     x, Y, *weights = (t.detach().contiguous().numpy() for t in given)
     roles = [ROLE[name] for name in names]

@@ -153,7 +153,8 @@ def check_part(part: str) -> None:
 
 def _axes(field: str, value: Any, axes: int, like: Tensor | None) -> Tensor:
     """A floating tensor with `axes` axes, the first added where it is missing."""
-    made = torch.as_tensor(value)
+    # not the default device: what is no tensor yet begins on the CPU
+    made = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
     if not made.is_floating_point():
         made = made.double() if not made.is_complex() else made
     if made.dim() == axes - 1:

@@ -276,8 +276,8 @@ class HessianOperator:
             The product (P,).
         """
         like = self.layer.X
-        given = torch.as_tensor(np.ascontiguousarray(v).reshape(-1), dtype=like.dtype)
-        return self(given.to(like.device)).cpu().numpy()
+        given = torch.from_numpy(np.ascontiguousarray(v).reshape(-1))
+        return self(given.to(like)).cpu().numpy()
 
     def linear_operator(self) -> LinearOperator:
         """The map as a SciPy operator, symmetric, float64."""

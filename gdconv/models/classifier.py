@@ -198,14 +198,15 @@ class TransformerClassifier(nn.Module):
     def __init__(self, sizes: ClassifierSizes, kernel: str, seed: int = 0) -> None:
         super().__init__()
         self.sizes, self.kernel = sizes, kernel
-        with torch.random.fork_rng(devices=[]):
+        # drawn on the CPU wherever it runs later: the same seed gives the same weights
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
             self.embedding: nn.Module = (
                 nn.Embedding(sizes.symbols, sizes.D, padding_idx=PADDING)
                 if sizes.symbols
                 else nn.Linear(sizes.features, sizes.D)
             )
-            self.positions = nn.Parameter(0.3 * torch.randn(sizes.tokens, sizes.D))
+            self.positions = nn.Parameter(0.3 * torch.randn(sizes.tokens, sizes.D, device="cpu"))
             self.layers = nn.ModuleList(Layer(sizes, kernel) for _ in range(sizes.layers))
             self.norm = nn.LayerNorm(sizes.D)
             self.classes = nn.Linear(sizes.D, sizes.classes)
