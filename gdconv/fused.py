@@ -5,11 +5,8 @@ Nothing is allocated in the loop; every iterate is observed once, with its enclo
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from numpy.typing import ArrayLike
-from threadpoolctl import ThreadpoolController
 
 from gdconv.compiled import njit
 
@@ -17,6 +14,7 @@ from .errors import InputError
 from .lanes import Array, Work, gradient
 from .ledger import new_ledger, new_tests, observe
 from .simd import add, load, mul, padded, splat, store, token_lanes, zeros
+from .threads import one_thread
 from .tracking import Tracker, follow, new_tracker
 
 SOFTMAX, GAUSSIAN = 0, 1
@@ -128,12 +126,6 @@ def advance(  # type: ignore[no-untyped-def]
         observe(led, tests, loss, grad_sq, lo, hi)
     _unpack(w, W, V, W_Q, W_K, W_V)
     return status
-
-
-@functools.cache
-def _pools() -> ThreadpoolController:
-    """Looking for the loaded BLAS takes milliseconds, so it is done once."""
-    return ThreadpoolController()
 
 
 def _numbers(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -259,7 +251,7 @@ class FusedRun:
         Returns:
             DONE, DIVERGED, TARGET or ROSE.
         """
-        with _pools().limit(limits=1, user_api="blas"):
+        with one_thread():
             return int(
                 advance(
                     self.code, self.work, self.W_Q, self.W_K, self.W_V, self.trained, self.led,
@@ -275,7 +267,7 @@ class FusedRun:
             f and |grad f|^2 over the trained blocks.
         """
         w, (q, k, v) = self.work, (bool(flag) for flag in self.trained)
-        with _pools().limit(limits=1, user_api="blas"):
+        with one_thread():
             _pack(w, self.W_Q, self.W_K, self.W_V, w.W, w.V)
             loss, grad_sq = gradient(w, self.code == GAUSSIAN, q, k, v, w.W, w.V)
         return float(loss), float(grad_sq)
