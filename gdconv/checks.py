@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 MOST_HALVINGS = 40
 """A local step that still rises after this many halvings is given up."""
 
+UNREAD = {
+    "out": "call .save(folder) on the result",
+    "json": "call .to_json() on the result",
+    "quiet": "give no progress: nothing is printed here",
+}
+"""Options that the command line alone reads, and what does the same in Python."""
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -132,7 +139,8 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
     Args:
         theorem: Theorem id, such as "full-gd".
         progress: Called with (phase, step, last step).
-        **options: Any field of `gdconv.config.Config`.
+        **options: Any field of `gdconv.config.Config`, but for out, json and quiet, which the
+            command line reads.
 
     Returns:
         The check.
@@ -144,6 +152,9 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
         >>> check("full-gd", problem="stacked-witness").verdict
         'refuted'
     """
+    for name, remedy in UNREAD.items():
+        if options.get(name) not in (None, False):
+            raise InputError(name, options[name], f"leave it out, and {remedy}")
     if options.get("step") is not None:
         options["step"] = str(options["step"])
     return execute(begin(Config.of(theorem, options)), progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from os import PathLike, fspath
 from typing import Any
 
@@ -144,8 +145,10 @@ class Config:
         values: dict[str, Any] = {}
         for name, value in {**options, "theorem": theorem}.items():
             if name not in known:
-                names = ", ".join(sorted(known.keys() - {"theorem"}))
-                raise InputError(str(name), value, f"choose options among {names}")
+                names = sorted(known.keys() - {"theorem", *PRESENTATION})
+                near = get_close_matches(str(name).lower().replace("-", "_"), names, 1, 0.7)
+                hint = f"did you mean {near[0]}; " if near else ""
+                raise InputError(str(name), value, f"{hint}choose options among {', '.join(names)}")
             values[name] = _plain(value)
             _require_type(name, values[name], known[name])
         return cls(**values)

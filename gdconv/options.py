@@ -182,6 +182,9 @@ def dashed(argv: Sequence[str]) -> list[str]:
     Returns:
         The words with dashes in option names.
 
+    Raises:
+        InputError: The value of an option is --, which ends the options.
+
     Example:
         >>> dashed(["--head_dim=8", "--data", "my_data.npz"])
         ['--head-dim=8', '--data', 'my_data.npz']
@@ -189,5 +192,8 @@ def dashed(argv: Sequence[str]) -> list[str]:
     words = []
     for word in argv:
         name, equals, value = word.partition("=")
+        if name.startswith("--") and value == "--":  # argparse would drop it and pass on nothing
+            field = name.strip("-").replace("-", "_")
+            raise InputError(field, value, "give another value, or leave the option out")
         words.append((name.replace("_", "-") if name.startswith("--") else name) + equals + value)
     return words
