@@ -108,7 +108,7 @@ def _heading(row: str, runs: pd.DataFrame) -> str:
 
 
 def exponent_text(fits: pd.DataFrame, **of: object) -> str:
-    """Exponent [interval] over the widest range, as the legends and tables show it.
+    """Exponent [interval] and the sizes it was fitted to, the widest range, for the legends.
 
     Args:
         fits: Exponents.
@@ -119,15 +119,18 @@ def exponent_text(fits: pd.DataFrame, **of: object) -> str:
 
     Example:
         >>> fits = pd.DataFrame({"init": ["ntk"], "exponent": [-0.5], "lo": [-0.6], "hi": [-0.4]})
+        >>> fits = fits.assign(**{"from": 64, "to": 4096})
         >>> exponent_text(fits, init="ntk"), exponent_text(fits, init="he")
-        ('-0.50 [-0.60, -0.40]', 'no fit')
+        ('-0.50 [-0.60, -0.40] over 64–4096', 'no fit')
     """
     rows = fits
     for column, value in of.items():
         rows = rows[rows[column] == value]
     if rows.empty:
         return "no fit"
-    return fit_text(rows.iloc[0])
+    first = rows.iloc[0]
+    text = fit_text(first)
+    return text if text == "no fit" else f"{text} over {first['from']:.0f}–{first['to']:.0f}"
 
 
 def fit_text(row: pd.Series) -> str:
@@ -159,7 +162,7 @@ def _band(axes: Axes, rows: pd.DataFrame, x: str, column: str, **style: object) 
 
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, frameon=False)
+        axes.legend(fontsize=7, framealpha=0.7, edgecolor="none", borderpad=0.1)
 
 
 def _tidy(axes: Axes) -> None:

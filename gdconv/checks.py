@@ -18,6 +18,7 @@ from gdconv.config import Config
 from gdconv.descent import STOPPED, Outcome, descend
 from gdconv.environment import environment
 from gdconv.errors import DivergenceError, InputError
+from gdconv.folders import require_working_directory
 from gdconv.fused import ROSE
 from gdconv.interruption import deferred
 from gdconv.judge import hypothesis_row, judge
@@ -112,12 +113,28 @@ class Check:
         return render(self, format)
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """The figure: loss ratio with bounds, sigma_min below it; written when a path is given."""
-        from gdconv.report.plots import figure, save_figure
+        """The figure: loss ratio with bounds, sigma_min below it; written when a path is given.
 
+        Args:
+            path: Where to; its suffix says as what, without one it is written as PDF and as PNG.
+
+        Returns:
+            The figure.
+
+        Raises:
+            InputError: No figure can be written there, or not as that.
+        """
+        from gdconv.report.plots import figure, figure_files, save_figure
+
+        if path is not None:
+            figure_files(path)  # refused before it is drawn
         drawn = figure(self)
         if path is not None:
-            save_figure(drawn, path)
+            try:
+                save_figure(drawn, path)
+            except OSError as error:
+                remedy = f"choose a place that can be written ({error.strerror or error})"
+                raise InputError("path", path, remedy) from error
         return drawn
 
     def save(self, directory: str | Path) -> Path:
@@ -190,6 +207,7 @@ def begin(config: Config) -> Setting | ClaimSetting:
         >>> begin(Config("full-gd", problem="stacked-witness")).config.statement
         'stacked'
     """
+    require_working_directory()
     theorem = theorem_named(config.validate().theorem)
     if isinstance(theorem, ClaimTheorem):
         return prepare_claims(theorem, config)

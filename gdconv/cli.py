@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gdconv.errors import MOST_SAID, DivergenceError, GdconvError, InputError, printable, quoted
+from gdconv.folders import require_working_directory
 from gdconv.interruption import deferred
 from gdconv.options import Parser, add_config_options, config_options, dashed
 from gdconv.verdict import EXIT_CODES
@@ -43,9 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if sys.stderr is None:  # closed by the caller (2>&-); libraries write there too
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
+    code = _run_command(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # all is said and the process ends: control-C has nothing left to break off
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
+
+
+def _run_command(argv: Sequence[str]) -> int:
+    """One command, its errors as sentences and codes."""
     try:
-        words = dashed(sys.argv[1:] if argv is None else argv)
-        options = _parser().parse_args(words)
+        options = _parser().parse_args(dashed(argv))
         return int(options.command(options))
     except GdconvError as error:
         return _say(str(error), BAD_INPUT)
@@ -171,13 +181,26 @@ def _check(options: Any) -> int:
         from gdconv.store import require_writable
 
         require_writable(out)
-    with contextlib.redirect_stdout(sys.stderr), _progress(quiet) as progress:
-        check, folder = _run(options.theorem, given, out, progress)
-    return _report(check, folder, bool(given.get("json")), not quiet)
+    places: list[Path] = []
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _progress(quiet) as progress:
+            check, folder = _run(options.theorem, given, out, progress, places)
+        return _report(check, folder, bool(given.get("json")), not quiet)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or _last(places)) from None
+
+
+def _last(places: list[Path]) -> str:
+    """What an interrupt that nobody expected finds: it may come after the run was saved."""
+    from gdconv.store import is_run
+
+    saved = [place for place in places if is_run(place)]
+    return f"interrupted; the run is saved in {saved[-1]}" if saved else ""
 
 
 def _import(*modules: str) -> None:
     """Import what a command needs; control-C waits, or it could abort the process."""
+    require_working_directory()
     with deferred() as pressed:
         for module in modules:
             import_module(module)
@@ -185,8 +208,10 @@ def _import(*modules: str) -> None:
         raise KeyboardInterrupt
 
 
-def _run(theorem: str, given: dict[str, Any], out: str | None, progress: Any) -> tuple[Any, Any]:
-    """The check and its folder; one that is saved complete is read and not run again."""
+def _run(
+    theorem: str, given: dict[str, Any], out: str | None, progress: Any, places: list[Path]
+) -> tuple[Any, Any]:
+    """The check and its folder; one that is saved complete is read; `places` is told of folders."""
     from gdconv.checks import Interrupted, begin, execute
     from gdconv.config import Config
     from gdconv.store import is_run, load, place_of
@@ -194,24 +219,28 @@ def _run(theorem: str, given: dict[str, Any], out: str | None, progress: Any) ->
     setting = begin(Config(theorem, **given))
     if out is not None:
         place = place_of(out, setting.config.canonical(), setting.arrays)
+        places.append(place)
         if is_run(place):
             _say(f"{place} is complete already; read, not run again")
             return load(place), place
     try:
         made = execute(setting, progress)
     except Interrupted as stop:
-        raise KeyboardInterrupt(f"{stop}; {_kept(stop.check, out)}") from None
+        raise KeyboardInterrupt(f"{stop}; {_kept(stop.check, out, places)}") from None
     except DivergenceError as stop:
         done = 0 if stop.check is None else len(stop.check.runs)
-        finished = f"{done} of {stop.total} runs were finished; {_kept(stop.check, out)}"
+        finished = f"{done} of {stop.total} runs were finished; {_kept(stop.check, out, places)}"
         raise GdconvError(f"{str(stop).removesuffix('.')}; {finished}.") from None
     return made, None if out is None else made.save(out)
 
 
-def _kept(check: Any, out: str | None) -> str:
+def _kept(check: Any, out: str | None, places: list[Path]) -> str:
     """Where the finished runs of a check that ended early are."""
     if check is None or out is None:
         return "nothing was saved"
+    from gdconv.store import place_of
+
+    places.append(place_of(out, check.config, check.starts))
     return f"they are saved in {check.save(out)}"
 
 

@@ -146,7 +146,7 @@ def _advance(engine: Engine, until: int) -> None:
             raise InputError(
                 "start",
                 "a loss or a gradient that is not finite",
-                "rescale the data or give smaller --scales",
+                "rescale the data or the weights",
             )
         if engine.plan.stop_on_rise:
             engine.status[r] = ROSE  # a rise too steep to be seen as one

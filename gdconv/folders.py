@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -16,6 +17,9 @@ from typing import Any
 
 from gdconv.errors import InputError
 
+ROOM = 64
+"""Length of a run's folder, half written, with the name of a file in it."""
+
 
 def folder_path(field: str, path: Any) -> Path:
     """A path whose type nobody has checked.
@@ -28,7 +32,7 @@ def folder_path(field: str, path: Any) -> Path:
         The path.
 
     Raises:
-        InputError: Something else, nothing at all, or text that no path can hold.
+        InputError: Something else, nothing at all, or text that no path can hold or reach.
 
     Example:
         >>> folder_path("out", None)
@@ -37,7 +41,31 @@ def folder_path(field: str, path: Any) -> Path:
     """
     if not isinstance(path, str | os.PathLike) or "\0" in str(path) or not str(path).strip():
         raise InputError(field, path, "give the path of a folder")
+    try:
+        os.lstat(path)
+    except UnicodeEncodeError:
+        raise InputError(field, path, "give the path of a folder") from None
+    except OSError as error:  # that it is not there is for the caller to judge
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            remedy = f"give a path that can be reached ({error.strerror or error})"
+            raise InputError(field, path, remedy) from None
     return Path(path)
+
+
+def require_working_directory() -> None:
+    """Refuse to start in a folder that was deleted: the libraries end the process there.
+
+    Raises:
+        InputError: The working directory is gone.
+
+    Example:
+        >>> require_working_directory()
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        remedy = "change to a folder that exists"
+        raise InputError("working directory", "a folder that was deleted", remedy) from None
 
 
 def require_writable(directory: str | Path) -> None:
@@ -52,7 +80,9 @@ def require_writable(directory: str | Path) -> None:
     Example:
         >>> require_writable(tempfile.mkdtemp())
     """
+    require_working_directory()
     place = folder_path("out", directory).absolute()
+    _require_short(place, directory)
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
@@ -62,6 +92,19 @@ def require_writable(directory: str | Path) -> None:
     except OSError as error:
         remedy = f"choose a folder that you may write to ({error.strerror or error})"
         raise InputError("out", directory, remedy) from error
+
+
+def _require_short(place: Path, directory: str | Path) -> None:
+    """Lengths of the names of folders that are not there: nobody looks before they are made."""
+    there = next(p for p in (place, *place.parents) if os.path.lexists(p))
+    limits = dict.fromkeys(("PC_NAME_MAX", "PC_PATH_MAX"), 255)
+    for name in limits:
+        with contextlib.suppress(OSError, AttributeError, ValueError):  # not on every system
+            limits[name] = os.pathconf(there, name)
+    longest = max(len(os.fsencode(part)) for part in place.parts)
+    whole = len(os.fsencode(place)) + ROOM
+    if longest > limits["PC_NAME_MAX"] or whole > max(limits["PC_PATH_MAX"], 255):
+        raise InputError("out", directory, "give a shorter path: no folder can have this name")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from gdconv.config import Config
-from gdconv.errors import GdconvError, InputError
+from gdconv.errors import GdconvError, InputError, quoted
 
 WORDS = {"int": "give a whole number", "float": "give a number"}
 
@@ -117,7 +117,17 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
             text += f" (default: {field.default})"
         metavar = {"int": "INT", "float": "NUMBER"}.get(kind, field.name.upper())
         options: dict[str, Any] = {"metavar": metavar, "help": text, "default": argparse.SUPPRESS}
-        parser.add_argument(flag, **options)
+        parser.add_argument(flag, action=_Once, **options)
+
+
+class _Once(argparse.Action):
+    """Keep a value; another one for the same option would be one that nothing reads."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        before = getattr(namespace, self.dest, values)
+        if before != values:
+            raise InputError(self.dest, values, f"give it once: {quoted(before)} stands before it")
+        setattr(namespace, self.dest, values)
 
 
 def config_options(given: Mapping[str, Any]) -> dict[str, Any]:

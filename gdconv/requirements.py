@@ -119,7 +119,7 @@ def require_descent(start: StartBase) -> None:
     with np.errstate(all="ignore"):
         finite = np.isfinite(start.f_0) and start.slope_is_finite
     if not finite:
-        remedy = "rescale the data or give smaller --scales: the squares leave the range of float64"
+        remedy = "rescale the data or the weights: the squares leave the range of float64"
         raise InputError("start", "a loss or a Jacobian that is not finite", remedy)
     if not start.f_0 > 0:
         remedy = "give other labels, weights or seeds: there is nothing to descend"

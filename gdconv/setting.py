@@ -128,6 +128,8 @@ def prepare(config: Config) -> Setting:
         general, FALLBACK,
     )  # fmt: skip
     foreign = foreign_to(architecture)
+    if architecture.name != theorem.models[0]:
+        foreign += ("margin",)  # init theorem is that of the theorem's own model
     config = without_unused(config, foreign)
     require_used(asked, config, foreign)
     trained = theorem.trains or architecture.trainable
@@ -303,7 +305,7 @@ def _usable(eta: np.ndarray, rule: str) -> np.ndarray:
     """Step sizes, unless rounding has made one of them zero, infinite or no number."""
     bad = eta[~((eta > 1e-300) & (eta < 1e300))]
     if bad.size:
-        remedy = f"that is {bad[0]:g} here; rescale the data or the weights (--scales)"
+        remedy = f"that is {bad[0]:g} here; rescale the data or the weights"
         raise InputError("step", rule, remedy)
     return eta
 

@@ -24,6 +24,13 @@ EXPLAIN = {
     "vacuous": "the bound never fell below 0.9 of its start; give more steps",
 }
 
+EXPLAIN_CLAIM = EXPLAIN | {
+    "refuted": "a claim is violated beyond its error although its hypotheses hold",
+    "undecided": "the error bars of a claim overlap",
+    "vacuous": "the claims hold but test nothing; see the note",
+}
+"""As `EXPLAIN`, for theorems without descent."""
+
 
 def assert_confirmed(check: CheckLike, statement: str | None = None) -> None:
     """The check is `confirmed` in every run.
@@ -60,7 +67,13 @@ def assert_confirmed(check: CheckLike, statement: str | None = None) -> None:
     for row in bad.itertuples():
         where = f" at step {row.first_violation:.0f}" if row.first_violation >= 0 else ""
         margin = f"worst margin {row.worst_margin:.3g} (ln) at step {row.worst_step}"
-        lines.append(f"  run {row.run}: {row.verdict}{where}, {margin}: {EXPLAIN[row.verdict]}")
+        explain = EXPLAIN[row.verdict]
+        if hasattr(row, "weakest"):  # claims about cases: nothing descends, margins are relative
+            margin = (
+                f"worst margin {row.worst_margin:.3g} (relative) of {row.weakest or 'no claim'}"
+            )
+            explain = EXPLAIN_CLAIM[row.verdict]
+        lines.append(f"  run {row.run}: {row.verdict}{where}, {margin}: {explain}")
     sides = check.hypotheses
     unmet = sides[(sides["statement"] == name) & (sides["holds"] != "true")]
     for row in unmet.itertuples():

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-
 Counts = list[tuple[Any, int]]
 """Libraries, each with a number of threads."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,27 @@ def _zero_loss() -> Path:
         W_O=np.ones((1, 1, 1)),
     )
     return path
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"out": "x"}, "call .save"),
+        ({"out": Path("runs")}, "call .save"),
+        ({"json": True}, "call .to_json"),
+        ({"quiet": True}, "nothing is printed here"),
+    ],
+)
+@pytest.mark.parametrize("theorem", ["full-gd", "attention-hessian"])
+def test_what_only_the_command_line_reads_is_refused(
+    theorem: str, options: dict[str, Any], remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdconv.checks.execute", pytest.fail)
+    (name,) = options
+    with pytest.raises(InputError, match=f"^{name} = .*leave it out.*{re.escape(remedy)}"):
+        gdconv.check(theorem, **options)
+
+
+def test_a_default_that_says_nothing_is_welcome() -> None:
+    made = gdconv.check("full-gd", problem="stacked-witness", out=None, json=False)
+    assert made.verdict == "refuted"

@@ -160,3 +160,71 @@ def test_an_empty_interrupt_still_says_something(monkeypatch, capsys):
     monkeypatch.setattr("gdconv.checks.prepare", stop)
     assert cli.main(FAST) == 130
     assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"
+
+
+@pytest.mark.parametrize("most", [100, 5_000, 20_000])
+def test_files_that_may_not_grow_are_a_sentence(most, tmp_path):
+    limit = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({most}, {most}))"
+    words = [*FAST, "--out", str(tmp_path / "runs")]
+    warm = f"cli.main({[*FAST, '--json']})"  # what numba keeps is written before
+    code = f"from gdconv import cli; {warm}; {limit}; raise SystemExit(cli.main({words}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "choose a folder that can be written (File too large)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("code", [28, 27, 122, 5])  # disk full, file too large, quota, damaged disk
+def test_a_disk_that_takes_no_more_is_a_sentence(code, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    for writer in ("pandas.DataFrame.to_csv", "numpy.savez_compressed", "pathlib.Path.write_text",
+                   "matplotlib.figure.Figure.savefig"):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, full)
+            assert cli.main([*FAST, "--out", str(tmp_path / "runs")]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("gdconv: out = ")
+        assert os.strerror(code) in said
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("where", ["gdconv.report.summary.summary", "gdconv.cli._report"])
+@pytest.mark.parametrize("again", [False, True])
+def test_an_interrupt_after_saving_says_where_it_is(where, again, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    words = [*FAST, "--out", str(tmp_path)]
+    if again:  # a run that is read
+        assert cli.main(words) == 1
+        capsys.readouterr()
+    monkeypatch.setattr(where, stop)
+    assert cli.main(words) == 130
+    (folder,) = store.find_runs(tmp_path)
+    assert f"interrupted; the run is saved in {folder}\n" in capsys.readouterr().err
+
+
+def test_an_interrupt_that_comes_twice_while_saving_is_told_truly(tmp_path, monkeypatch, capsys):
+    from gdconv import checks
+
+    save = checks.Check.save
+
+    def saved_and_pressed(check, directory):
+        save(check, directory)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checks.Check, "save", saved_and_pressed)
+    assert cli.main([*FAST, "--out", str(tmp_path)]) == 130
+    assert f"the run is saved in {store.find_runs(tmp_path)[0]}" in capsys.readouterr().err
+
+
+def test_an_interrupt_before_saving_still_says_that_nothing_was(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gdconv.checks.Check.save", stop)
+    assert cli.main([*FAST, "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"

@@ -183,3 +183,26 @@ def test_an_unknown_name_lists_the_known_ones_and_paths_and_scalars_become_plain
     for value in (np.array([3]), np.array(["x"])):
         with pytest.raises(InputError, match="^steps = "):
             Config.of("full-gd", {"steps": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("sampels", "samples"),
+        ("head-dim", "head_dim"),
+        ("Kernel", "kernel"),
+        ("n_heads", "heads"),
+        ("until_los", "until_loss"),
+        ("label_norms", "label_norm"),
+    ],
+)
+def test_a_misspelt_name_gets_the_one_that_was_meant(name: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} = 1: did you mean {near}; choose options among"):
+        Config.of("full-gd", {name: 1})
+
+
+def test_a_name_like_none_gets_the_list_without_what_python_does_not_read() -> None:
+    with pytest.raises(InputError) as caught:
+        Config.of("full-gd", {"colour": 1})
+    assert caught.value.remedy.startswith("choose options among activation, ")
+    assert not {"out", "json", "quiet"} & set(caught.value.remedy.replace(",", "").split())

@@ -9,6 +9,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401  its BLAS is a second library with a number of its own
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 

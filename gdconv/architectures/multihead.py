@@ -107,7 +107,7 @@ class MultiHead(Architecture):
             "D_y": (params.W_O.shape[3], problem.D_y),
         }
         if problem.y.shape[2] != problem.n:
-            raise InputError("y", "one label per sample", "give one per token, or --model encoder")
+            raise InputError("y", "one label per sample", "give one per token, y of shape (N, n)")
         for name, (have, want) in pairs.items():
             if have != want:
                 remedy = f"give weights for the data, which have {name} = {want}"

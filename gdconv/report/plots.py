@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from gdconv.errors import quoted
+from gdconv.errors import InputError, quoted
+from gdconv.folders import folder_path
 from gdconv.report.labels import place_labels
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import descended
@@ -121,15 +123,65 @@ def side_by_side(checks: Sequence[CheckLike]) -> Figure:
     return fig
 
 
-def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
-    """Write PDF and PNG, byte for byte the same for the same figure.
+WRITTEN: dict[str, dict[str, Any]] = {
+    "pdf": {"metadata": {"Creator": "gdconv", "Producer": None, "CreationDate": None}},
+    "png": {"dpi": 160, "metadata": {"Software": "gdconv"}},
+    "svg": {"metadata": {"Creator": "gdconv", "Date": None}},
+    "eps": {"metadata": {"Creator": "gdconv"}},
+    "jpg": {"dpi": 160},
+    "jpeg": {"dpi": 160},
+    "tif": {"dpi": 160},
+    "tiff": {"dpi": 160},
+    "webp": {"dpi": 160},
+}
+"""Suffixes of files that a figure is written as, with what goes to matplotlib."""
+
+NOT_WRITTEN = (
+    *("ai", "apng", "avif", "bmp", "cdr", "dvi", "emf", "emz", "gif", "heic", "heif", "html"),
+    *("ico", "j2k", "jfif", "jp2", "jxl", "pgf", "pgm", "pict", "pnm", "ppm", "ps", "psd", "raw"),
+    *("rgba", "svgz", "tex", "tga", "tikz", "wmf", "xcf", "xpm"),
+)
+"""Suffixes that ask for a picture of another kind; any other one belongs to the name."""
+
+
+def figure_files(path: str | Path) -> list[Path]:
+    """The files that a figure is written to.
+
+    Args:
+        path: A path; `run.v2` has no suffix that means a figure, so the name is `run.v2`.
+
+    Returns:
+        The path itself if its suffix says what to write, else the one with .pdf and with .png.
+
+    Raises:
+        InputError: The suffix is one of a picture that is not written here, or this is no path.
+
+    Example:
+        >>> [file.name for file in figure_files("run.v2")], figure_files("x.svg")[0].name
+        (['run.v2.pdf', 'run.v2.png'], 'x.svg')
+    """
+    place = folder_path("path", path)
+    kind = place.suffix[1:].lower()
+    if kind in NOT_WRITTEN:
+        known = ", ".join(f".{name}" for name in WRITTEN)
+        raise InputError("path", path, f"give {known}, or no suffix for PDF and PNG")
+    return [place] if kind in WRITTEN else [Path(f"{place}.pdf"), Path(f"{place}.png")]
+
+
+def save_figure(fig: Figure, path: str | Path) -> list[Path]:
+    """Write a figure as its path's suffix says, else as PDF and PNG.
+
+    PDF, PNG and SVG are byte for byte the same for the same figure.
 
     Args:
         fig: The figure.
-        stem: Path without suffix.
+        path: Path with a suffix of `WRITTEN`, or without one.
 
     Returns:
-        The two paths.
+        The files.
+
+    Raises:
+        InputError: The suffix is one of a picture that is not written here.
 
     Example:
         >>> import tempfile
@@ -137,10 +189,12 @@ def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
         >>> [p.name for p in save_figure(Figure(), Path(tempfile.mkdtemp()) / "figure")]
         ['figure.pdf', 'figure.png']
     """
-    pdf, png = Path(f"{stem}.pdf"), Path(f"{stem}.png")
-    fig.savefig(pdf, metadata={"Creator": "gdconv", "Producer": None, "CreationDate": None})
-    fig.savefig(png, dpi=160, metadata={"Software": "gdconv"})
-    return [pdf, png]
+    files = figure_files(path)
+    for file in files:
+        kind = file.suffix[1:].lower()
+        with rc_context({"svg.hashsalt": "gdconv"}):
+            fig.savefig(file, format=kind, **WRITTEN[kind])
+    return files
 
 
 def _colours(checks: Sequence[CheckLike]) -> dict[str, Any]:
@@ -157,11 +211,14 @@ def _colours(checks: Sequence[CheckLike]) -> dict[str, Any]:
 def _title(check: CheckLike) -> str:
     config, shapes = check.config, {k: np.shape(v) for k, v in check.starts.items()}
     parts = [quoted(config.get("problem") or config.get("data") or "")]
-    parts.append(f"{config.get('kernel', '')} kernel")
+    encoder = "w_O" in shapes
+    parts.append(f"{config.get('kernel', '')} {'encoder' if encoder else 'kernel'}")
     if "X" in shapes:
         _, samples, tokens, width = shapes["X"]
         sizes = f"N={samples} n={tokens} D={width}"
-        if "W_Q" in shapes:
+        if encoder:  # its W_Q is (R, d_m, D): no heads
+            sizes += f" d_m={shapes['W_Q'][1]}"
+        elif "W_Q" in shapes:
             sizes += f" d={shapes['W_Q'][-1]} H={shapes['W_Q'][1]}"
         parts.append(sizes)
     runs = check.runs["run"].nunique()

@@ -25,10 +25,9 @@ ADVICE = {
     "vacuous": "the bound held, but never fell below 0.9 of its start in {runs}, so nothing was "
     "tested: give more --steps, or a larger --step where the hypotheses allow it",
     "outside": "the statement says nothing about {runs}, since hypotheses are not met: {unmet}. "
-    "For those on the start let --init theorem choose the weights, for those on the end of the run "
-    "give more --steps",
+    "For those on the start {start}, for those on the end of the run give more --steps",
     "undecided": "rounding error is as large as a difference that had to be decided in {runs}: use "
-    "--dtype float64, fewer --steps, or a problem with a larger sigma_min",
+    "{precision}fewer --steps, or a problem with a larger sigma_min",
     "refuted": "the hypotheses are met and the bound is violated beyond rounding error in {runs}. "
     "This refutes the formula, read as this statement, for this initialization; it does not refute "
     "that some other initialization exists",
@@ -145,7 +144,10 @@ def verdict_line(check: CheckLike) -> str:
     same = rows[rows["verdict"] == check.verdict]
     runs = f"{len(rows)} run{'s' if len(rows) != 1 else ''}"
     text = (ADVICE if descended(check) else CLAIM_ADVICE)[check.verdict].format(
-        unmet=_unmet(check), runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}"
+        unmet=_unmet(check),
+        runs=runs if len(same) == len(rows) else f"{len(same)} of {runs}",
+        start=_start_advice(check),
+        precision="--dtype float64, " if check.config.get("dtype") == "float32" else "",
     )
     level = LEVELS.get(check.level, quoted(check.level))
     if not descended(check) and check.level == "float64":
@@ -162,6 +164,26 @@ def verdict_line(check: CheckLike) -> str:
         f"Level {quoted(check.level)}: {level}.",
     ]
     return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
+
+
+def _start_advice(check: CheckLike) -> str:
+    """What changes a start and is not refused: a problem fixes its weights."""
+    config = check.config
+    own = config.get("model") in (None, _own_model(check.theorem))
+    choose = "let --init theorem choose the weights" if own else "give another --init or --seed"
+    if config.get("problem"):
+        return f"leave --problem out and {choose}"
+    if config.get("init") == "theorem":
+        return "give other data, sizes or another --seed"
+    return choose
+
+
+def _own_model(theorem: str) -> str | None:
+    """The model that a theorem's own initialization is made for."""
+    from gdconv.theorem import registry
+
+    found = registry().get(theorem)
+    return found.models[0] if found else None
 
 
 def _span(values: pd.Series) -> str:

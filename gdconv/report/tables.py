@@ -262,7 +262,14 @@ def _cells(table: pd.DataFrame, format: str) -> tuple[list[str], list[list[str]]
     if format == "text" and "step" in columns and table["step"].nunique() == 1:
         columns.remove("step")
     cells = [[number(v) for v in row] for row in table[columns].itertuples(index=False)]
-    return [HEADERS.get(c, (c, c, c))[which] for c in columns], cells
+    return [_header(c, which, table) for c in columns], cells
+
+
+def _header(column: str, which: int, table: pd.DataFrame) -> str:
+    """The header of a column; margins of claims, which descend nowhere, are relative."""
+    if column == "worst_margin" and "claims" in table.columns:
+        return ("worst\nmargin", "worst margin (relative)", "worst relative margin")[which]
+    return HEADERS.get(column, (column,) * 3)[which]
 
 
 def _hypothesis_cells(sides: pd.DataFrame, chosen: str | None, many: bool) -> pd.DataFrame:
@@ -282,7 +289,7 @@ def _transposed(check: CheckLike) -> str:
         "runs",
         *[c for c in table.columns if c not in ("verdict", "runs", "statement", "note")],
     ):
-        label = "runs with verdict" if name == "runs" else HEADERS[name][1]
+        label = "runs with verdict" if name == "runs" else _header(name, 1, table)
         rows.append([label, *map(number, table[name].astype(str))])
     return text_block(["", *map(quoted, table["statement"])], rows)
 

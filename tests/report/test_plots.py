@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from gdconv.errors import InputError
 from gdconv.report.example import STATEMENTS, example_check
 from gdconv.report.labels import spread
 from gdconv.report.plots import MEASURED, figure, save_figure, side_by_side
@@ -154,3 +155,88 @@ def test_a_foreign_name_is_no_mathematics(tmp_path, name):
     title = drawn.axes[0].get_title(loc="left")
     assert title.count("\n") == 1
     assert name.isprintable() == (name in title)
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("x.png", ["x.png"]),
+        ("x.svg", ["x.svg"]),
+        ("x.PDF", ["x.PDF"]),
+        ("x.jpg", ["x.jpg"]),
+        ("x.tiff", ["x.tiff"]),
+        ("x.webp", ["x.webp"]),
+        ("x.eps", ["x.eps"]),
+        ("x", ["x.pdf", "x.png"]),
+        ("run.v2", ["run.v2.pdf", "run.v2.png"]),
+        ("eta=0.5", ["eta=0.5.pdf", "eta=0.5.png"]),
+        (".hidden", [".hidden.pdf", ".hidden.png"]),
+        ("a.png.d/x", ["x.pdf", "x.png"]),
+    ],
+)
+def test_the_suffix_says_what_is_written(name, files, tmp_path):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    written = save_figure(Figure(figsize=(1, 1)), place)
+    assert [file.name for file in written] == files
+    assert sorted(file.name for file in place.parent.iterdir()) == files
+    begins = {
+        "pdf": b"%PDF",
+        "png": b"\x89PNG",
+        "svg": b"<?xml",
+        "jpg": b"\xff\xd8",
+        "webp": b"RIFF",
+    }
+    for file in written:
+        begin = begins.get(file.suffix[1:].lower(), b"")
+        assert file.read_bytes().startswith(begin)
+
+
+@pytest.mark.parametrize("name", ["x.bmp", "x.gif", "x.HEIC", "x.svgz", "x.ps", "x.pgf", "x.emf"])
+def test_pictures_that_are_not_written_are_refused_with_those_that_are(name, tmp_path):
+    with pytest.raises(InputError, match=r"^path = .*: give .pdf, .png, .svg, .*or no suffix"):
+        save_figure(Figure(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["", " ", "a\0b.png"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(InputError, match="^path = "):
+        save_figure(Figure(), path)
+
+
+def test_svg_is_reproducible(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        save_figure(figure(example_check(1)), tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def captioned(theorem, **options):
+    import gdconv
+
+    check = gdconv.check(theorem, steps=2, **options)
+    return check, figure(check).axes[0].get_title(loc="left")
+
+
+def test_captions_give_the_sizes_of_each_model():
+    check, title = captioned("ntk-regime", samples=2, tokens=2, embedding=4, width=8)
+    assert "softmax encoder, N=2 n=2 D=4 d_m=8, 1 run" in title
+    assert "H=" not in title
+    assert check.starts["W_Q"].shape[1] == 8
+    sizes = {"samples": 2, "tokens": 2, "embedding": 4, "heads": 2, "head_dim": 3}
+    for theorem, options in (("ntk-regime", {"model": "multihead"}), ("full-gd", {})):
+        _, title = captioned(theorem, statement="run", init="normal", data="gaussian",
+                             kernel="gaussian", **options, **sizes)  # fmt: skip
+        assert "gaussian kernel, N=2 n=2 D=4 d=3 H=2, 1 run" in title
+        assert "d_m" not in title
+
+
+@pytest.mark.parametrize("name", ["no/x.png", "no/x"])
+def test_a_place_that_cannot_be_written_is_a_sentence(name, tmp_path):
+    import gdconv
+
+    check = gdconv.check("full-gd", problem="stacked-witness")
+    with pytest.raises(InputError, match=r"^path = .*choose a place that can be written \(No such"):
+        check.plot(tmp_path / name)
+    assert check.plot(str(tmp_path / "x.svg")).axes
+    assert [file.name for file in tmp_path.iterdir()] == ["x.svg"]

@@ -163,3 +163,24 @@ def test_text_block_aligns_columns():
 
 def test_escape_latex_leaves_plain_text():
     assert escape_latex("plain text (1.5)") == "plain text (1.5)"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_margins_of_claims_are_not_called_logarithms(format, seeds):
+    import gdconv
+
+    check = gdconv.check("attention-hessian", statement="value-functional-zero", seeds=seeds,
+                         samples=1, tokens=2, embedding=2, head_dim=1, heads=1)  # fmt: skip
+    text = render(check, format)
+    assert "(ln)" not in text
+    assert "natural log" not in text
+    if format == "markdown" or (format == "text" and seeds == 4):
+        assert "worst margin (relative)" in text
+    if format == "latex":
+        assert "worst relative margin" in text
+
+
+def test_margins_of_a_descent_are_logarithms():
+    assert "worst margin (ln)" in render(example_check(5), "markdown")
+    assert "worst margin (ln)" in render(example_check(5), "text")
