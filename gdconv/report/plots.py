@@ -6,6 +6,7 @@ state.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -192,8 +193,10 @@ def save_figure(fig: Figure, path: str | Path) -> list[Path]:
     files = figure_files(path)
     for file in files:
         kind = file.suffix[1:].lower()
+        drawn = io.BytesIO()  # on a full disk matplotlib fails over its own half-written file
         with rc_context({"svg.hashsalt": "gdconv"}):
-            fig.savefig(file, format=kind, **WRITTEN[kind])
+            fig.savefig(drawn, format=kind, **WRITTEN[kind])
+        file.write_bytes(drawn.getvalue())
     return files
 
 
