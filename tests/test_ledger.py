@@ -401,7 +401,8 @@ def test_an_enclosure_may_raise_the_rate_but_never_lowers_it() -> None:
 def test_a_decrease_is_refuted_only_with_its_coefficient_from_below() -> None:
     """The loss falls by 0.95 of c sum |g|^2: beyond a slack of 0.02 c, within one of 0.1 c."""
     for slack, violated in ((0.0, True), (0.02, True), (0.1, False)):
-        led, tests = new_ledger(0.1, 0.0), new_tests([DECREASE], [0.0], None, [slack], [1.0])
+        led = records(new_ledger(0.1, 0.0))
+        tests = records(new_tests([DECREASE], [0.0], None, [slack], [1.0]))
         led["noise_scale"] = 1e-16
         for t in range(10):
             observe(led[0], tests, 1.0 - 0.019 * t, 0.02, 1.0, 1.0)
@@ -413,7 +414,8 @@ def test_a_decrease_is_refuted_only_with_its_coefficient_from_below() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_no_number_is_undecided(kind: int, bad: float) -> None:
     for name in ("loss", "grad_sq"):
-        led, tests = new_ledger(0.1, 1.0), new_tests([kind], [-0.1], coefficients=[0.05])
+        led = records(new_ledger(0.1, 1.0))
+        tests = records(new_tests([kind], [-0.1], coefficients=[0.05]))
         led["noise_scale"] = 1e-16
         for t in range(6):
             given = {"loss": 0.8**t, "grad_sq": 2 * 0.8**t}
