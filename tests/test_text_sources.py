@@ -154,6 +154,7 @@ def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"PK\x03\x04 this is a zip", b"<html>404</html>", gzip.compress(b"no tar" * 500)],
+    ids=["nothing", "zip", "page", "gzip"],  # the time in a gzip header must not name a case
 )
 def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "aclImdb_v1.tar.gz"
