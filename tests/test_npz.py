@@ -15,7 +15,7 @@ import pytest
 
 from gdconv import npz
 from gdconv.errors import InputError
-from gdconv.npz import read_arrays
+from gdconv.npz import read_arrays, read_members
 
 X = np.random.default_rng(0).standard_normal((3, 2, 4))
 y = np.random.default_rng(1).standard_normal((3, 2))
@@ -365,6 +365,56 @@ def test_a_member_without_its_ending(tmp_path, names):
     zip_of(tmp_path / "a.npz", {k: v for k, v in members.items() if k[0] in names})
     with pytest.raises(InputError, match=r"its member X is no \.npy array; save it again"):
         read_arrays(tmp_path / "a.npz", names)
+
+
+@pytest.mark.parametrize(
+    ("members", "names", "said"),
+    [
+        (("{}.npy", "{}"), (), "it holds {} twice"),
+        (("{}.npy",), ("{}x",), "it holds {}: did you mean"),
+        (("{}.npy",), ("X",), r"it holds \[{}\] but no X"),
+        (("X.npy", "{}.npy"), ("X",), "it holds {}, which nothing reads"),
+        (("{}",), ("{}",), "its member {} is no"),
+    ],
+)
+@pytest.mark.parametrize("length", [40, 41])
+def test_a_long_name_is_shown_in_forty_characters(members, names, said, length):
+    name = "n" * length
+    shown = name if length == 40 else "n" * 25 + r"\.\.\." + "n" * 12
+    filled = [[text.format(name) for text in texts] for texts in (members, names)]
+    with pytest.raises(npz._RefusedError, match=f"^{said.format(shown)}"):
+        npz._require_names(filled[0], tuple(filled[1]), "data", "")
+
+
+def test_the_first_of_several_is_named(tmp_path):
+    zip_of(tmp_path / "a.npz", [(f"{n}.npy", npy_bytes(X)) for n in ("X", "y", "z", "y", "X", "z")])
+    with pytest.raises(InputError, match="it holds X twice"):
+        read_arrays(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz")
+    with pytest.raises(InputError, match=r"it holds \[\] but no X; save"):
+        read_arrays(tmp_path / "b.npz", ("X", "y", "z"))
+
+
+def test_the_members_of_a_file_of_ours(tmp_path):
+    np.savez(tmp_path / "a.npz", u=X, v=y)
+    found = read_members(tmp_path / "a.npz")
+    assert list(found) == ["u", "v"]
+    assert np.array_equal(found["u"], X)
+    np.savez(tmp_path / "a.npz", u=X.astype(object))
+    with pytest.raises(ValueError, match=r"^a\.npz: u holds pickled Python objects$"):
+        read_members(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("descr", ["'<U0'", "'|V0'"])
+def test_numbers_of_no_size_are_refused(tmp_path, descr):
+    zip_of(tmp_path / "a.npz", {"X.npy": npy_with(described("(8,)", descr))})
+    with pytest.raises(InputError, match=r"no complete \.npz"):
+        read_arrays(tmp_path / "a.npz", ("X",))
+
+
+def test_an_axis_may_be_as_long_as_numpy_allows(tmp_path):
+    zip_of(tmp_path / "a.npz", {"X.npy": npy_with(described(f"({2**63 - 1}, 0)", "'|u1'"))})
+    assert read_arrays(tmp_path / "a.npz", ("X",))["X"].shape == (2**63 - 1, 0)
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

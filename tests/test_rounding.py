@@ -193,3 +193,63 @@ def test_number_of_axes() -> None:
     for axes, wrong in ((1, np.ones((2, 2))), (2, np.ones(3)), (2, np.ones((1, 1, 1)))):
         with pytest.raises(InputError, match=f"with {axes} axes"):
             as_matrix(wrong, axes=axes)
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, OverflowError, RuntimeError])
+def test_a_table_that_gives_no_array_is_refused(error: type[Exception]) -> None:
+    class Table:
+        def to_numpy(self, dtype: object = None) -> None:
+            raise error("no")
+
+        __array__ = to_numpy
+
+    with pytest.raises(InputError, match=r"^rows = .*: give a rectangular matrix of real numbers"):
+        as_matrix(Table(), "rows")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [TypeError, RuntimeError])
+def test_an_array_of_others_that_numpy_cannot_take_is_refused(error: type[Exception]) -> None:
+    class Foreign:
+        device = "cpu"
+
+        def __array__(self, *_: object, **__: object) -> None:
+            raise error("no")
+
+    with pytest.raises(InputError, match="^rows = Foreign: give a float64 array"):
+        as_matrix(Foreign(), "rows")  # type: ignore[arg-type]
+
+
+def test_tensors_are_taken_from_the_processor_without_boxing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rounding, "_from_sequence", None)
+    tensor = torch.tensor([[1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    assert as_matrix(tensor).tolist() == [[1.0, 2.0]]  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^B = a tensor on another device: .*\.cpu\(\)"):
+        as_matrix(torch.ones((1, 1), device="meta"))  # type: ignore[arg-type]
+
+
+def test_nothing_is_copied_that_is_as_wanted() -> None:
+    A = np.ones((2, 3))
+    assert np.shares_memory(as_matrix(A), A)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.ones((1, 1), complex), "a complex matrix: give its real part"),
+        (np.array([["a"]]), "a matrix of type <U1: give real numbers"),
+        (np.ma.masked_array(np.ones((1, 1)), mask=[[1]]), r"a masked array: .*\.filled"),
+        ([np.ma.masked_array([1.0], mask=[1])], r"masked rows: .*\.filled"),
+        (np.ones((1, 1), np.longdouble), "a matrix of type .*: round it to float64 first"),
+    ],
+)
+def test_other_kinds_of_numbers_are_refused(array: object, said: str) -> None:
+    if getattr(array, "dtype", None) == np.float64 and not np.ma.isMaskedArray(array):
+        pytest.skip("long double is float64 here")
+    with pytest.raises(InputError, match=f"^rows = {said}"):
+        as_matrix(array, "rows")  # type: ignore[arg-type]
+
+
+def test_infinities_are_taken_where_that_is_wanted() -> None:
+    assert as_matrix(np.array([[1.0, math.inf]]), finite=False).tolist() == [[1.0, math.inf]]
