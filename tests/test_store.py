@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from gdconv import folders, schema, store
+from gdconv import schema, store
 from gdconv.environment import environment
 from gdconv.errors import InputError
 from gdconv.report.example import ExampleCheck, example_check
-from gdconv.report.jsonable import to_json
-from gdconv.report.summary import summary
-from gdconv.report.tables import render
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,22 +42,23 @@ def check():
     return made
 
 
-@pytest.fixture(scope="module")
-def original(check, tmp_path_factory):
-    """Saved once: drawing the figure is what takes time."""
-    return store.save(check, tmp_path_factory.mktemp("saved"))
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Only the module's own run has real figures: drawing takes a second."""
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """No real figures, which take a second each: they are in test_store_kill.py."""
 
     def write(_, path):
         for suffix in ("pdf", "png"):
             path.with_suffix(f".{suffix}").write_bytes(b"drawn")
 
-    monkeypatch.setattr("gdconv.report.plots.figure", lambda check: None)
-    monkeypatch.setattr("gdconv.report.plots.save_figure", write)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gdconv.report.plots.figure", lambda check: None)
+        patch.setattr("gdconv.report.plots.save_figure", write)
+        yield
+
+
+@pytest.fixture(scope="module")
+def original(check, quick, tmp_path_factory):
+    return store.save(check, tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture
@@ -83,6 +81,145 @@ def assert_same(a, b):
                 assert left[key].tobytes() == right[key].tobytes()
         else:
             assert left == right, name
+
+
+# Without a saved run: quick -----------------------------------------------------------------------
+
+
+def test_the_constants_of_the_layout():
+    assert (store.SCHEMA, store.MOST_MANIFEST) == (2, 16_777_216)
+    numbers = "int8 int16 int32 int64 uint8 uint16 uint32 uint64 Int8 Int16 Int32 Int64"
+    assert set(numbers.split()) < store.KINDS
+    assert store.KINDS - set(numbers.split()) == {
+        *("float16", "float32", "float64", "bool", "object", "str", "string"),
+    }
+
+
+def test_the_canonical_text_does_not_depend_on_order():
+    digest = hashlib.sha256(b'{"a":2,"b":[1,null]}').hexdigest()
+    assert store._canonical_sha256({"b": [1, None], "a": 2}) == digest
+
+
+def test_only_an_npz_that_is_there_counts_by_content(tmp_path):
+    named = {"gdconv": store.__version__}
+    (tmp_path / "there.csv").write_bytes(b"1")
+    for field in ("data", "problem"):
+        for value in ("sphere", "nowhere.npz", 3, str(tmp_path / "there.csv"), str(tmp_path)):
+            expected = store._canonical_sha256({field: value} | named)[:12]
+            assert store.run_name({field: value}) == expected
+        for ending in ("npz", "NPZ"):
+            path = tmp_path / f"there.{ending}"
+            path.write_bytes(b"any")
+            content = "npz " + hashlib.sha256(b"any").hexdigest()
+            expected = store._canonical_sha256({field: content} | named)[:12]
+            assert store.run_name({field: str(path)}) == expected
+    kept = {"other": str(tmp_path / "there.npz")}
+    assert store.run_name(kept) == store._canonical_sha256(kept | named)[:12]
+
+
+@pytest.mark.parametrize("length", [40, 41])
+def test_a_kind_of_column_is_shown_in_forty_characters(tmp_path, length):
+    shown = "k" * 40 if length == 40 else "k" * 25 + r"\.\.\." + "k" * 12
+    with pytest.raises(ValueError, match=f"^{shown} is no type of a column"):
+        store._read_table(tmp_path, "runs", {"run": "k" * length})
+
+
+def test_a_manifest_as_long_as_allowed(tmp_path, monkeypatch):
+    file = tmp_path / "manifest.json"
+    file.write_text('{"a": 1}\n')
+    monkeypatch.setattr(store, "MOST_MANIFEST", 9)
+    assert store._read_manifest(file) == {"a": 1}
+    monkeypatch.setattr(store, "MOST_MANIFEST", 8)
+    with pytest.raises(ValueError, match="no manifest is as long as that"):
+        store._read_manifest(file)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError]
+)
+def test_a_manifest_that_cannot_be_read(tmp_path, monkeypatch, error):
+    def fail(_):
+        raise error
+
+    (tmp_path / "manifest.json").touch()
+    monkeypatch.setattr(store, "_read_manifest", fail)
+    with pytest.raises(InputError, match=r"its manifest\.json is damaged; run the check again"):
+        store._manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "its manifest.json lists other files"),
+        ({"schema": 2.0}, "damaged"),
+        ({"schema": True}, "damaged"),
+        ({"schema": "2"}, "damaged"),
+        ({"files": []}, "damaged"),
+        ({"starts_sha256": 3}, "damaged"),
+        ({"files": [], "starts_sha256": 3}, "damaged"),
+        ({"schema": 3}, r"a newer gdconv saved it \(schema 3\); update gdconv"),
+        ({"schema": 1}, r"an older gdconv saved it \(schema 1\); run the check again"),
+    ],
+)
+def test_the_types_of_a_manifest(tmp_path, change, said):
+    manifest = {"schema": 2, "files": {}, "starts_sha256": "0"} | change
+    manifest["sha256"] = store._canonical_sha256(manifest)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=f"^folder = .*{said}"):
+        store._manifest(tmp_path)
+
+
+def test_runs_in_a_folder_are_sorted_and_hidden_ones_left_out(tmp_path):
+    for name in ("c", "a.b", "b", ".d", "e"):
+        (tmp_path / name).mkdir()
+        if name != "e":
+            (tmp_path / name / "manifest.json").touch()
+    assert [p.name for p in store.find_runs(tmp_path)] == ["a.b", "b", "c"]
+    assert store.find_runs(tmp_path / ".d") == [tmp_path / ".d"]
+
+
+# With saved runs ----------------------------------------------------------------------------------
+
+
+def test_the_files_are_what_the_manifest_and_the_tables_say(check, original, monkeypatch):
+    text = (original / "manifest.json").read_text()
+    assert text == json.dumps(json.loads(text), indent=1) + "\n"
+    for name in store.TABLES:
+        first = (original / f"{name}.csv").read_text().split("\n", 1)[0]
+        assert first == ",".join(getattr(check, name).columns)
+    default = types.SimpleNamespace(Check=ExampleCheck)  # the real one loads every theorem
+    monkeypatch.setitem(sys.modules, "gdconv.checks", default)
+    assert isinstance(store.load(original), ExampleCheck)
+
+
+def test_a_trace_of_another_format_and_an_environment_of_its_own(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        pd.DataFrame, "to_parquet", lambda _, path, **how: told.append(how) or path.touch()
+    )
+    check = example_check(1)
+    check.environment = {"python": "x"}
+    folder = store.save(check, tmp_path, parquet=True)
+    assert told == [{"index": False}]
+    assert {p.name for p in folder.glob("trace*")} == {"trace.parquet"}
+    assert json.loads((folder / "manifest.json").read_text())["environment"] == {"python": "x"}
+    other = example_check(1)
+    other.starts["X"] = other.starts["X"] + 1
+    place = store.save(other, tmp_path)
+    assert re.fullmatch(f"{folder.name}-[0-9a-f]{{6}}", place.name)
+    assert {p.name for p in place.glob("trace*")} == {"trace.csv"}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(OSError(28, "No space"), "No space"), (OSError("odd"), "odd")]
+)
+def test_why_a_folder_cannot_be_written(check, tmp_path, monkeypatch, error, said):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(store, "_write", full)
+    with pytest.raises(InputError, match=rf"^out = .*written \({said}\)\.$"):
+        store.save(check, tmp_path)
 
 
 def test_round_trip_is_bit_exact(check, tmp_path):
@@ -332,152 +469,6 @@ def test_no_saved_run(tmp_path):
         store.find_runs(tmp_path / "file")
 
 
-# What a kill leaves ------------------------------------------------------------------------------
-
-
-def gone() -> int:
-    """The number of a process that has ended."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    return ended.pid
-
-
-def leftover(folder, out, process=None, machine=None, drop=(), age=0.0):
-    """A hidden sibling of a run as a killed writer leaves it."""
-    mark = f"{machine or folders._machine()}.{process or gone()}."
-    half = shutil.copytree(folder, out / f".{folder.name}.{mark}abc_12x")
-    for name in drop:
-        (half / name).unlink()
-    for path in (*half.iterdir(), half):
-        os.utime(path, (time.time() - age,) * 2)
-    return half
-
-
-HALF_WRITTEN = {
-    "whole": (),
-    "no manifest": ("manifest.json",),
-    "first file": tuple(FILES - {"trace.csv"}),
-}
-
-
-@pytest.mark.parametrize("drop", HALF_WRITTEN.values(), ids=list(HALF_WRITTEN))
-@pytest.mark.parametrize("manifest", [None, "", "{"])
-def test_a_killed_writer_blocks_nothing_and_is_swept_up(check, original, tmp_path, drop, manifest):
-    half = leftover(original, tmp_path, drop=drop)
-    if manifest is not None:
-        (half / "manifest.json").write_text(manifest)
-    with pytest.raises(InputError, match="give a folder that gdconv check --out wrote"):
-        store.find_runs(tmp_path)
-    other = shutil.copytree(original, tmp_path / "0123456789ab")
-    assert store.find_runs(tmp_path) == [other]
-    assert folders.sweep(tmp_path, store.KNOWN) == 1
-    assert not half.exists()
-    assert store.find_runs(tmp_path) == [other]
-
-
-def test_the_rerun_sweeps_and_is_listed_once(check, original, tmp_path):
-    half = leftover(original, tmp_path)
-    place = store.save(check, tmp_path)
-    assert os.listdir(tmp_path) == [place.name]
-    assert not half.exists()
-    assert store.find_runs(tmp_path) == [place]
-
-
-def test_a_writer_that_was_killed_while_it_wrote(tmp_path):
-    """Not a copy: the process is killed in the middle of its files."""
-    code = f"""
-import os, signal
-from gdconv import store
-from gdconv.report.example import example_check
-import gdconv.report.plots as plots
-plots.save_figure = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-store.save(example_check(1), {str(tmp_path)!r})
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
-    (half,) = os.listdir(tmp_path)
-    assert half.startswith(".")
-    assert "trace.csv" in os.listdir(tmp_path / half)
-    assert folders.sweep(tmp_path, store.KNOWN) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "swept"),
-    [
-        ({}, 1),
-        ({"process": os.getpid()}, 0),
-        ({"process": os.getpid(), "age": folders.OLD - 60}, 0),
-        ({"process": os.getpid(), "age": folders.OLD + 60}, 1),
-        ({"process": 1}, 0),  # not ours to ask, but there
-        ({"process": 10**30}, 0),
-        ({"process": 10**30, "age": folders.OLD + 60}, 1),
-        ({"machine": "00000000"}, 0),  # on another one: perhaps it writes
-        ({"machine": "00000000", "age": folders.OLD - 60}, 0),
-        ({"machine": "00000000", "age": folders.OLD + 60}, 1),
-    ],
-)
-def test_only_what_nobody_writes_is_swept(original, tmp_path, options, swept):
-    half = leftover(original, tmp_path, **options)
-    assert folders.OLD == 86400
-    assert folders.sweep(tmp_path, store.KNOWN) == swept
-    assert half.exists() == (not swept)
-
-
-def test_one_new_file_is_enough_to_be_left_alone(original, tmp_path):
-    half = leftover(original, tmp_path, machine="00000000", age=2 * folders.OLD)
-    os.utime(half / "trace.csv")
-    assert folders.sweep(tmp_path, store.KNOWN) == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "swept"),
-    [
-        *((".0123456789ab.abcdefgh", 1), (".0123456789ab-012345.abcdefgh", 1)),
-        *((".gdconv.abcdefgh", 1), (".git", 0), (".cache.abcdefgh", 0), (".0123456789a.abcdef", 0)),
-        *(("0123456789ab.abcdefgh", 0), (".0123456789ab.", 0), (".0123456789ab.x.y", 0)),
-        (".0123456789AB.abcdefgh", 0),
-    ],
-)
-def test_only_folders_of_ours_are_swept(tmp_path, name, swept):
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "trace.csv").touch()
-    for path in (tmp_path / name / "trace.csv", tmp_path / name):
-        os.utime(path, (0, 0))
-    assert folders.sweep(tmp_path, store.KNOWN) == swept
-
-
-@pytest.mark.parametrize("kind", ["file", "link", "foreign"])
-def test_what_is_no_half_written_run_stays(original, tmp_path, kind):
-    half = leftover(original, tmp_path)
-    if kind == "foreign":
-        (half / "mine.txt").touch()
-    else:
-        half.rename(tmp_path / "elsewhere")
-        half.symlink_to("elsewhere") if kind == "link" else half.touch()
-    assert folders.sweep(tmp_path, store.KNOWN) == 0
-    assert os.path.lexists(half)
-
-
-def test_a_folder_that_is_written_says_who_writes_it(tmp_path):
-    with folders.replacing(tmp_path / "0123456789ab", store.is_run, ()) as half:
-        assert folders.HALF.fullmatch(half.name).groups() == (folders._machine(), str(os.getpid()))
-        assert folders.sweep(tmp_path, store.KNOWN) == 0
-        assert half.parent == tmp_path
-        (half / "manifest.json").touch()
-        assert store.find_runs(tmp_path / half.name) == [half]  # asked for by its name
-    assert os.listdir(tmp_path) == ["0123456789ab"]
-    assert (tmp_path / "0123456789ab").stat().st_mode & 0o777 == 0o755
-
-
-def test_another_process_may_finish_first(check, original, tmp_path):
-    place = tmp_path / original.name
-    with folders.replacing(place, store.is_run, store.KNOWN):
-        shutil.copytree(original, place)
-    with pytest.raises(OSError, match="not empty"), folders.replacing(place, Path.is_file, ()):
-        pass
-    assert os.listdir(tmp_path) == [place.name]
-
-
 # Manifests of forgers ----------------------------------------------------------------------------
 
 
@@ -696,26 +687,3 @@ def test_every_kind_of_column_comes_back(kind):
         assert store._restore(pd.Series(["", "3"]), kind).isna().tolist() == [True, False]
     expected = {"b": [True, False], "o": values, "s": values}.get(kind[0], [1, 2])
     assert back.tolist() == expected
-
-
-def test_mutated_runs_are_one_sentence(folder):
-    """With right checksums: what is not refused can be rendered."""
-    rng = np.random.default_rng(0)
-    sound = {name: (folder / name).read_bytes() for name in FILES}
-    names = ["verdicts.csv", "hypotheses.csv", "runs.csv", "iterates.npz", "manifest.json"]
-    for i in range(40):
-        for name, content in sound.items():
-            if (folder / name).read_bytes() != content:
-                (folder / name).write_bytes(content)
-        name = names[i % len(names)]
-        content = bytearray(sound[name])
-        for _ in range(rng.integers(1, 4)):
-            place = rng.integers(len(content))
-            content[place : place + rng.integers(0, 3)] = rng.bytes(rng.integers(0, 3))
-        (folder / name).write_bytes(content)
-        with contextlib.suppress(InputError, json.JSONDecodeError, UnicodeDecodeError):
-            reseal(folder)
-            loaded = store.load(folder, ExampleCheck)
-            assert summary(loaded)
-            assert render(loaded, "csv")
-            assert to_json(loaded)
