@@ -11,6 +11,7 @@ import torch
 from gdconv import spectrum, verified
 from gdconv.errors import GdconvError, InputError
 from gdconv.inertia import certified_sigma_min
+from gdconv.rounding import fro_up
 from gdconv.spectrum import (
     Enclosure,
     as_matrix,
@@ -384,9 +385,97 @@ def test_norm_bound_falls_back_to_the_frobenius_norm(monkeypatch):
     def fail(G):
         raise np.linalg.LinAlgError("did not converge")
 
-    monkeypatch.setattr(np.linalg, "eigh", fail)
+    monkeypatch.setattr(spectrum, "eigh", fail)
     A = np.ones((4, 2048))
     bound = norm2_upper(A)
     assert bound == pytest.approx(math.sqrt(4 * 2048), rel=1e-11, abs=0)
     assert norm2_upper(np.zeros((2, 3))) == norm2_upper(np.zeros((2, 0))) == 0.0
     assert norm2_upper(np.full((2, 2), np.finfo(float).max)) == math.inf
+
+
+# The same formulas to the last digits: every factor and every count is seen.
+
+
+@pytest.mark.parametrize("chunk", [64, 256, 8192])
+def test_a_sweep_to_its_last_digits(monkeypatch, chunk):
+    assert spectrum.CHUNK == 1024
+    monkeypatch.setattr(spectrum, "CHUNK", chunk)
+    L, Q = swept(chunk)
+    m, p = Q.shape
+    cuts = -(-p // chunk)
+    grow, up = 1.0 + 8.0 * gamma(chunk + cuts + m), 1.0 + 64 * U
+    span = float(np.linalg.norm(L, axis=0).sum()) * grow**3
+    _, res, e_Q, _ = spectrum._pass(L @ Q, 0, [L])
+    assert e_Q == pytest.approx(gamma(min(p, chunk) + cuts + 2) * m * grow * up, rel=1e-14, abs=0)
+    assert res == pytest.approx(gamma(m) * span * up, rel=2e-14, abs=0)
+    from scipy.linalg import blas
+
+    monkeypatch.setattr(blas, "dtrsm", lambda alpha, F, X, lower: Q[:, next(blocks)])
+    blocks = iter(spectrum._chunks(p))
+    R = np.where(np.arange(p) % 3 == 0, 2.0**-20, 0.0) * np.ones((m, 1))
+    _, res, _, _ = spectrum._pass(L @ Q + R, 0, [L])
+    missed = sum(fro_up(R[:, cut]) ** 2 for cut in spectrum._chunks(p))
+    wanted = (math.sqrt(missed * grow) + gamma(m) * span) * up
+    assert res == pytest.approx(wanted, rel=1e-14, abs=0)
+
+
+@pytest.mark.parametrize(("factor", "entry"), [(2.0**-600, 2.0**-600), (1.0, 0.0)])
+def test_a_sweep_pays_for_squares_that_underflow(factor, entry):
+    """Norms of 2^-600 are stored as 0, and each of them counts as 2^-490."""
+    _, res, _, _ = spectrum._pass(np.full((1, 8), entry), 0, [np.array([[factor]])])
+    norms = 2.0**-490 * (math.sqrt(8.0) if entry else 1.0)
+    wanted = fro_up(np.zeros((1, 8))) + gamma(1) * norms
+    assert res == pytest.approx(wanted, rel=2e-12, abs=0)
+
+
+@pytest.mark.parametrize("e_Q", [0.0, 1e-6, 2.0**-20, 0.25, 0.75])
+@pytest.mark.parametrize(
+    ("res", "low", "high"),
+    [
+        (0.0, 1.0, 1.0),
+        (2.0**-6, 0.7, 1.3),
+        (0.0, 0.0, 0.0),
+        (1.0, 0.5, 0.5),
+        (2.0**-1022, 0.0, 0.0),
+    ],
+)
+def test_reduced_bounds_to_the_last_bit(monkeypatch, e_Q, res, low, high):
+    L, sweeps = np.eye(4), []
+    small = verified_svd(L)._replace(lo=np.full(4, low), hi=np.full(4, high))
+    monkeypatch.setattr(spectrum, "exponent", lambda A: 0)
+    monkeypatch.setattr(spectrum, "unscale", lambda lo, hi, e: (lo, hi))
+    monkeypatch.setattr(spectrum, "verified_svd", lambda L, field: small)
+    swept = lambda A, e, factors: sweeps.append(len(factors)) or (L, res, e_Q, L)  # noqa: E731
+    monkeypatch.setattr(spectrum, "_pass", swept)
+    svd = spectrum._wide_range(np.tile(L, (1, 8)), "A")
+    assert sweeps == ([1] if e_Q < 1e-6 else [1, 2])
+    shrink, tiny = 1.0 - 8 * U, 2.0**-1022
+    wanted = low * (math.sqrt(1.0 - e_Q) * shrink) * shrink - res
+    assert svd.lo.tolist() == [max(wanted * shrink - tiny, 0.0)] * 4
+    wanted = high * (math.sqrt(1.0 + e_Q) * (1.0 + 8 * U)) + res
+    assert svd.hi.tolist() == [wanted * (1.0 + 16 * U) + tiny] * 4
+
+
+@pytest.mark.parametrize("chunk", [32, 1024])
+def test_norm_bound_counts_its_sums(monkeypatch, chunk):
+    """With gamma set to 2^-10 at one count and to 0 elsewhere each of its terms is seen alone."""
+    monkeypatch.setattr(spectrum, "CHUNK", chunk)
+    values = np.array([32.0, 16.0, 16.0, 4.0])
+    A = values[:, None] * hadamard(128)[:4] / 64.0
+    w = values**2 * 128 / 64.0**2
+    frobenius2 = float((A**2).sum())
+    counts = {"norm": 128, "product": 6, "sum": min(128, chunk) + 128 // chunk + 3}
+    added = {"product": 2.0 * float(np.linalg.norm(w)) * 2.0, "sum": frobenius2}
+    for name, more in added.items():
+        grows = lambda k, n=counts[name]: 2.0**-10 if k == n else 0.0  # noqa: E731
+        monkeypatch.setattr(spectrum, "gamma", grows)
+        wanted = math.sqrt(w[0] + 2.0**-10 * more)
+        assert norm2_upper(A) == pytest.approx(wanted, rel=1e-12, abs=0)
+
+    def fail(G):
+        raise np.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(spectrum, "eigh", fail)
+    monkeypatch.setattr(spectrum, "gamma", lambda k: 2.0**-10 if k == counts["norm"] else 0.0)
+    wanted = math.sqrt(frobenius2) * (1.0 + 2.0**-10)
+    assert norm2_upper(A) == pytest.approx(wanted, rel=1e-12, abs=0)
