@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -73,6 +74,18 @@ class Warm:
         self.process.communicate()
 
 
+def _reached(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`: what the package names there reaches all."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        yield node
+        waiting += ast.iter_child_nodes(node)
+
+
 def modules(folder: Path) -> dict[str, set[str]]:
     """Module of the packages -> modules of the packages that it imports, wherever in the file."""
     paths = {
@@ -83,7 +96,7 @@ def modules(folder: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, path in paths.items():
         wanted: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in _reached(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 wanted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -116,6 +129,9 @@ def _preload(folder: Path, file: str) -> None:
         if not name.endswith(("__main__", "pytest_plugin")):
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+    changed = file.removesuffix(".py").replace("/", ".")
+    if changed in sys.modules:
+        raise RuntimeError(f"{changed} was loaded before the fault stands in it")
 
 
 def _child(tests: list[str], seconds: float, log: int) -> None:
