@@ -128,7 +128,7 @@ def judge_claims(prediction: Prediction) -> tuple[str, str]:
         ('refuted', 'violated: one is two')
     """
     held = [c.holds for c in prediction.claims]
-    wrong = [c.name for c, holds in zip(prediction.claims, held, strict=True) if holds is False]
+    wrong = [c.name for c in prediction.claims if c.holds is False]
     if wrong:
         return "refuted", f"violated: {', '.join(wrong)}"
     if None in held:
@@ -197,9 +197,7 @@ def _row(
 
 def _tightness(prediction: Prediction, outcome: Outcome, log_bound: float, last: int) -> float:
     """Predicted over measured decrease, of the logarithm or (for a sum of squares) of the loss."""
-    log_ratio = _log_ratio_at(outcome, last)
-    if last == 0 or log_ratio != log_ratio:
-        return float("nan")
+    log_ratio = _log_ratio_at(outcome, last)  # nan at step 0, and so is what is made of it
     if prediction.decrease is not None:
         return float(np.expm1(log_bound) / np.expm1(log_ratio))
     return log_bound / log_ratio

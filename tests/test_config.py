@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -63,31 +64,6 @@ def test_what_no_64_bit_integer_holds_is_refused(name: str) -> None:
 def test_scales_stay_where_squares_are_finite(scales: str) -> None:
     with pytest.raises(InputError, match="^scales = .*from 0 to 1e"):
         Config("full-gd", scales=scales).validate()
-
-
-def test_the_api_refuses_wrong_types_without_the_run_time_checks_of_the_tests() -> None:
-    code = """
-import gdconv
-for call in (
-    lambda: gdconv.check([]),
-    lambda: gdconv.check(None),
-    lambda: gdconv.check("full-gd", until_loss="a"),
-    lambda: gdconv.check("full-gd", seeds=None),
-    lambda: gdconv.check("full-gd", device=None),
-    lambda: gdconv.check("full-gd", step=[]),
-    lambda: gdconv.Config("full-gd", margin="x").validate(),
-    lambda: gdconv.load(None),
-    lambda: gdconv.load(3),
-    lambda: gdconv.load(""),
-):
-    try:
-        call()
-    except gdconv.errors.InputError as error:
-        print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 10
 
 
 # Ranges, both ends of each -----------------------------------------------------------------------
@@ -206,3 +182,33 @@ def test_a_name_like_none_gets_the_list_without_what_python_does_not_read() -> N
         Config.of("full-gd", {"colour": 1})
     assert caught.value.remedy.startswith("choose options among activation, ")
     assert not {"out", "json", "quiet"} & set(caught.value.remedy.replace(",", "").split())
+
+
+def test_options_are_not_changed_in_place() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Config("full-gd").steps = 3  # type: ignore[misc]
+
+
+def test_the_api_refuses_wrong_types_without_the_run_time_checks_of_the_tests() -> None:
+    code = """
+import gdconv
+for call in (
+    lambda: gdconv.check([]),
+    lambda: gdconv.check(None),
+    lambda: gdconv.check("full-gd", until_loss="a"),
+    lambda: gdconv.check("full-gd", seeds=None),
+    lambda: gdconv.check("full-gd", device=None),
+    lambda: gdconv.check("full-gd", step=[]),
+    lambda: gdconv.Config("full-gd", margin="x").validate(),
+    lambda: gdconv.load(None),
+    lambda: gdconv.load(3),
+    lambda: gdconv.load(""),
+):
+    try:
+        call()
+    except gdconv.errors.InputError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 10

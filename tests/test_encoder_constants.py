@@ -6,7 +6,7 @@ Cheap comparisons stand first and searches last.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from math import inf, sqrt
 from typing import Any
 
@@ -181,6 +181,14 @@ def test_the_search_for_radii_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ((1 + 1e-9) * V < 1e12) == (least_radii(exact, alone, 2.0) is not None)
         V = np.nextafter(V, inf)
     assert least_radii(given_start(alpha=Enclosure(0.0, 1.0)), one, 2.0) is None
+
+
+def test_constants_are_not_changed() -> None:
+    start, data = started(SHAPES[0]), DataConstants(1.0, 1.0, 1.0, 1.0)
+    with pytest.raises(FrozenInstanceError):
+        data.A_O = 0.5  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        EncoderConstants(start, data, RADII).cap = 0.5  # type: ignore[misc]
 
 
 # -- instances that attain the constants ---------------------------------------------------------

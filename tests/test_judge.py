@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,11 @@ def recorded(steps: int = 20, eta: float = 0.5, ratios: Any = None, **fields: An
         ({"floor_step": 0}, "confirmed", "compared until rounding, step 0"),
         ({"floor_step": 9}, "confirmed", "compared until rounding, step 9"),
         ({"informative_step": 0}, "confirmed", ""),
+        (
+            {"informative_step": 0, "floor_step": 5},
+            "confirmed",
+            "compared until rounding, step 5",
+        ),
         ({"informative_step": -1}, "vacuous", "the bound never fell below 0.9: nothing was tested"),
         (
             {"informative_step": -1, "floor_step": 0},
@@ -303,3 +308,9 @@ def test_an_estimate_neither_confirms_nor_refutes_a_run() -> None:
             found = judge("s", Prediction((MET, guess), 1.0), recorded(**fields), level)
             assert (found.verdict, found.row["level"]) == ("undecided", "estimated")
             assert found.row["note"] == f"it would read {verdict}; estimated: a guess"
+
+
+def test_a_judgement_is_not_changed() -> None:
+    found = judge("s", Prediction((MET,), 1.0), recorded())
+    with pytest.raises(FrozenInstanceError):
+        found.verdict = "refuted"  # type: ignore[misc]

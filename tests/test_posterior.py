@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from fractions import Fraction as Q
 from math import inf, isnan, log, nan
 from types import SimpleNamespace
@@ -158,6 +158,44 @@ def test_a_radius_that_fires_is_preferred_to_one_that_does_not() -> None:
     assert tail(end(0.0, 1.0, 1e-4), 0.1, flat(10.0, 1.0)).rho == pytest.approx(1e-7)
 
 
+def test_a_radius_that_nearly_fires_is_not_preferred() -> None:
+    """Where nothing fires the smallest radius is shown, however near to 0 another one misses."""
+
+    def nearly(near: tuple[float, float], far: tuple[float, float]) -> ANY:
+        return lambda rho: near if rho == 1.0 else (far[0] / rho, far[1])
+
+    # c = -1e-9 at rho = 1, -0.9 elsewhere
+    found = tail(end(1.0, 9.0, 0.1), 1.0, nearly((0.0, 2 + 2e-9), (0.0, 3.8)))
+    assert found.rho == pytest.approx(1e-7)
+    assert isnan(found.rate)
+    # s - M rho = -1e-9 at rho = 1, -1 elsewhere
+    found = tail(end(1.0, 1.0, 0.1), 0.1, nearly((1 + 1e-9, 1.0), (2.0, 1.0)))
+    assert found.rho == pytest.approx(1e-7)
+    # s - M rho may be 0 at rho = 1
+    tiny = 5e-324
+    found = tail(end(tiny, 1.0, 0.1), 0.1, nearly((0.0, 1.0), (2.0, 1.0)))
+    assert found.rho == pytest.approx(1e-7)
+
+
+def test_there_is_a_rate_only_where_both_factors_are_positive() -> None:
+    for s, eta, M in ((1.0, 2.0001, 0.0), (0.9999e-7, 0.5, 1.0), (5e-324, 0.5, 0.0)):
+        assert isnan(tail(end(s, 1.0, 1e-9), eta, flat(M, 1.0)).rate), (s, eta, M)
+    assert tail(end(1.0, 1.0, 1e-9), 1.9999, flat(0.0, 1.0)).rate > 0
+
+
+def test_the_margin_of_a_residual_next_to_nothing() -> None:
+    """c rho s / r, for s = 1e-17 and r = 1e-308, is a number at every radius; c rho s r is not."""
+    assert holds(1e-17, 1.0, 1e-308, 0.5, 0.0, 1.0)["rho"] == 1.0
+    # of equal margins, here infinite, the first counts
+    assert holds(1.0, 1.0, 5e-324, 0.5, 0.0, 1.0)["rho"] == pytest.approx(1e-7)
+
+
+def test_a_certificate_is_not_changed() -> None:
+    found = tail(end(1.0, 1.0, 0.1), 0.1, flat(0.0, 1.0))
+    with pytest.raises(FrozenInstanceError):
+        found.rate = 2.0  # type: ignore[misc]
+
+
 def test_no_residual_is_no_division() -> None:
     found = tail(end(1.0, 1.0, 0.0), 0.1, flat(1.0, 1.0))
     assert found.rho == pytest.approx(1e-7)
@@ -268,4 +306,11 @@ def test_what_ap_assumes(changed: dict[str, float], P1: bool | None, P2: bool | 
 
 def test_a_first_step_lost_in_rounding_leaves_ap_open() -> None:
     for changed in ({}, {"log_posterior": 0.0}, {"c_least": 0.0}):
-        assert [h.holds for h in descent_hypotheses(outcome(closed=1, **changed))] == [None, None]
+        found = descent_hypotheses(outcome(closed=1, **changed))
+        assert [h.holds for h in found] == [None, None]
+        assert [h.lhs for h in found] == [Enclosure(0.0, inf)] * 2
+
+
+def test_any_fall_and_any_descent_count() -> None:
+    found = descent_hypotheses(outcome(log_posterior=-1e-9, c_least=1e-9))
+    assert [(h.holds, h.rhs) for h in found] == [(True, 0.0)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from itertools import product
 from math import inf, isnan, nan
 from typing import Any
@@ -181,3 +182,19 @@ def test_what_a_hypothesis_rests_on_is_its_weaker_side() -> None:
     ):
         for h in (Hypothesis("h", lhs, ">", rhs), Hypothesis("h", rhs, ">", lhs)):
             assert (h.level, h.weak) == (level, weak)
+
+
+def test_what_was_predicted_is_not_changed() -> None:
+    own = Hypothesis("own", 2, ">", 1)
+    with pytest.raises(FrozenInstanceError):
+        own.lhs = 0  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        Prediction((own,), 1.0).rate = 2.0  # type: ignore[misc]
+
+
+def test_margins_of_numbers_below_one() -> None:
+    assert Hypothesis("h", Enclosure(0.5, 0.5), ">", 0).margin == inf
+    assert Hypothesis("h", 5e-324, ">", 0).margin == inf
+    assert Hypothesis("h", Enclosure(-0.5, 2.0), ">", 0).margin == 0.0
+    assert Hypothesis("h", 3, ">", 1).margin == 2.0
+    assert Hypothesis("h", 3, ">", -1).margin == -4.0
