@@ -183,7 +183,7 @@ def _own_model(theorem: str) -> str | None:
     from gdconv.theorem import registry
 
     found = registry().get(theorem)
-    return found.models[0] if found else None
+    return found.models[0] if found and found.models else None
 
 
 def _span(values: pd.Series) -> str:
