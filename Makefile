@@ -53,7 +53,7 @@ test-portable: $(VENV)/.installed-test
 	$(BIN)/python tests/portable.py --workers $(WORKERS)
 
 fuzz: $(VENV)/.installed-test
-	$(BIN)/python -m fuzz --workers $(WORKERS)
+	$(BIN)/python tests/fuzz/run.py --workers $(WORKERS)
 
 stress: $(VENV)/.installed-test
 	$(BIN)/python tests/stress_tracking.py --steps 100000

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ALWAYS_READ = ("theorem", "statement", "seed", "seeds", *PRESENTATION)
 """Options that every theorem of this kind reads."""
 
+MOST_CASES = 10**6
+"""Rows of every case stay in memory, and a million cases take a day."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -157,8 +160,11 @@ def prepare_claims(theorem: ClaimTheorem, config: Config) -> ClaimSetting:
         The setting.
 
     Raises:
-        InputError: An option is given that nothing would read.
+        InputError: An option is given that nothing would read, or there are too many seeds.
     """
+    if config.seeds > MOST_CASES:
+        remedy = f"give at most {MOST_CASES}: the rows of every case stay in memory"
+        raise InputError("seeds", config.seeds, remedy)
     given = {k for k, v in asdict(config).items() if v != getattr(Config(config.theorem), k)}
     for name in sorted(given - set(ALWAYS_READ) - set(theorem.reads)):
         known = ", ".join(sorted(theorem.reads)) or "none"

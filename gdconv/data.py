@@ -108,8 +108,7 @@ def gaussian(samples: int, tokens: int, embedding: int, outputs: int = 1, seed: 
     """
     sizes = {"samples": samples, "tokens": tokens, "embedding": embedding, "outputs": outputs}
     N, n, D, D_y = (_whole(field, value) for field, value in sizes.items())
-    if 8 * N * n * (D + D_y) > LARGEST_BYTES:
-        raise InputError("samples", samples, "make the problem smaller: it exceeds 4 GiB")
+    _require_room(8 * N * n * (D + D_y), sizes)
     rng = _rng("gaussian", seed)
     return Problem.from_arrays(
         rng.standard_normal((N, n, D)), rng.standard_normal((N, n, D_y)), name="gaussian"
@@ -145,11 +144,12 @@ def orthonormal(
     D = N * n if embedding is None else _whole("embedding", embedding)
     if N * n > D:
         raise InputError("embedding", D, f"give at least N n = {N * n} for orthonormal tokens")
-    if 8 * D * N * n > LARGEST_BYTES:
-        raise InputError("samples", samples, "make the problem smaller: it exceeds 4 GiB")
+    D_y = _whole("outputs", outputs)
+    sizes = {"samples": N, "tokens": n, "embedding": D, "outputs": D_y}
+    _require_room(8 * N * n * max(D, D_y), sizes)
     rng = _rng("orthonormal", seed)
     rows = np.linalg.qr(rng.standard_normal((D, N * n)))[0].T
-    y = rng.standard_normal((N, n, _whole("outputs", outputs)))
+    y = rng.standard_normal((N, n, D_y))
     return Problem.from_arrays(rows.reshape(N, n, D), y, name="orthonormal")
 
 
@@ -268,6 +268,13 @@ def _mnist(
     made = load_folder(folder, *sizes, seed)
     y = made.y.expand(-1, -1, made.n, -1)
     return Problem.from_arrays(made.X, y, made.name, made.notes)
+
+
+def _require_room(size: int, sizes: dict[str, int]) -> None:
+    """Arrays of so many bytes are made; else the largest of the sizes is named."""
+    if size > LARGEST_BYTES:
+        field, value = max(sizes.items(), key=lambda item: item[1])
+        raise InputError(field, value, "make the problem smaller: it exceeds 4 GiB")
 
 
 def _whole(field: str, value: Any, least: int = 1) -> int:

@@ -157,8 +157,13 @@ def read_csv(
         raise InputError("data", path, "save it as UTF-8 text") from None
     except RefusedError as refused:
         raise InputError("data", path, str(refused)) from None
-    except (csv.Error, OSError) as error:
-        raise InputError("data", path, f"this is no readable CSV file ({_brief(error)})") from None
+    except csv.Error as error:
+        cause = "a quote is never closed" if "end of data" in str(error) else _brief(error)
+        remedy = f"this is no readable CSV file ({cause}); write a quote inside a field twice"
+        raise InputError("data", path, remedy) from None
+    except OSError as error:
+        remedy = f"it cannot be read ({_brief(error)}); change its permissions, or copy it"
+        raise InputError("data", path, remedy) from None
     classes, numbers = _classes(labels, f"column {label}")
     test = _test_rows(numbers, len(classes), test_share, seed)
     if (np.bincount(numbers[~test], minlength=len(classes)) == 0).any() or not test.any():

@@ -107,6 +107,13 @@ def test_options_that_nothing_reads_are_refused() -> None:
         gdconv.check("powers", statement="none of these")
 
 
+@pytest.mark.parametrize("seeds", [10**6 + 1, 10**9, 10**15])
+def test_more_cases_than_memory_holds_are_refused(seeds: int) -> None:
+    with pytest.raises(InputError, match=f"^seeds = {seeds}: give at most 1000000"):
+        begin(Config("powers", seeds=seeds))
+    assert begin(Config("powers", seeds=10**6)).config.seeds == 10**6
+
+
 def test_an_interruption_keeps_the_finished_cases() -> None:
     calls: list[Any] = []
 

@@ -46,6 +46,15 @@ def test_gaussian_sizes(change, field):
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize("field", ["samples", "tokens", "embedding", "outputs"])
+@pytest.mark.parametrize("source", ["gaussian", "orthonormal"])
+def test_data_larger_than_memory_name_the_size_that_makes_them_so(source, field):
+    if source == "orthonormal" and field in ("samples", "tokens"):
+        field = "embedding"  # it is at least the number of tokens
+    with pytest.raises(InputError, match=rf"^{field} = {10**12}: make the problem smaller"):
+        data.load(source, **{"samples": 2, "tokens": 2, field: 10**12})
+
+
 @pytest.mark.parametrize("value", [True, 2.0, "2", None, float("nan")])
 def test_sizes_are_whole_numbers(value):
     with pytest.raises(InputError, match="samples = .*whole number of at least 1"):

@@ -217,7 +217,9 @@ def test_csv_with_quotes_commas_and_a_byte_order_mark(tmp_path: Path) -> None:
         ("text,label\na,1\n  ,0\n", "also in line 3"),
         ("text,label\na,1\nb,1\n", "at least two classes"),
         ("text,label\na,1\nb,0\n", "more rows of this label"),
-        ('text,label\n"a,1\n', "no readable CSV"),
+        ('text,label\n"a,1\n', "a quote is never closed.*; write a quote inside a field twice"),
+        ('text,label\na,1\n"b"c,0\n', "no readable CSV file.*; write a quote inside a field twice"),
+        ('text,label\na,"1', "a quote is never closed"),
     ],
 )
 def test_a_bad_csv_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:

@@ -20,6 +20,7 @@ import torch
 from gdconv.bars import largest
 from gdconv.claims import ClaimTheorem, Finding, Series
 from gdconv.config import Config
+from gdconv.errors import InputError
 from gdconv.hessian import blocks
 from gdconv.hessian.layer import PARTS
 from gdconv.hessian.spectra import eigenvalue_bounds, inertia
@@ -41,6 +42,7 @@ from gdconv.hessian_evidence import (
     split_norms,
     value_curvature,
 )
+from gdconv.npz import LARGEST_BYTES
 from gdconv.prediction import Hypothesis
 from gdconv.theorem import statement
 
@@ -78,6 +80,7 @@ class AttentionHessian(ClaimTheorem):
         c = config
         sizes = (c.samples, c.tokens, c.embedding, c.head_dim, c.heads)
         N, L, D, d, H = (int(size or 1) for size in sizes)
+        require_room(N, L, D, d, H)
         return Case((N, L, D, d, H), seed)
 
     @statement("identities", default=True, proof=f"{PROOFS}#identities")
@@ -319,6 +322,21 @@ class AttentionHessian(ClaimTheorem):
             found, straight, note = exponents(x, norms, expected, name)
             claims, bends, notes = claims + found, bends + straight, [*notes, note]
         return Finding(tuple(claims), tuple(bends), "s = 0.01 .. 0.05, four draws")
+
+
+def require_room(N: int, L: int, D: int, d: int, H: int) -> None:
+    """Attention, tokens and every Hessian fit into memory; else the largest size is named."""
+    entries = {
+        "attention": H * N * L * L,
+        "tokens": N * L * (D + H * d),
+        "Hessian": max(2 * D * d + D * D, 2 * D * D, H * (3 * D * d + 2 * d)) ** 2,
+    }
+    what, most = max(entries.items(), key=lambda item: item[1])
+    if 8 * most > LARGEST_BYTES:
+        names = ("samples", "tokens", "embedding", "head_dim", "heads")
+        field, size = max(zip(names, (N, L, D, d, H), strict=True), key=lambda item: item[1])
+        remedy = f"make it smaller: the {what} would take more than {LARGEST_BYTES >> 30} GiB"
+        raise InputError(field, size, remedy)
 
 
 def said(x: np.ndarray, note: str) -> str:

@@ -37,6 +37,26 @@ WHOLE = ("samples", "tokens", "embedding", "outputs", "head-dim", "heads", "widt
 NUMBERS = ("tau-1", "label-norm", "margin", "until-bound", "until-loss")
 FLAGS = ("json", "quiet", "sharpness")
 
+QUICK = {
+    "attention-hessian": ("indefinite", "outer-psd", "saturation", "temperature", "layer-norm"),
+    "convex-attention": ("duality", "recovery", "sparsity", "beta-max", "proximal-rate",
+                         "accelerated-rate", "doubled-step", "printed-half", "sequence"),
+}  # fmt: skip
+"""Statements that take a tenth of a second, of the theorems without descent."""
+
+DESCENT = (
+    *("data", "problem", "init", "scales", "step", "statement", "engine", "dtype", "kernel"),
+    *("samples", "tokens", "heads", "seeds", *NUMBERS, "json", "out"),
+)
+READ = {
+    "full-gd": (*DESCENT, "embedding", "outputs", "head-dim", "sharpness"),
+    "query-gd": (*DESCENT, "embedding", "outputs", "head-dim"),
+    "ntk-regime": (*DESCENT, "model", "width", "scaling", "loss", "activation", "target"),
+    "attention-hessian": ("samples", "tokens", "embedding", "head-dim", "heads", "seeds", "json"),
+    "convex-attention": ("data", "samples", "tokens", "embedding", "outputs", "heads", "steps"),
+}  # fmt: skip
+"""Options that a theorem reads; most of the others are refused at once."""
+
 ODD = (
     "", " ", "-", "--", "---", "=", "nan", "inf", "-inf", "1e400", "-1e400", "1e-400", "0x10",
     "1_0",
@@ -46,7 +66,7 @@ ODD = (
 )  # fmt: skip
 
 
-def value(rng: random.Random, name: str, small: bool) -> str:
+def value(rng: random.Random, name: str) -> str:
     """A value for an option: mostly one that it could have."""
     if rng.random() < 0.15:
         return rng.choice(ODD)
@@ -56,35 +76,43 @@ def value(rng: random.Random, name: str, small: bool) -> str:
         return rng.choice(("0", "1", "3", "20"))
     if name in WHOLE:
         return str(
-            rng.choice((1, 2, 3) if small or rng.random() < 0.8 else (0, -1, 5, 2**63, 10**30))
+            rng.choice((1, 2, 3) if rng.random() < 0.8 else (0, -1, 5, 10**9, 2**63, 10**30))
         )
     return repr(rng.choice((0.5, 1.0, 1e-3, 0.0, -1.0, 1e-300, 1e300, rng.random())))
 
 
-def option(rng: random.Random) -> list[str]:
+def option(rng: random.Random, theorem: str) -> list[str]:
     """One option with its value, in one word or two, now and then misspelt or cut."""
-    name = rng.choice((*WORDS, *WHOLE, *NUMBERS, *FLAGS, "steps", "out"))
+    every = (*WORDS, *WHOLE, *NUMBERS, *FLAGS, "steps", "out")
+    name = rng.choice(READ[theorem] if theorem in READ and rng.random() < 0.6 else every)
     if name in FLAGS:
         return [f"--{name}"] if rng.random() < 0.9 else [f"--{name}={rng.choice(ODD)}"]
-    given = value(rng, name, small=False)
+    given = value(rng, name)
     if name == "out":
-        given = rng.choice((*ODD, "OUT"))
+        given = rng.choice((*ODD, "OUT", "OUT", "OUT"))
     if rng.random() < 0.05:
         name = rng.choice((name[:-1], name + "s", name.replace("-", "_"), name.upper(), name[:2]))
     draw = rng.random()
-    return (
-        [f"--{name}", given]
-        if draw < 0.5
-        else [f"--{name}={given}"]
-        if draw < 0.97
-        else [f"--{name}"]
-    )
+    if draw < 0.5:
+        return [f"--{name}", given]
+    return [f"--{name}={given}"] if draw < 0.97 else [f"--{name}"]
+
+
+def short(rng: random.Random, theorem: str) -> list[str]:
+    """Options that come first and make a check take a fraction of a second."""
+    if theorem in QUICK:
+        return [f"--statement={rng.choice(QUICK[theorem])}"]
+    if theorem == "ntk-regime":
+        return [f"--width={rng.choice((1, 4, 16))}"]
+    sizes = (f"--{name}={rng.choice((1, 2, 3))}" for name in ("samples", "head-dim", "heads"))
+    return [*sizes] if rng.random() < 0.8 else []
 
 
 def command_line(number: int) -> list[str]:
     """The words of case `number`; the word OUT stands for a scratch folder.
 
-    Runs are short: --steps comes last and small, so that what takes long is a fault.
+    Runs are short, so that what takes long is a fault: sizes and steps are small, and the theorems
+    without descent, whose statements together take a minute, are asked for one statement.
     """
     rng = random.Random(f"line {number}")
     if rng.random() < 0.04:
@@ -94,14 +122,13 @@ def command_line(number: int) -> list[str]:
         words = [rng.choice(("OUT", ".", *ODD, *THEOREMS))] if rng.random() < 0.8 else []
         extra = rng.choice(([], ["--format", rng.choice(("csv", "latex", "html", ""))], ["--json"]))
         return [command, *words, *extra]
-    theorem = (
-        rng.choice(THEOREMS) if rng.random() < 0.95 else rng.choice((*ODD, "full-gb", "FULL-GD"))
-    )
-    words = ["check", theorem]
+    theorem = rng.choice(THEOREMS)
+    words = ["check", theorem if rng.random() < 0.95 else rng.choice((*ODD, "full-gb", "FULL-GD"))]
+    words += short(rng, theorem)
     for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 5))):
-        words += option(rng)
+        words += option(rng, theorem)
     if rng.random() < 0.05:
         rng.shuffle(words)
-    if theorem not in ("attention-hessian", "convex-attention") or rng.random() < 0.5:
+    if theorem not in QUICK or rng.random() < 0.2:
         words += [f"--steps={rng.choice((1, 2, 5))}"]
     return words

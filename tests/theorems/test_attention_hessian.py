@@ -12,6 +12,7 @@ import torch
 import gdconv
 from gdconv import hessian_depth, hessian_evidence
 from gdconv.config import Config
+from gdconv.errors import InputError
 from gdconv.growth import growth
 from gdconv.hessian import blocks, moments
 from gdconv.hessian.layer import AttentionLayer, attention_layer
@@ -55,6 +56,15 @@ def test_other_sizes(sizes: tuple[int, ...]) -> None:
     found = verdicts(ALL - {"perceptron", "depth", "growth-variants"},
                      **dict(zip(names, sizes, strict=True)))  # fmt: skip
     assert set(found.values()) == {"confirmed"}
+
+
+@pytest.mark.parametrize("size", [10**5, 10**9, 2**63, 10**30])
+@pytest.mark.parametrize("field", ["tokens", "embedding", "head_dim", "heads"])
+def test_a_layer_larger_than_memory_is_refused_before_it_is_drawn(field: str, size: int) -> None:
+    with pytest.raises(InputError, match=f"^{field} = {size}: make it smaller: the .* 4 GiB"):
+        gdconv.check("attention-hessian", statement="indefinite", **{field: size})
+    with pytest.raises(InputError, match=rf"^samples = {2**63}: make it smaller"):
+        gdconv.check("attention-hessian", statement="temperature", samples=2**63)
 
 
 def test_two_tokens_are_outside_the_general_law_and_no_more() -> None:
