@@ -82,7 +82,7 @@ def test_weights_of_another_shape_are_refused() -> None:
     with pytest.raises(InputError, match="give one label per sample"):
         Encoder().require_match(per_token, Encoder().from_arrays(weights))
     heads = {b: np.ones((1, 4, 3)) for b in BLOCKS[:3]} | {"W_O": np.ones((1, 3, 1))}
-    with pytest.raises(InputError, match="give one per token, or --model encoder"):
+    with pytest.raises(InputError, match="give one per token, y of shape"):
         MultiHead().require_match(problem, MultiHead().from_arrays(heads))
 
 

@@ -147,7 +147,7 @@ def test_other_devices_are_refused(name: str) -> None:
     [
         ({"y": 0.0}, "y = a loss of zero at the start"),
         ({"y": 0.0, "init": "normal", "scales": "1,1,0,1"}, "y = a loss of zero at the start"),
-        ({"X": 1e90, "init": "normal"}, "not finite: rescale the data or give smaller --scales"),
+        ({"X": 1e90, "init": "normal"}, "not finite: rescale the data or the weights"),
         ({"X": 1e90, "init": "normal", "step": "0.1"}, "not finite: rescale the data"),
         ({"X": 0.0, "init": "normal"}, "step = local: the Jacobian is zero"),
         ({"X": 1e-160, "init": "normal", "step": "local"}, "step = local: that is .*rescale"),
