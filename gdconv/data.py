@@ -145,7 +145,8 @@ def orthonormal(
     if N * n > D:
         raise InputError("embedding", D, f"give at least N n = {N * n} for orthonormal tokens")
     D_y = _whole("outputs", outputs)
-    sizes = {"samples": N, "tokens": n, "embedding": D, "outputs": D_y}
+    given = {} if embedding is None else {"embedding": D}  # N n is nobody's choice
+    sizes = {"samples": N, "tokens": n, "outputs": D_y} | given
     _require_room(8 * N * n * max(D, D_y), sizes)
     rng = _rng("orthonormal", seed)
     rows = np.linalg.qr(rng.standard_normal((D, N * n)))[0].T
