@@ -8,8 +8,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import shapes
 import torch
-from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,10 +35,7 @@ def modules_to_check() -> list[str]:
     return names
 
 
-# is_pep484_tower: an int is welcome where a float is asked for, as for mypy.
-install_import_hook(
-    modules_to_check(), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+shapes.install(modules_to_check())
 
 # The same examples in every run; `pytest --hypothesis-profile=explore` draws new ones.
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
@@ -50,6 +47,11 @@ hypothesis.settings.load_profile("default")
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 torch.set_num_threads(THREADS)
 threadpool_limits(THREADS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A plugin of its own: the hooks of this file see only the tests below this folder."""
+    config.pluginmanager.register(shapes.Turn())
 
 
 @pytest.fixture(scope="module")
