@@ -36,7 +36,7 @@ check: $(VENV)/.installed
 	$(BIN)/python -m experiments.full_gd_on_digits
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) $(TESTFLAGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTFLAGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check --output-format concise .

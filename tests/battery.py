@@ -25,6 +25,9 @@ KEPT = Path(__file__).parent / "data" / "battery.json"
 LOOSE = 1e-6
 """Relative tolerance on another processor, where sums are ordered otherwise."""
 
+NOISE = ("the stored steps are gradient steps: defect over rounding",)
+"""Hypotheses whose left side is rounding itself: elsewhere only its verdict is compared."""
+
 Options = dict[str, Any]
 SMALL: Options = {"samples": 3, "tokens": 2, "embedding": 8, "head_dim": 4, "heads": 2}
 RUN: Options = {"steps": 60, "until_loss": 1e-6}
@@ -153,6 +156,8 @@ def differences(kept: Any, now: Any, loose: bool, where: str = "") -> list[str]:
         inner = [d for k in shared for d in differences(kept[k], now[k], loose, f"{where}/{k}")]
         return [f"{where}/{k}: in one of them only" for k in odd] + inner
     if isinstance(kept, list) and isinstance(now, list) and len(kept) == len(now):
+        if loose and kept and kept[0] == now[0] and kept[0] in NOISE:
+            return differences(kept[3], now[3], loose, where)
         pairs = enumerate(zip(kept, now, strict=True))
         return [d for i, (a, b) in pairs for d in differences(a, b, loose, f"{where}/{i}")]
     if kept == now or (kept != kept and now != now):

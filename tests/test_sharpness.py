@@ -32,6 +32,16 @@ def test_lambda_max_is_estimated_within_its_residual(kernel: str, trained: tuple
         assert not abs(found.value - other) <= found.error + room
 
 
+def test_products_and_the_matrix_give_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large models never make the matrix."""
+    problem, params = draw((2, 3, 4, 3, 2, 2), 0)
+    found = sharpness(model("softmax"), problem, params, ("W_Q", "W_V"))
+    monkeypatch.setattr("gdconv.sharpness.MOST_DENSE", 0)
+    monkeypatch.setattr("gdconv.sharpness.hessian", None)
+    other = sharpness(model("softmax"), problem, params, ("W_Q", "W_V"))
+    assert other.value == pytest.approx(found.value, rel=1e-9, abs=0)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_local_step_is_confirmed_and_shows_its_sharpness(kernel: str, tmp_path: Path) -> None:
     check = gdconv.check("full-gd", kernel=kernel, step="local", **RUN)
