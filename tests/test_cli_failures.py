@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 
 import pytest
 from commands import FAST, run
+from fuzz import forked
 
 from gdconv import cli, store
 from gdconv.errors import DivergenceError
@@ -167,14 +171,20 @@ def test_an_empty_interrupt_still_says_something(monkeypatch, capsys):
 
 @pytest.mark.parametrize("most", [100, 5_000, 20_000])
 def test_files_that_may_not_grow_are_a_sentence(most, tmp_path):
-    limit = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({most}, {most}))"
-    words = [*FAST, "--out", str(tmp_path / "runs")]
-    warm = f"cli.main({[*FAST, '--json']})"  # what numba keeps is written before
-    code = f"from gdconv import cli; {warm}; {limit}; raise SystemExit(cli.main({words}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "choose a folder that can be written (File too large)" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert cli.main([*FAST, "--json"]) == 1  # what numba keeps is written before
+
+    def limited():
+        said, free = io.StringIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, free[1]))
+        with redirect_stderr(said):
+            code = cli.main([*FAST, "--out", str(tmp_path / "runs")])
+        resource.setrlimit(resource.RLIMIT_FSIZE, free)  # the log of the fork is a file too
+        print(said.getvalue())
+        return code
+
+    done = forked.run(limited)
+    assert (done.code, done.fault) == (2, "")
+    assert "choose a folder that can be written (File too large)" in done.output
     assert not (tmp_path / "runs").exists()
 
 
