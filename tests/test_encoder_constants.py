@@ -29,7 +29,12 @@ from samples_encoder import case, shapes
 import gdconv.encoder_constants
 from gdconv.encoder_constants import DataConstants, EncoderConstants, least_radii
 from gdconv.encoder_start import EncoderStart
-from gdconv.models.shallow_encoder import BLOCKS, EncoderParameters, ShallowEncoder
+from gdconv.models.shallow_encoder import (
+    BLOCKS,
+    EncoderParameters,
+    ShallowEncoder,
+    initialize_encoder,
+)
 from gdconv.problem import Problem
 from gdconv.spectrum import Enclosure
 
@@ -372,3 +377,22 @@ def test_absurd_scales_give_no_exception(size: float) -> None:
         assert not c.L() < 0
         assert not c.G_squared() < 0
         least_radii(start, make(start), 2.0, sharpen=True)
+
+
+def test_the_search_ends_at_a_radius_of_1e12() -> None:
+    """Scores of 1e-60 and values of 1e20: the radius of w_O alone grows, in step with the label."""
+
+    def made(label: float) -> EncoderConstants | None:
+        problem = Problem.per_sample(np.eye(4).reshape(2, 2, 4), np.array([label, 0.0]))
+        params = initialize_encoder("zero-output", (64, 4), 0)
+        params = replace(params, W_V=1e20 * params.W_V)
+        start = EncoderStart(ShallowEncoder(1e-60, 1.0), problem, params)
+        return least_radii(start, DataConstants.plain(start), 4.0)
+
+    found = made(1e30)
+    assert found is not None
+    label = 1e30 * 999_999_999_999.5 / found.radii["w_O"]
+    near = made(label)
+    assert near is not None
+    assert 999_999_999_999 < near.radii["w_O"] < 1e12
+    assert made(label * (1 + 1e-12)) is None
