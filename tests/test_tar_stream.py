@@ -10,7 +10,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from test_text_sources import REVIEWS, add
+from samples_reviews import REVIEWS, add
 
 from gdconv import tar_stream
 from gdconv.errors import InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_text_sources import REVIEWS, packed, unpacked
+from samples_reviews import REVIEWS, packed, unpacked
 
 from gdconv import stand_in, text
 from gdconv.errors import InputError
