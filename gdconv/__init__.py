@@ -14,26 +14,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdconv.catalogue import theorems as theorems
-    from gdconv.checks import Check as Check
-    from gdconv.checks import check as check
-    from gdconv.config import Config as Config
-    from gdconv.models.multihead import MultiHeadRegression as MultiHeadRegression
-    from gdconv.models.multihead import Parameters as Parameters
-    from gdconv.problem import Problem as Problem
-    from gdconv.store import load as load
+    from gdconv.checks.run import Check as Check
+    from gdconv.checks.run import check as check
+    from gdconv.checks.store import load as load
+    from gdconv.data.problem import Problem as Problem
+    from gdconv.models.multihead.model import MultiHeadRegression as MultiHeadRegression
+    from gdconv.models.multihead.model import Parameters as Parameters
+    from gdconv.support.config import Config as Config
+    from gdconv.theory.catalogue import theorems as theorems
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Check": "gdconv.checks",
-    "Config": "gdconv.config",
-    "MultiHeadRegression": "gdconv.models.multihead",
-    "Parameters": "gdconv.models.multihead",
-    "Problem": "gdconv.problem",
-    "check": "gdconv.checks",
-    "load": "gdconv.store",
-    "theorems": "gdconv.catalogue",
+    "Check": "gdconv.checks.run",
+    "Config": "gdconv.support.config",
+    "MultiHeadRegression": "gdconv.models.multihead.model",
+    "Parameters": "gdconv.models.multihead.model",
+    "Problem": "gdconv.data.problem",
+    "check": "gdconv.checks.run",
+    "load": "gdconv.checks.store",
+    "theorems": "gdconv.theory.catalogue",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -25,7 +25,7 @@ def modules_to_check() -> list[str]:
     names = []
     for package in ("gdconv", "theorems"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            jitted = r"^\s*(import|from) numba|^from gdconv\.compiled import njit"
+            jitted = r"^\s*(import|from) numba|^from gdconv\.compiled\.cache import njit"
             if re.search(jitted, path.read_text("utf-8"), re.MULTILINE) or path.stem in (
                 "__init__",
                 "pytest_plugin",
@@ -59,7 +59,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A witness, checked and saved by the command itself."""
     from commands import FAST
 
-    from gdconv import cli, store
+    from gdconv.checks import store
+    from gdconv.cli import main as cli
 
     out = tmp_path_factory.mktemp("runs")
     assert cli.main([*FAST, "--out", str(out), "--quiet"]) == 1

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdconv.encoder_start import EncoderStart
-from gdconv.models.shallow_encoder import BLOCKS, EncoderParameters, ShallowEncoder
-from gdconv.problem import Problem
+from gdconv.data.problem import Problem
+from gdconv.models.encoder.model import BLOCKS, EncoderParameters, ShallowEncoder
+from gdconv.models.encoder.point import EncoderStart
 
 
 def tight(N: int = 2, s: float = 1e-2, scale: float = 0.5, radius: float = 0.0) -> EncoderStart:

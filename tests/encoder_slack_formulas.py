@@ -1,4 +1,4 @@
-"""The rounding bound of gdconv.ntk_encoder_slack once more, in loops over tokens and neurons.
+"""The rounding bound of `encoder.tangent_slack` once more, in loops over tokens and neurons.
 
 From two facts: a sum of k products is off by gamma_k times the sum of absolute values, and a
 product that underflows by TINY. Only the tuples that carry arrays are gdconv's own.
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gdconv.models.shallow_encoder import ShallowEncoder
-from gdconv.ntk_encoder_slack import _Tokens
+from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.tangent_slack import _Tokens
 
 U, TINY, GROW, FUNCTION = 2.0**-53, 2.0**-1022, 1 + 1e-6, 32 * 2.0**-53
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from samples import model
 
-from gdconv.models.multihead import Parameters
-from gdconv.problem import Problem
-from gdconv.start import Start
+from gdconv.data.problem import Problem
+from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.point import Start
 
 APART = np.array([1.0, -1.0]) / np.sqrt(2)
 STEEPEST = np.log((1 + 1 / np.sqrt(3)) / (1 - 1 / np.sqrt(3)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from gdconv.kernels import kernel_named
-from gdconv.models.multihead import MultiHeadRegression, Parameters
-from gdconv.problem import Problem
+from gdconv.data.problem import Problem
+from gdconv.models.multihead.attention_kernels import kernel_named
+from gdconv.models.multihead.model import MultiHeadRegression, Parameters
 
 KERNELS = ("softmax", "gaussian")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from gdconv.models.shallow_encoder import EncoderParameters, ShallowEncoder
-from gdconv.problem import Problem
+from gdconv.data.problem import Problem
+from gdconv.models.encoder.model import EncoderParameters, ShallowEncoder
 
 shapes = st.tuples(
     st.integers(1, 4),  # N

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from flint import fmpq_poly, fmpz_mat
 
-from gdconv.inertia import _all_roots_at_least, _integers, _square
-from gdconv.simd import padded, zeros
-from gdconv.tracking import follow, new_tracker
+from gdconv.compiled.sigma_tracker import follow, new_tracker
+from gdconv.compiled.simd import padded, zeros
+from gdconv.rigor.sylvester import _all_roots_at_least, _integers, _square
 
 SUMMARY = Path(__file__).resolve().parent.parent / "results" / "tracker_stress.json"
 STEPS = 200

@@ -86,6 +86,6 @@ def test_first_calls_are_checked_in_every_test(again: int, made: object) -> None
 
 def test_the_suite_is_checked() -> None:
     """Every function of the library passes through the sampler, not through jaxtyping itself."""
-    from gdconv.kernels import kernel_named
+    from gdconv.models.multihead.attention_kernels import kernel_named
 
     assert kernel_named.__wrapped__.__code__ in shapes.Turn.seen

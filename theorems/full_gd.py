@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from gdconv.bars import times
-from gdconv.constants import Constants, Radii
-from gdconv.descent import Outcome
-from gdconv.posterior import run_certificate
-from gdconv.spectrum import Enclosure
-from gdconv.start import Start
-from gdconv.theorem import Hypothesis, Prediction, Theorem, statement
+from gdconv.descent.loop import Outcome
+from gdconv.models.multihead.constants import Constants, Radii
+from gdconv.models.multihead.point import Start
+from gdconv.rigor.bars import times
+from gdconv.rigor.spectrum import Enclosure
+from gdconv.theory.certificates import run_certificate
+from gdconv.theory.theorem import Hypothesis, Prediction, Theorem, statement
 
 NUDGE = 1 + 1e-9
 """Radii chosen as equalities are inflated by this much, so that the inequality is decided."""
@@ -183,6 +183,6 @@ class FullGD(Theorem):
 
 
 if __name__ == "__main__":
-    from gdconv.cli import run_theorem
+    from gdconv.cli.main import run_theorem
 
     raise SystemExit(run_theorem(FullGD.id))

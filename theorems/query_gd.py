@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from gdconv.bars import minus, over, times
-from gdconv.constants import QueryConstants
-from gdconv.descent import Outcome
-from gdconv.initialization import SCORE_SCALES, initialize
-from gdconv.models.multihead import Parameters
-from gdconv.posterior import run_certificate
-from gdconv.rounding import Enclosure
-from gdconv.start import Start
-from gdconv.theorem import At, Hypothesis, Prediction, Theorem, head_shape, statement
+from gdconv.descent.loop import Outcome
+from gdconv.models.multihead.constants import QueryConstants
+from gdconv.models.multihead.initialization import SCORE_SCALES, initialize
+from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.point import Start
+from gdconv.rigor.bars import minus, over, times
+from gdconv.rigor.rounding import Enclosure
+from gdconv.theory.certificates import run_certificate
+from gdconv.theory.theorem import At, Hypothesis, Prediction, Theorem, head_shape, statement
 
 PROOFS = "docs/theory/query-gd.md"
 
@@ -179,6 +179,6 @@ class QueryGD(Theorem):
 
 
 if __name__ == "__main__":
-    from gdconv.cli import run_theorem
+    from gdconv.cli.main import run_theorem
 
     raise SystemExit(run_theorem(QueryGD.id))

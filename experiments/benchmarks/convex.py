@@ -140,8 +140,8 @@ def ours(X: Any, y: Any, beta: float, method: str) -> tuple[Any, dict[str, float
     Returns:
         Weights (n, d), and 1.0 when the gap is certified.
     """
-    from gdconv.convex.fast import CERTIFIED, solve
     from gdconv.convex.group_lasso import token_program
+    from gdconv.convex.solvers.fast import CERTIFIED, solve
 
     found = solve(token_program(X, y, beta), TOLERANCE, method=method)
     return found.Z[:, :, 0], {"certified": float(found.status == CERTIFIED)}

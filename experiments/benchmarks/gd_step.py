@@ -159,8 +159,8 @@ def jax_loop(data: dict[str, Any], eta: float) -> Callable[[int], None]:
 
 def fused_loop(data: dict[str, Any], eta: float, track: bool) -> tuple[Callable[[int], None], Any]:
     """The compiled loop of gdconv; also returns the run."""
-    from gdconv.fused import FusedRun
-    from gdconv.ledger import FIXED, POSTERIOR, new_tests
+    from gdconv.compiled.descent import FusedRun
+    from gdconv.compiled.ledger import FIXED, POSTERIOR, new_tests
 
     tests = new_tests([FIXED, POSTERIOR], [-1e-6, 0.0])
     replica = FusedRun("softmax", **data, eta=eta, tests=tests, track=track)

@@ -94,10 +94,10 @@ def jax_jacobian(data: dict[str, Any], kernel: str) -> Callable[[], Any]:
 
 def closed(data: dict[str, Any], kernel: str, compiled: bool) -> Callable[[], Any]:
     """The closed form of gdconv, forward pass included."""
-    from gdconv.kernels import kernel_named
-    from gdconv.models.multihead import BLOCKS, MultiHeadRegression, Parameters
-    from gdconv.ntk import tangent_kernel
-    from gdconv.problem import Problem
+    from gdconv.data.problem import Problem
+    from gdconv.models.multihead.attention_kernels import kernel_named
+    from gdconv.models.multihead.model import BLOCKS, MultiHeadRegression, Parameters
+    from gdconv.models.multihead.tangent import tangent_kernel
 
     model = MultiHeadRegression(kernel_named(kernel))
     samples = Problem.from_arrays(data["X"], data["y"])

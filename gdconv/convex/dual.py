@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gdconv.convex.group_lasso import Index, Program
-from gdconv.lapack import svd
-from gdconv.rounding import (
+from gdconv.rigor.lapack import svd
+from gdconv.rigor.rounding import (
     SQUARE_TINY,
     TINY,
     UNIT,
@@ -27,7 +27,7 @@ from gdconv.rounding import (
     gradual_underflow,
     up,
 )
-from gdconv.spectrum import norm2_upper
+from gdconv.rigor.spectrum import norm2_upper
 
 SMALLEST_SCALE = 2.0**-1000
 """Scales below this one are taken as 0; 8 u of this exceed what 2^40 denormal roundings move."""

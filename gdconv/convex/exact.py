@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from flint import arb
 
-from gdconv.balls import working_precision
 from gdconv.convex.group_lasso import Program
-from gdconv.errors import InputError
-from gdconv.rounding import Array
+from gdconv.rigor.balls import working_precision
+from gdconv.rigor.rounding import Array
+from gdconv.support.errors import InputError
 
 
 class ExactGap(NamedTuple):

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 
 from gdconv.convex.group_lasso import Program
 from gdconv.convex.losses import Loss
-from gdconv.errors import InputError
-from gdconv.rounding import as_matrix
+from gdconv.rigor.rounding import as_matrix
+from gdconv.support.errors import InputError
 
 
 def gate_patterns(X: Any, U_1: Any, U_2: Any) -> Bool[np.ndarray, "P N"]:

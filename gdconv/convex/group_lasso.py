@@ -25,10 +25,10 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 from gdconv.convex.losses import Loss
-from gdconv.errors import InputError
-from gdconv.lapack import singular_values, spectral_norm, svd
-from gdconv.rounding import SQUARE_TINY, Array, Enclosure, as_matrix, gamma, up
-from gdconv.spectrum import enclose_singular_range
+from gdconv.rigor.lapack import singular_values, spectral_norm, svd
+from gdconv.rigor.rounding import SQUARE_TINY, Array, Enclosure, as_matrix, gamma, up
+from gdconv.rigor.spectrum import enclose_singular_range
+from gdconv.support.errors import InputError
 
 Index = NDArray[np.int64]
 """Indices of groups."""

@@ -16,8 +16,8 @@ from math import inf, isfinite
 
 import numpy as np
 
-from gdconv.errors import InputError
-from gdconv.rounding import TINY, UNIT, Array, gamma, up
+from gdconv.rigor.rounding import TINY, UNIT, Array, gamma, up
+from gdconv.support.errors import InputError
 
 LOSSES = ("squared", "huber", "logistic")
 """Names `Loss` knows."""

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 from gdconv.convex.group_lasso import Program
-from gdconv.errors import InputError
-from gdconv.lapack import svd
-from gdconv.rounding import Array
+from gdconv.rigor.lapack import svd
+from gdconv.rigor.rounding import Array
+from gdconv.support.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

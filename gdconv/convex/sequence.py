@@ -21,9 +21,9 @@ from jaxtyping import Float
 
 from gdconv.convex.dual import SMALLEST_SCALE
 from gdconv.convex.losses import Loss
-from gdconv.errors import InputError
-from gdconv.rounding import TINY, UNIT, Array, as_matrix, gamma, up
-from gdconv.spectrum import norm2_upper
+from gdconv.rigor.rounding import TINY, UNIT, Array, as_matrix, gamma, up
+from gdconv.rigor.spectrum import norm2_upper
+from gdconv.support.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

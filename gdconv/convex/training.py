@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gdconv.convex.group_lasso import Program
 from gdconv.convex.recovery import Heads
-from gdconv.errors import InputError
+from gdconv.support.errors import InputError
 
 
 def onto_simplex(A: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:

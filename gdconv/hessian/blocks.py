@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdconv.errors import InputError
 from gdconv.hessian.gaussian import gaussian_hessian
 from gdconv.hessian.layer import AttentionLayer, check_part
 from gdconv.hessian.linear import linear_hessian
 from gdconv.hessian.moments import Moments, value_block
 from gdconv.hessian.point import Point, evaluate
+from gdconv.support.errors import InputError
 
 CHUNK = 1 << 16
 """Numbers in a right factor: half a MiB, so that it stays in the cache."""
@@ -94,7 +94,7 @@ def _by_operations(at: Point, names: tuple[str, ...], part: str, out: Tensor) ->
 
 def _by_loops(layer: AttentionLayer, names: tuple[str, ...], part: str, out: Tensor) -> None:
     """Fill `out` by compiled loops: float64 on the CPU."""
-    from gdconv.hessian_compiled import fill  # numba loads slowly: only where it is needed
+    from gdconv.compiled.hessian import fill  # numba loads slowly: only where it is needed
 
     W_K, W_O, D = layer.W_K, layer.W_O, layer.X.shape[2]
     identity = W_O is None

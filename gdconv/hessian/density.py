@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator
 
-from gdconv.errors import InputError
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.symmetric_map import SymmetricMap, symmetric_map
-from gdconv.rounding import Array, as_matrix
-from gdconv.verified import exponent
+from gdconv.rigor.rounding import Array, as_matrix
+from gdconv.rigor.svd import exponent
+from gdconv.support.errors import InputError
 
 
 @dataclass(frozen=True)

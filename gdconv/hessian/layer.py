@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdconv.errors import InputError
+from gdconv.support.errors import InputError
 
 KERNELS = ("softmax", "gaussian", "linear")
 """Attention kernels with a closed Hessian."""
@@ -145,7 +145,7 @@ def check_part(part: str) -> None:
     Example:
         >>> check_part("inner")
         Traceback (most recent call last):
-        gdconv.errors.InputError: part = inner: choose one of total, outer, functional.
+        gdconv.support.errors.InputError: part = inner: choose one of total, outer, functional.
     """
     if part not in PARTS:
         raise InputError("part", part, f"choose one of {', '.join(PARTS)}")

@@ -23,9 +23,9 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from gdconv.errors import InputError
 from gdconv.hessian.layer import AttentionLayer, check_part
 from gdconv.hessian.point import evaluate
+from gdconv.support.errors import InputError
 
 __all__ = ["HessianOperator"]
 

@@ -18,14 +18,14 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
-from gdconv.errors import InputError
 from gdconv.hessian.blocks import hessian
 from gdconv.hessian.layer import AttentionLayer
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.symmetric_map import SymmetricMap, symmetric_map
-from gdconv.lapack import eigh, spectral_norm
-from gdconv.rounding import UNIT, Array, fro_up, gamma, up
-from gdconv.verified_eigen import eigenvalue_range, symmetric
+from gdconv.rigor.eigen import eigenvalue_range, symmetric
+from gdconv.rigor.lapack import eigh, spectral_norm
+from gdconv.rigor.rounding import UNIT, Array, fro_up, gamma, up
+from gdconv.support.errors import InputError
 
 DENSE = 48
 """Up to this size all eigenvalues are computed; ARPACK wants some room."""

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import LinearOperator
 
-from gdconv.errors import InputError
 from gdconv.hessian.operators import HessianOperator
-from gdconv.rounding import Array, fro_up
-from gdconv.verified import exponent
-from gdconv.verified_eigen import symmetric
+from gdconv.rigor.eigen import symmetric
+from gdconv.rigor.rounding import Array, fro_up
+from gdconv.rigor.svd import exponent
+from gdconv.support.errors import InputError
 
 SYMMETRY = 1e-5
 """Asymmetry of an operator beyond which it is refused, relative to |A u| and |A v|."""

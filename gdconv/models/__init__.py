@@ -1,1 +1,1 @@
-"""Models in closed form, one a file."""
+"""Model families: what each must deliver (`base`), one folder a family."""

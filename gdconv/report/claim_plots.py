@@ -44,7 +44,7 @@ def claim_figure(check: CheckLike) -> Figure:
 
 
 def _verdict(check: CheckLike, name: str) -> str:
-    from gdconv.verdict import worst
+    from gdconv.theory.verdict import worst
 
     rows = check.verdicts[check.verdicts["statement"] == name]
     return f"{name}: {worst(list(rows['verdict']))}"

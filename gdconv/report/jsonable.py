@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from gdconv.report.source import CheckLike
-from gdconv.verdict import worst
+from gdconv.theory.verdict import worst
 
 NUMBERS = ("rate", "step", "eta_rate", "half_life", "tightness")
 RUN_FIELDS = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gdconv.errors import quoted
+from gdconv.support.errors import quoted
 
 _LATEX = {
     "\\": r"\textbackslash{}",

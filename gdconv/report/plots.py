@@ -18,12 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from gdconv.errors import InputError, quoted
-from gdconv.folders import folder_path
 from gdconv.report.labels import place_labels
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import descended
-from gdconv.verdict import worst
+from gdconv.support.errors import InputError, quoted
+from gdconv.support.files import folder_path
+from gdconv.theory.verdict import worst
 
 MEASURED = "#222222"
 SIGMA = "#555555"

@@ -10,7 +10,7 @@ import pandas as pd
 
 @runtime_checkable
 class CheckLike(Protocol):
-    """The fields of `gdconv.checks.Check` that reports use; any object with them can be reported.
+    """The fields of `gdconv.Check` that reports use; any object with them can be reported.
 
     Attributes:
         theorem: Theorem id.

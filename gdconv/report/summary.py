@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from gdconv.errors import MOST_SAID, quoted
 from gdconv.report.layout import number
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import descended, render
+from gdconv.support.errors import MOST_SAID, quoted
 
 LEVELS = {
     "float64": "of the stored float64 iterates; rounding error is part of every comparison",
@@ -180,7 +180,7 @@ def _start_advice(check: CheckLike) -> str:
 
 def _own_model(theorem: str) -> str | None:
     """The model that a theorem's own initialization is made for."""
-    from gdconv.theorem import registry
+    from gdconv.theory.theorem import registry
 
     found = registry().get(theorem)
     return found.models[0] if found and found.models else None

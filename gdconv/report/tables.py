@@ -10,10 +10,10 @@ import math
 
 import pandas as pd
 
-from gdconv.errors import InputError, quoted
 from gdconv.report.layout import LAYOUTS, number, text_block
 from gdconv.report.source import CheckLike
-from gdconv.verdict import ORDER, worst
+from gdconv.support.errors import InputError, quoted
+from gdconv.theory.verdict import ORDER, worst
 
 FORMATS = ("text", "csv", "markdown", "latex")
 FEW = 3

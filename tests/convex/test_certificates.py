@@ -20,10 +20,10 @@ from gdconv.convex.dual import (
     objective_enclosure,
 )
 from gdconv.convex.exact import exact_gap
-from gdconv.convex.fast import solve
 from gdconv.convex.group_lasso import PENALTIES, Program
 from gdconv.convex.losses import LOSSES, Loss
-from gdconv.errors import InputError
+from gdconv.convex.solvers.fast import solve
+from gdconv.support.errors import InputError
 
 programs = st.tuples(
     st.integers(1, 5),  # N

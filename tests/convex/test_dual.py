@@ -22,9 +22,9 @@ from gdconv.convex.dual import (
     scaled_into,
 )
 from gdconv.convex.exact import exact_gap
-from gdconv.convex.fast import solve
 from gdconv.convex.group_lasso import PENALTIES, Program
 from gdconv.convex.losses import LOSSES, Loss
+from gdconv.convex.solvers.fast import solve
 
 ONE = Program.of([[[1.0]]], [1.0], 0.5)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from flint import arb
 
-from gdconv.balls import working_precision
 from gdconv.convex.exact import exact_gap
 from gdconv.convex.group_lasso import Program
 from gdconv.convex.losses import Loss
-from gdconv.errors import InputError
+from gdconv.rigor.balls import working_precision
+from gdconv.support.errors import InputError
 
 
 def rational(x: float) -> Fraction:

@@ -8,7 +8,7 @@ import pytest
 
 from gdconv.convex.group_lasso import PENALTIES, Design, Program
 from gdconv.convex.losses import LOSSES, Loss
-from gdconv.errors import InputError
+from gdconv.support.errors import InputError
 
 
 def drawn(seed: int, penalty: str = "columns", loss: str = "squared", c: int = 2) -> Program:

@@ -12,11 +12,11 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdconv.balls import working_precision
 from gdconv.convex.exact import _dual, _loss
 from gdconv.convex.group_lasso import Program
 from gdconv.convex.losses import LOSSES, Loss
-from gdconv.errors import InputError
+from gdconv.rigor.balls import working_precision
+from gdconv.support.errors import InputError
 
 floats = st.floats(-50, 50)
 

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdconv.convex.fast import solve
 from gdconv.convex.gated import gate_patterns, gated_program
 from gdconv.convex.group_lasso import Program, token_program
 from gdconv.convex.losses import LOSSES, Loss
@@ -26,8 +25,9 @@ from gdconv.convex.models import (
 )
 from gdconv.convex.recovery import heads_objective, heads_of
 from gdconv.convex.sequence import solve_sequence
+from gdconv.convex.solvers.fast import solve
 from gdconv.convex.training import descend, l1_square_prox, onto_simplex, train_heads
-from gdconv.errors import InputError
+from gdconv.support.errors import InputError
 
 Page = Any  # the fixture of conftest.py
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdconv.convex.dual import certify
-from gdconv.convex.fast import solve
 from gdconv.convex.group_lasso import PENALTIES, Program, token_program
 from gdconv.convex.models import sequence_heads
 from gdconv.convex.recovery import (
@@ -22,7 +21,8 @@ from gdconv.convex.recovery import (
     weights_of,
 )
 from gdconv.convex.sequence import _row_sums_prox, heads_of_sequence, solve_sequence
-from gdconv.errors import InputError
+from gdconv.convex.solvers.fast import solve
+from gdconv.support.errors import InputError
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gdconv.convex.sequence import _dual_lower, _primal_upper, solve_sequence
-from gdconv.errors import InputError
+from gdconv.support.errors import InputError
 
 
 def rational(M: Any) -> list[list[Fraction]]:

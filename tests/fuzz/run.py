@@ -47,7 +47,7 @@ THREADS = {
 
 def sources(folder: Path) -> dict[str, Path]:
     """Sound files of every kind, from which the damaged ones are made."""
-    from gdconv import cli
+    from gdconv.cli import main as cli
 
     rng = np.random.default_rng(0)
     made = {
@@ -93,7 +93,7 @@ def sources(folder: Path) -> dict[str, Path]:
 
 def file_case(number: int, sound: dict[str, Path], place: Path) -> tuple[str, Callable[[], int]]:
     """Make damaged file `number` in `place`; what it is, and the call that reads it."""
-    from gdconv import cli
+    from gdconv.cli import main as cli
 
     rng = random.Random(f"file {number}")
     kind = rng.choice(("npz", "npz", "witness", "run", "run", "run", "tar", "csv", "idx"))
@@ -146,8 +146,8 @@ def file_case(number: int, sound: dict[str, Path], place: Path) -> tuple[str, Ca
 
 def reader(kind: str, file: Path) -> int:
     """Read texts as an experiment would: 0, or 2 with the sentence of the error."""
-    from gdconv.errors import InputError
-    from gdconv.text_sources import read_csv, read_imdb
+    from experiments.tasks.text_sources import read_csv, read_imdb
+    from gdconv.support.errors import InputError
 
     try:
         (read_imdb if kind == "tar" else read_csv)(file)
@@ -159,7 +159,7 @@ def reader(kind: str, file: Path) -> int:
 
 def line_case(number: int, place: Path) -> tuple[str, Callable[[], int]]:
     """Command line `number`; it runs in `place`, a fresh folder."""
-    from gdconv import cli
+    from gdconv.cli import main as cli
 
     words = [str(place / "out") if w == "OUT" else w for w in lines.command_line(number)]
 
@@ -209,7 +209,8 @@ def warm_up() -> None:
     from threadpoolctl import threadpool_limits
 
     import gdconv
-    from gdconv import cli, replay, store, text_sources  # noqa: F401
+    from experiments.tasks import text_sources  # noqa: F401
+    from gdconv.cli import main as cli
     from gdconv.report import plots, tables  # noqa: F401
 
     torch.set_num_threads(1)

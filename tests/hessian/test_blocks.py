@@ -15,10 +15,10 @@ import gdconv.hessian.blocks
 import gdconv.hessian.gaussian
 import gdconv.hessian.linear
 import gdconv.hessian.moments
-from gdconv.errors import InputError
 from gdconv.hessian.blocks import hessian, hessian_block
 from gdconv.hessian.layer import PARTS, attention_layer
 from gdconv.hessian.operators import HessianOperator
+from gdconv.support.errors import InputError
 
 shapes = st.tuples(
     st.integers(1, 3),  # N

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import aslinearoperator
 
-from gdconv.errors import InputError
 from gdconv.hessian.density import Density, lanczos, spectral_density
+from gdconv.support.errors import InputError
 
 
 def _mass(found: Density) -> float:

@@ -11,10 +11,10 @@ from hessian.reference import KINDS, automatic, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdconv.errors import InputError
 from gdconv.hessian.blocks import hessian
 from gdconv.hessian.layer import PARTS
 from gdconv.hessian.operators import HessianOperator
+from gdconv.support.errors import InputError
 
 SHAPES = [
     (1, 5, 4, 3, 1, 0, 4),

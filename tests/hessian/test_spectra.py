@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from gdconv.errors import InputError
 from gdconv.hessian.blocks import hessian
 from gdconv.hessian.density import lanczos, spectral_density
 from gdconv.hessian.operators import HessianOperator
@@ -24,6 +23,7 @@ from gdconv.hessian.spectra import (
     negative_curvature,
 )
 from gdconv.hessian.symmetric_map import symmetric_map
+from gdconv.support.errors import InputError
 
 LARGE = (1, 6, 8, 4, 1, 0, 8)
 """P = 128, more than DENSE."""

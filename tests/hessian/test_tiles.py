@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gdconv.compiled.tiles import place
 from gdconv.hessian.blocks import aligned
-from gdconv.hessian_tiles import place
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -1,7 +1,7 @@
 """Mutation run over the code that makes verdicts rigorous, with cosmic-ray.
 
     python tests/planted/mutants.py                   go on where the last run stopped
-    python tests/planted/mutants.py gdconv/judge.py   one module
+    python tests/planted/mutants.py gdconv/checks/judge.py   one module
     python tests/planted/mutants.py --report          only write results/mutants.json anew
 
 Every mutant is tested by the test file that mirrors its module, and by no other. Sessions are
@@ -38,23 +38,23 @@ from planted import scratch
 from planted.warm import Warm
 
 STRICT = (
-    "gdconv/constants.py",
-    "gdconv/encoder_constants.py",
-    "gdconv/posterior.py",
-    "gdconv/ledger.py",
-    "gdconv/judge.py",
-    "gdconv/prediction.py",
-    "gdconv/ntk_encoder_slack.py",
+    "gdconv/models/multihead/constants.py",
+    "gdconv/models/encoder/constants.py",
+    "gdconv/theory/certificates.py",
+    "gdconv/compiled/ledger.py",
+    "gdconv/checks/judge.py",
+    "gdconv/theory/prediction.py",
+    "gdconv/models/encoder/tangent_slack.py",
 )
 """No mutant may survive here that is not argued to be equivalent."""
 
 REST = (
-    "gdconv/rounding.py",
-    "gdconv/spectrum.py",
+    "gdconv/rigor/rounding.py",
+    "gdconv/rigor/spectrum.py",
     "gdconv/convex/losses.py",
-    "gdconv/npz.py",
-    "gdconv/store.py",
-    "gdconv/config.py",
+    "gdconv/support/npz.py",
+    "gdconv/checks/store.py",
+    "gdconv/support/config.py",
 )
 """At least nine of ten must be noticed. tracking.py is compiled: its faults are in the table."""
 

@@ -2,7 +2,7 @@
 
     python tests/planted/plant.py                     all tables
     python tests/planted/plant.py --table encoder     one of them
-    python tests/planted/plant.py --file gdconv/judge.py --jobs 2
+    python tests/planted/plant.py --file gdconv/checks/judge.py --jobs 2
     python tests/planted/plant.py --slice 10          ten lines chosen by the commit's hash
 
 A table is a file `tests/planted/<name>.tsv`: file, the text before (exactly once in the file), the
@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,12 +35,6 @@ from planted.warm import Warm
 HERE = Path(__file__).parent
 SECONDS = 240.0
 """CPU time that one fault may take, a compilation included."""
-
-COMPILED = (
-    "tracking", "block_check", "tiny_eigen", "simd", "lanes", "fused", "ntk_compiled", "sweeps",
-    "hessian_compiled", "hessian_moments", "hessian_tiles", "pathfinder_compiled",
-)  # fmt: skip
-"""Modules whose faults cost a compilation: left to the whole table, not to a slice."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,14 @@ class Fault:
 
     @property
     def compiled(self) -> bool:
-        """Whether numba must compile the file again."""
-        return Path(self.file).stem in COMPILED
+        """Whether numba must compile the file again: left to the whole table, not to a slice."""
+        compiled = re.search(r"^from gdconv.compiled.cache import njit", self.text, re.MULTILINE)
+        return bool(compiled) and self.file not in scratch.WITHOUT_JIT
+
+    @property
+    def text(self) -> str:
+        """The sound file."""
+        return (scratch.ROOT / self.file).read_text("utf-8")
 
     def applied(self) -> str:
         """Text of the file with the fault in it.
@@ -73,7 +74,7 @@ class Fault:
         Raises:
             ValueError: The text to replace is not there, or more than once.
         """
-        text = (scratch.ROOT / self.file).read_text("utf-8")
+        text = self.text
         if text.count(self.before) != 1:
             raise ValueError(
                 f"{self.table}.tsv: '{self.before}' stands {text.count(self.before)} times in "

@@ -14,7 +14,7 @@ COPIED = ("gdconv", "theorems", "experiments", "tests", "setup.cfg", "pyproject.
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR")}
 
-WITHOUT_JIT = frozenset({"gdconv/ledger.py"})
+WITHOUT_JIT = frozenset({"gdconv/compiled/ledger.py"})
 """Compiled files whose mirrored tests also run as plain Python: a fault costs no compilation."""
 
 

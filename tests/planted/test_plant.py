@@ -36,7 +36,7 @@ def test_a_slice_depends_on_the_commit_alone() -> None:
 
 
 def test_a_text_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    fault = plant.Fault("t", "gdconv/verdict.py", "no such text", "x", "why", ())
+    fault = plant.Fault("t", "gdconv/theory/verdict.py", "no such text", "x", "why", ())
     with pytest.raises(ValueError, match="0 times"):
         fault.applied()
     table = tmp_path / "t.tsv"

@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from gdconv.errors import InputError
 from gdconv.report.example import STATEMENTS, example_check
 from gdconv.report.labels import spread
 from gdconv.report.plots import MEASURED, figure, save_figure, side_by_side
+from gdconv.support.errors import InputError
 
 
 def measured(axes):

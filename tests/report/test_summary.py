@@ -6,7 +6,7 @@ import pytest
 
 from gdconv.report.example import example_check
 from gdconv.report.summary import ADVICE, setting, summary, verdict_line
-from gdconv.verdict import ORDER
+from gdconv.theory.verdict import ORDER
 
 
 @pytest.mark.parametrize("verdict", ORDER)

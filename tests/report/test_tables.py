@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gdconv.errors import InputError
 from gdconv.report.example import STATEMENTS, example_check
 from gdconv.report.layout import escape_latex, number, text_block
 from gdconv.report.tables import (
@@ -21,7 +20,8 @@ from gdconv.report.tables import (
     statement_table,
     verdict_table,
 )
-from gdconv.verdict import worst
+from gdconv.support.errors import InputError
+from gdconv.theory.verdict import worst
 
 
 def test_verdict_table_matches_closed_forms():

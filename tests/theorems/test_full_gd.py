@@ -11,9 +11,9 @@ from reference_constants import MultiHead
 from samples import KERNELS, draw, model
 
 import gdconv
-from gdconv.initialization import initialize
-from gdconv.problem import Problem
-from gdconv.start import Start
+from gdconv.data.problem import Problem
+from gdconv.models.multihead.initialization import initialize
+from gdconv.models.multihead.point import Start
 from theorems.full_gd import FullGD, least_radii
 
 
@@ -236,7 +236,7 @@ def test_least_radii_are_least() -> None:
     radii = least_radii(start, start.o.lo)
     assert radii is not None
     pull = 2 * start.r_0 / (start.o.lo**2 * start.sigma_0.lo**2)
-    from gdconv.constants import Constants
+    from gdconv.models.multihead.constants import Constants
 
     needed = pull * Constants(start, radii).g_Q().max()
     assert needed <= radii.C_Q <= needed * (1 + 1e-6)

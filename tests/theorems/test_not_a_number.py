@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-import theorems.attention_hessian as hessian
-import theorems.convex_attention as convex
-from gdconv import hessian_evidence
-from gdconv.claims import ClaimTheorem, Finding
-from gdconv.config import Config
-from gdconv.convex import evidence
-from gdconv.descent import Outcome
-from gdconv.fused import DONE
-from gdconv.hessian_evidence import Case
-from gdconv.judge import judge
-from gdconv.ledger import DECREASE, FIXED, POSTERIOR, new_ledger, new_tests, observe
-from gdconv.prediction import Hypothesis, Prediction
-from gdconv.rounding import Enclosure
-from gdconv.setting import Setting, prepare
-from gdconv.theorem import registry
-from gdconv.trust import Estimate, Interval
+import theorems.attention_hessian.theorem as hessian
+import theorems.convex_attention.theorem as convex
+from gdconv.checks.claims import ClaimTheorem, Finding
+from gdconv.checks.judge import judge
+from gdconv.checks.prepare import Setting, prepare
+from gdconv.compiled.descent import DONE
+from gdconv.compiled.ledger import DECREASE, FIXED, POSTERIOR, new_ledger, new_tests, observe
+from gdconv.descent.loop import Outcome
+from gdconv.rigor.rounding import Enclosure
+from gdconv.support.config import Config
+from gdconv.support.trust import Estimate, Interval
+from gdconv.theory.prediction import Hypothesis, Prediction
+from gdconv.theory.theorem import registry
+from theorems.attention_hessian import evidence as hessian_evidence
+from theorems.attention_hessian.evidence import Case
+from theorems.convex_attention import evidence
 
 BAD: list[Any] = [
     nan,

@@ -16,14 +16,14 @@ from samples import draw
 from samples import model as multihead
 from samples_encoder import case
 
-from gdconv.descent import Outcome
-from gdconv.encoder_start import EncoderStart
-from gdconv.errors import InputError
-from gdconv.models.shallow_encoder import BLOCKS
-from gdconv.prediction import Hypothesis, Prediction
-from gdconv.spectrum import Enclosure
-from gdconv.start import start_at
-from theorems.ntk_regime import NTKRegime
+from gdconv.descent.loop import Outcome
+from gdconv.models.encoder.model import BLOCKS
+from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.multihead.point import start_at
+from gdconv.rigor.spectrum import Enclosure
+from gdconv.support.errors import InputError
+from gdconv.theory.prediction import Hypothesis, Prediction
+from theorems.ntk_regime.theorem import NTKRegime
 
 NUDGE = 1 + 1e-9
 A_PRIORI = {"paper": ("printed", 8, 32, 0), "relu-rigorous": ("plain", 4, 16, 16),

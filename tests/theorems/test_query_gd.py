@@ -16,11 +16,11 @@ from reference_constants import MultiHead
 from samples import KERNELS, draw, model
 
 import gdconv
-from gdconv.constants import QueryConstants
-from gdconv.kernels import Gaussian
-from gdconv.models.multihead import Parameters
-from gdconv.problem import Problem
-from gdconv.start import Start
+from gdconv.data.problem import Problem
+from gdconv.models.multihead.attention_kernels import Gaussian
+from gdconv.models.multihead.constants import QueryConstants
+from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.point import Start
 from theorems.query_gd import QueryGD
 
 
@@ -110,7 +110,7 @@ def test_only_the_queries_move(kernel: str) -> None:
 
 
 def test_each_kernel_has_its_own_rate_statement() -> None:
-    with pytest.raises(gdconv.errors.InputError, match="statement = gaussian-rate"):  # type: ignore[attr-defined]
+    with pytest.raises(gdconv.support.errors.InputError, match="statement = gaussian-rate"):  # type: ignore[attr-defined]
         gdconv.check("query-gd", kernel="softmax", statement="gaussian-rate")
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gdconv
-from gdconv.claims import ClaimTheorem
-from gdconv.theorem import Theorem, registry, theorem_named
-from gdconv.verdict import ORDER
+from gdconv.checks.claims import ClaimTheorem
+from gdconv.theory.theorem import Theorem, registry, theorem_named
+from gdconv.theory.verdict import ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = [(theorem, s.name) for theorem in registry().values() for s in theorem.statements()]
@@ -126,7 +126,7 @@ def test_a_users_own_package_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "toy.py").write_text(
-        "from gdconv.theorem import Prediction, Theorem, statement\n"
+        "from gdconv.theory.theorem import Prediction, Theorem, statement\n"
         "class Toy(Theorem):\n"
         "    id, title, source = 'toy', 'Toy', 'none'\n"
         "    @statement('still', proof='none', default=True)\n"
@@ -137,7 +137,7 @@ def test_a_users_own_package_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(tmp_path)
     ours = EntryPoint("gdconv", "theorems", "gdconv.theorems")
     mine = EntryPoint("mine", "my_theorems", "gdconv.theorems")
-    monkeypatch.setattr("gdconv.theorem.entry_points", lambda group: (ours, mine))
+    monkeypatch.setattr("gdconv.theory.theorem.entry_points", lambda group: (ours, mine))
     assert set(registry()) >= {"full-gd", "toy"}
     check = gdconv.check(
         "toy", data="gaussian", samples=1, tokens=1, embedding=2, heads=1, head_dim=1, steps=3

@@ -1,0 +1,1 @@
+"""Convex attention against its rivals."""

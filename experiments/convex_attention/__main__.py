@@ -1,0 +1,5 @@
+"""python -m experiments.convex_attention."""
+
+from experiments.convex_attention.experiment import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Full-parameter gradient descent on the digits: the main job."""

@@ -1,0 +1,1 @@
+"""Growth of the attention Hessian with the scale of the data."""

@@ -1,0 +1,1 @@
+"""Softmax against Gaussian attention on two tasks."""

@@ -1,0 +1,1 @@
+"""kappa_0 of both attention kernels over scale and shape."""

@@ -1,0 +1,1 @@
+"""Kernel change and rates over the width."""

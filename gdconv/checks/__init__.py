@@ -1,0 +1,1 @@
+"""From options to verdict, on one page: `run`. Saving, loading, replay."""

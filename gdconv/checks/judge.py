@@ -1,0 +1,209 @@
+"""Judge one statement on one run: hypotheses and comparison, three-valued."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gdconv.compiled.ledger import UNTESTED
+from gdconv.descent.loop import Outcome
+from gdconv.support.trust import weakest
+from gdconv.theory.prediction import Hypothesis, Prediction, middle
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One statement on one run.
+
+    Attributes:
+        verdict: One of the five.
+        hypotheses: Every hypothesis, those about the run included.
+        row: The columns of `Check.verdicts` from level on.
+    """
+
+    verdict: str
+    hypotheses: tuple[Hypothesis, ...]
+    row: dict[str, Any]
+
+
+def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "float64") -> Judgement:
+    """Compare one prediction with one run.
+
+    A float32 run is for study: what it would confirm or refute is undecided.
+
+    Args:
+        name: Statement.
+        prediction: Hypotheses, rate and largest step.
+        outcome: The finished run.
+        level: Arithmetic of the run, float64 or float32.
+
+    Returns:
+        Verdict, hypotheses and table row.
+    """
+    genuine = Hypothesis(
+        "the stored steps are gradient steps: defect over rounding", outcome.defect_ratio, "<=", 1.0
+    )
+    hypotheses = (*prediction.with_step(outcome.eta), genuine)
+    test = outcome.tests[name]
+    held = [h.holds for h in hypotheses]
+    violated, undecided = int(test["first_violation"]), int(test["first_undecided"])
+    floor, informative = int(test["floor_step"]), int(test["informative_step"])
+    if not all(h is not False for h in held):
+        verdict, note = "outside", _outside_note(test)
+    elif None in held:
+        verdict, note = "undecided", "a hypothesis is within its error bar"
+    elif prediction.claims:
+        verdict, note = judge_claims(prediction)
+    elif violated >= 0:
+        verdict, note = "refuted", f"the bound is violated from step {violated}"
+    elif undecided >= 0:
+        verdict, note = "undecided", f"bound and loss overlap within rounding at step {undecided}"
+    elif floor >= 0 and informative < 0:
+        verdict, note = (
+            "undecided",
+            f"rounding drowns the bound from step {floor}, before it fell to 0.9",
+        )
+    elif informative < 0:
+        verdict, note = "vacuous", "the bound never fell below 0.9: nothing was tested"
+    else:
+        verdict, note = "confirmed", f"compared until rounding, step {floor}" if floor >= 0 else ""
+    rows = (*hypotheses, *prediction.claims)
+    verdict, note, rests_on = trusted(verdict, note, rows, level)
+    row = {"level": rests_on} | _row(test, prediction, outcome, name, note)
+    return Judgement(verdict, rows, row)
+
+
+def trusted(
+    verdict: str, note: str, rows: Sequence[Hypothesis], level: str = "float64"
+) -> tuple[str, str, str]:
+    """What may be said of a verdict, given what its hypotheses and claims rest on.
+
+    float32 and estimates neither confirm nor refute; a statistical interval does, and says so.
+
+    Args:
+        verdict: By the comparisons alone.
+        note: Its note.
+        rows: The hypotheses and claims behind it.
+        level: Arithmetic they were made in.
+
+    Returns:
+        Verdict, note and level.
+
+    Example:
+        >>> from gdconv.support.trust import Estimate, Interval
+        >>> guess, drawn = Estimate(2.0, 0.1, "a guess"), Interval(2.0, 3.0, 0.95, 5)
+        >>> trusted("confirmed", "", [Hypothesis("x >= 1", guess, ">=", 1.0)])
+        ('undecided', 'it would read confirmed; estimated: a guess', 'estimated')
+        >>> trusted("confirmed", "", [Hypothesis("x >= 1", drawn, ">=", 1.0)])
+        ('confirmed', 'statistical: 95 % Student interval, n = 5', 'statistical')
+    """
+    levels = [level, *(h.level for h in rows)]
+    strong, reads = verdict in ("confirmed", "refuted"), f"it would read {verdict}"
+    if strong and "estimated" in levels:
+        verdict, note = "undecided", reads
+    elif strong and level == "float32":
+        verdict, note = "undecided", f"{level} is for study, {reads}: run it in float64"
+    said = [note]
+    for kind in ("statistical", "estimated"):
+        # each way is named once: fifty exponents rest on the same interval
+        ways = dict.fromkeys(way for h in rows if h.level == kind for way in h.weak)
+        said += [f"{kind}: {', '.join(ways)}"] if ways else []
+    return verdict, "; ".join(part for part in said if part), weakest(levels)
+
+
+def judge_claims(prediction: Prediction) -> tuple[str, str]:
+    """Verdict on claims whose hypotheses hold.
+
+    Args:
+        prediction: Its claims.
+
+    Returns:
+        refuted, undecided, vacuous or confirmed, and a note.
+
+    Example:
+        >>> judge_claims(Prediction((), 0.0, claims=(Hypothesis("one is two", 1, ">=", 2),)))
+        ('refuted', 'violated: one is two')
+    """
+    held = [c.holds for c in prediction.claims]
+    wrong = [c.name for c in prediction.claims if c.holds is False]
+    if wrong:
+        return "refuted", f"violated: {', '.join(wrong)}"
+    if None in held:
+        return "undecided", "a claim is within its error bar"
+    idle = prediction.vacuous or ("" if held else "nothing is claimed")
+    return ("vacuous", idle) if idle else ("confirmed", "")
+
+
+def hypothesis_row(run: int, statement: str, h: Hypothesis) -> dict[str, Any]:
+    """A hypothesis or claim as a row of `Check.hypotheses`.
+
+    Args:
+        run: Which run or case.
+        statement: Whose.
+        h: The hypothesis.
+
+    Returns:
+        Name, both sides (their middle), margin, whether it holds, and what it rests on.
+
+    Example:
+        >>> hypothesis_row(0, "s", Hypothesis("four heads", 8, ">=", 4))["holds"]
+        'true'
+    """
+    said = {True: "true", False: "false", None: "undecided"}
+    return {
+        "run": run, "statement": statement, "hypothesis": h.name, "lhs": middle(h.lhs),
+        "relation": h.relation, "rhs": middle(h.rhs), "margin": h.margin, "holds": said[h.holds],
+        "level": h.level,
+    }  # fmt: skip
+
+
+def _outside_note(test: Any) -> str:
+    if test["kind"] == UNTESTED:
+        return "no bound to compare"
+    if test["first_violation"] >= 0:
+        return f"the bound is violated from step {int(test['first_violation'])}"
+    return "the bound held all the same"
+
+
+def _row(
+    test: Any, prediction: Prediction, outcome: Outcome, name: str, note: str
+) -> dict[str, Any]:
+    tested = test["kind"] != UNTESTED
+    last = outcome.compared_steps(name) if tested else 0
+    log_bound = float(test["log_bound"]) if tested else np.nan
+    per_step = (log_bound - float(test["log_start"])) / last if last > 0 else np.nan
+    if prediction.decrease is not None:
+        per_step = np.nan  # no half-life: the bound is no geometric sequence
+    eta, rate = outcome.eta, prediction.rate_hi
+    return {
+        "worst_margin": float(test["worst_margin"]) if test["worst_step"] >= 0 else np.nan,
+        "worst_step": int(test["worst_step"]),
+        "first_violation": int(test["first_violation"]),
+        "half_life": float(-np.log(2) / per_step) if per_step < 0 else np.nan,
+        "tightness": _tightness(prediction, outcome, log_bound, last),
+        "rate": rate,
+        "step": eta,
+        "eta_rate": eta * rate,
+        "bound_last": float(np.exp(log_bound)),
+        "informative_step": int(test["informative_step"]),
+        "compared_until": last,
+        "noise_ratio": float(test["noise_ratio"]),
+        "note": "; ".join(part for part in (note, prediction.note) if part),
+    }
+
+
+def _tightness(prediction: Prediction, outcome: Outcome, log_bound: float, last: int) -> float:
+    """Predicted over measured decrease, of the logarithm or (for a sum of squares) of the loss."""
+    log_ratio = _log_ratio_at(outcome, last)  # nan at step 0, and so is what is made of it
+    if prediction.decrease is not None:
+        return float(np.expm1(log_bound) / np.expm1(log_ratio))
+    return log_bound / log_ratio
+
+
+def _log_ratio_at(outcome: Outcome, step: int) -> float:
+    """log(f_t / f_0) at the last recorded step that is not past `step`; nan if it never moved."""
+    ratios = [row["loss_ratio"] for row in outcome.rows if row["step"] <= step]
+    return float(np.log(ratios[-1])) if ratios and 0 < ratios[-1] != 1 else float("nan")

@@ -1,0 +1,370 @@
+"""The command `gdconv`: list, check, table, replay.
+
+Exit codes: 0 confirmed, 1 refuted, 2 bad input, 3 vacuous, outside or undecided, 130 interrupted.
+Results go to standard output, everything else to standard error. torch, numpy and pandas are
+imported when a command runs, not for its help. GDCONV_DEBUG=1 shows the traceback of what should
+not have happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from gdconv.cli.parser import Parser, add_config_options, config_options, dashed
+from gdconv.support.errors import (
+    MOST_SAID,
+    DivergenceError,
+    GdconvError,
+    InputError,
+    printable,
+    quoted,
+)
+from gdconv.support.files import require_working_directory
+from gdconv.support.interruption import deferred
+from gdconv.theory.verdict import EXIT_CODES
+
+BAD_INPUT, INTERRUPTED = 2, 130
+MOST_LINE = 10_000
+FORMATS = ("text", "csv", "markdown", "latex")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Words after the program's name; None for the process's.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> main(["check", "full-gd", "--steps", "none"])
+        2
+    """
+    if sys.stderr is None:  # closed by the caller (2>&-); libraries write there too
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
+    code = _run_command(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # all is said and the process ends: control-C has nothing left to break off
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
+
+
+def _run_command(argv: Sequence[str]) -> int:
+    """One command, its errors as sentences and codes."""
+    try:
+        options = _parser().parse_args(dashed(argv))
+        return int(options.command(options))
+    except GdconvError as error:
+        return _say(str(error), BAD_INPUT)
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "interrupted; nothing was saved", INTERRUPTED)
+    except SystemExit as stop:  # --help and --version
+        with contextlib.suppress(GdconvError):
+            _show("")
+            return int(stop.code or 0)
+        return BAD_INPUT
+    except Exception as error:  # never 1, which would say that a theorem is refuted
+        if os.environ.get("GDCONV_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+        return _say(_unexpected(error), BAD_INPUT)
+
+
+def _unexpected(error: Exception) -> str:
+    """One sentence on an error that nobody foresaw."""
+    if isinstance(error, MemoryError):
+        return "out of memory: make the problem smaller."
+    lines = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {quoted(lines[0])}" if lines else type(error).__name__
+    return f"unexpected {what} (please report it; GDCONV_DEBUG=1 shows where it came from)."
+
+
+def run_theorem(theorem: str, argv: Sequence[str] | None = None) -> int:
+    """`gdconv check THEOREM`, for `python -m theorems.<file>`.
+
+    Args:
+        theorem: Theorem id.
+        argv: Options; None for the process's.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> run_theorem("full-gd", ["--seeds", "x"])
+        2
+    """
+    return main(["check", theorem, *(sys.argv[1:] if argv is None else argv)])
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="gdconv", description="Check convergence theorems of gradient descent on attention."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], text: str) -> Parser:
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub.set_defaults(command=run, parser=sub)
+        return sub
+
+    sub = command("list", _list, "list the theorems and their statements")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub = command("check", _check, "run gradient descent and judge a theorem on it")
+    add_config_options(sub)
+    sub = command("table", _table, "print the tables of saved runs")
+    sub.add_argument(
+        "folders", nargs="+", metavar="DIR", help="a saved run, or a folder of saved runs"
+    )
+    sub.add_argument(
+        "--format", choices=FORMATS, default="text", help="text, csv, markdown or latex"
+    )
+    sub.add_argument("--statement", help="statement whose hypotheses are shown, or all")
+    sub = command("replay", _replay, "run a saved run again from its stored start and compare")
+    sub.add_argument("folder", metavar="DIR", help="a saved run")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub.add_argument("--quiet", action="store_true", help="no progress and no notes")
+    return parser
+
+
+class _Version(argparse.Action):
+    """Print the version; it is looked up only when asked for."""
+
+    def __call__(self, *_: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        with contextlib.suppress(PackageNotFoundError):
+            print(f"gdconv {version('gdconv')}")
+            raise SystemExit(0)
+        print("gdconv, not installed")
+        raise SystemExit(0)
+
+
+def _list(options: Any) -> int:
+    _import("gdconv.theory.theorem")
+    from gdconv.report.jsonable import jsonable
+    from gdconv.theory.theorem import registry
+
+    rows: list[dict[str, Any]] = [
+        {
+            "id": theorem.id,
+            "title": theorem.title,
+            "source": theorem.source,
+            "statements": [
+                {"name": s.name, "default": s.default, "summary": s.summary}
+                for s in theorem.statements()
+            ],
+        }
+        for theorem in registry().values()
+    ]
+    if options.json:
+        _show(json.dumps({"theorems": jsonable(rows)}, indent=1))
+        return 0
+    lines = []
+    for row in rows:
+        lines += [f"{row['id']}: {row['title']}", f"  source: {row['source']}"]
+        for s in row["statements"]:
+            lines.append(f"  {s['name']:<12} {s['summary']}{' (default)' if s['default'] else ''}")
+    _show("\n".join(lines))
+    return 0
+
+
+def _check(options: Any) -> int:
+    given = config_options(vars(options))
+    quiet, out = bool(given.get("quiet")), given.get("out")
+    _import("gdconv.checks.run", "gdconv.checks.store")
+    if out is not None:
+        from gdconv.checks.store import require_writable
+
+        require_writable(out)
+    places: list[Path] = []
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _progress(quiet) as progress:
+            check, folder = _run(options.theorem, given, out, progress, places)
+        return _report(check, folder, bool(given.get("json")), not quiet)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or _last(places)) from None
+
+
+def _last(places: list[Path]) -> str:
+    """What an interrupt that nobody expected finds: it may come after the run was saved."""
+    from gdconv.checks.store import is_run
+
+    saved = [place for place in places if is_run(place)]
+    return f"interrupted; the run is saved in {saved[-1]}" if saved else ""
+
+
+def _import(*modules: str) -> None:
+    """Import what a command needs; control-C waits, or it could abort the process."""
+    require_working_directory()
+    with deferred() as pressed:
+        for module in modules:
+            import_module(module)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def _run(
+    theorem: str, given: dict[str, Any], out: str | None, progress: Any, places: list[Path]
+) -> tuple[Any, Any]:
+    """The check and its folder; one that is saved complete is read; `places` is told of folders."""
+    from gdconv.checks.run import Interrupted, begin, execute
+    from gdconv.checks.store import is_run, load, place_of
+    from gdconv.support.config import Config
+
+    setting = begin(Config(theorem, **given))
+    if out is not None:
+        place = place_of(out, setting.config.canonical(), setting.arrays)
+        places.append(place)
+        if is_run(place):
+            _say(f"{place} is complete already; read, not run again")
+            return load(place), place
+    try:
+        made = execute(setting, progress)
+    except Interrupted as stop:
+        raise KeyboardInterrupt(f"{stop}; {_kept(stop.check, out, places)}") from None
+    except DivergenceError as stop:
+        done = 0 if stop.check is None else len(stop.check.runs)
+        finished = f"{done} of {stop.total} runs were finished; {_kept(stop.check, out, places)}"
+        raise GdconvError(f"{str(stop).removesuffix('.')}; {finished}.") from None
+    return made, None if out is None else made.save(out)
+
+
+def _kept(check: Any, out: str | None, places: list[Path]) -> str:
+    """Where the finished runs of a check that ended early are."""
+    if check is None or out is None:
+        return "nothing was saved"
+    from gdconv.checks.store import place_of
+
+    places.append(place_of(out, check.config, check.starts))
+    return f"they are saved in {check.save(out)}"
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on standard error when that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="step", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
+
+        def show(phase: str, step: int, last: int) -> None:
+            bar.set_description(phase, refresh=False)
+            bar.total, bar.n = last, step
+            bar.refresh()
+
+        yield show
+
+
+def _report(check: Any, folder: Path | None, as_json: bool, notes: bool) -> int:
+    from gdconv.report.summary import summary
+
+    if as_json:
+        _show(json.dumps(check.to_json(), indent=1, allow_nan=False))
+    else:
+        _show(summary(check, folder, notes))
+    return EXIT_CODES[check.verdict]
+
+
+def _table(options: Any) -> int:
+    _import("gdconv.checks.run", "gdconv.checks.store")
+    from gdconv.checks.store import find_runs, load
+    from gdconv.report.tables import hypotheses_table, render, verdict_table
+
+    folders = [run for folder in options.folders for run in find_runs(folder)]
+    checks = {folder: load(folder) for folder in folders}
+    if options.statement not in (None, "all"):
+        for check in checks.values():
+            hypotheses_table(
+                check, options.statement
+            )  # an unknown name is refused before any output
+    if options.format == "csv":
+        import pandas as pd
+
+        tables = []
+        for folder, check in checks.items():
+            table = verdict_table(check)
+            if options.statement not in (None, "all"):
+                table = table[table["statement"] == options.statement]
+            table.insert(0, "theorem", check.theorem)
+            table.insert(0, "folder", folder.name)
+            tables.append(table)
+        _show(pd.concat(tables).to_csv(index=False, lineterminator="\n"))
+        return 0
+    mark = {"text": "", "markdown": "### ", "latex": "% "}[options.format]
+    parts = []
+    for folder, check in checks.items():
+        line = f"{folder.name}: {check.theorem}, {check.statement}: {check.verdict}"
+        line = f"{mark}{quoted(line, MOST_SAID)}\n\n"
+        parts.append(line + render(check, options.format, options.statement))
+    _show("\n".join(parts))
+    return 0
+
+
+def _replay(options: Any) -> int:
+    _import("gdconv.checks.run", "gdconv.checks.store")
+    from gdconv.checks.replay import differences, replay
+    from gdconv.checks.store import load
+
+    saved = load(options.folder)
+    with contextlib.redirect_stdout(sys.stderr), _progress(options.quiet) as progress:
+        again = replay(saved, progress)
+    lines = differences(saved, again)
+    code = _report(again, None, options.json, not options.quiet)
+    text = "; ".join(lines) or "same verdicts and first violations as saved"
+    return _say(f"replay of {quoted(options.folder)}: {text}.", 3 if lines else code)
+
+
+def _show(text: str) -> None:
+    """Print to standard output; a reader that has gone (`| head`) is no error, a full disk is.
+
+    A terminal that cannot show a character, or would obey it, gets its code instead.
+
+    Raises:
+        InputError: Standard output cannot be written.
+    """
+    if sys.stdout is None:  # closed by the caller (>&-)
+        return
+    try:
+        text = _encodable(printable(text), sys.stdout)
+        print(text.rstrip("\n"), end="\n" if text else "", flush=True)
+    except BrokenPipeError:
+        _discard(sys.stdout)
+    except OSError as error:
+        _discard(sys.stdout)
+        remedy = "give it a place that can be written"
+        raise InputError("standard output", error.strerror or error, remedy) from None
+
+
+def _say(text: str, code: int = 0) -> int:
+    """Print one line to standard error, where nothing can be done about an error; the exit code."""
+    try:
+        text = _encodable(f"gdconv: {quoted(text, MOST_LINE)}", sys.stderr)
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
+    return code
+
+
+def _encodable(text: str, stream: Any) -> str:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _discard(stream: Any) -> None:
+    """The interpreter flushes once more at exit: give it a place to write to."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

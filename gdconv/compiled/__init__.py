@@ -1,0 +1,1 @@
+"""All that numba compiles, and nothing else."""

@@ -1,0 +1,343 @@
+"""A regression problem: samples of tokens X, a target per token y, and a leading replica axis.
+
+Row (i, k) of the feature matrix B depends only on token x_ik and on which tokens sample i holds, so
+data alone can force sigma_{Nn}(B) = 0, whatever the weights; `Problem.from_arrays` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gdconv.rigor.lapack import singular_values
+from gdconv.support.arrays import real_array as real_array
+from gdconv.support.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Data (X_i, y_i), i = 1..N, for R replicas of equal shape; build it with `from_arrays`.
+
+    Attributes:
+        X: Tokens, shape (R, N, n, D): N samples of n tokens of D numbers each.
+        y: Targets, shape (R, N, n, D_y), or (R, N, 1, 1) with one label per sample.
+        name: Where the data came from, for tables.
+        notes: Sentences a reader of the result should know; "run r: ..." speaks of one replica.
+        duplicate_tokens: In some replica two rows of B are equal for all weights, or one is zero:
+            two tokens of one sample are identical, two samples hold the same tokens in some order,
+            or a sample is a single zero token.
+
+    Example:
+        >>> problem = Problem.from_arrays(np.eye(4).reshape(2, 2, 4), [[1.0, 2.0], [3.0, 4.0]])
+        >>> problem.R, problem.N, problem.n, problem.D, problem.D_y
+        (1, 2, 2, 4, 1)
+        >>> print(problem.overparametrization_note(heads=1))
+        None
+    """
+
+    X: Float[Tensor, "R N n D"]
+    y: Float[Tensor, "R N t D_y"]
+    name: str = "user"
+    notes: tuple[str, ...] = ()
+    duplicate_tokens: bool = False
+
+    @classmethod
+    def from_arrays(cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = ()) -> Problem:
+        """Validates and copies arrays into a float64 problem.
+
+        Args:
+            X: Real array (NumPy, torch or nested lists), shape (N, n, D) or (R, N, n, D).
+            y: Real array, shape (N, n) or (N, n, D_y), with the same leading R if X has it.
+            name: Where the data came from.
+            notes: Sentences to carry along.
+
+        Returns:
+            The problem, on the CPU, sharing no memory with its arguments.
+
+        Raises:
+            InputError: Wrong rank, mismatched or empty axes, masked, non-numeric, non-finite or
+                overflowing entries; the message names X or y and what to give instead.
+
+        Example:
+            >>> Problem.from_arrays(np.ones((2, 3)), np.ones(2))
+            Traceback (most recent call last):
+            gdconv.support.errors.InputError: X = array of shape (2, 3): give shape (N, n, D):
+            samples, tokens, embedding.
+        """
+        tokens, x_notes = real_array("X", X)
+        targets, y_notes = real_array("y", y)
+        if tokens.ndim not in (3, 4):
+            raise InputError(
+                "X", _shape(tokens), "give shape (N, n, D): samples, tokens, embedding"
+            )
+        for axis, size in zip(("samples", "tokens", "embedding"), tokens.shape[-3:], strict=True):
+            if size == 0:
+                raise InputError("X", _shape(tokens), f"give at least one entry along {axis}")
+        if tokens.ndim == 4 and tokens.shape[0] == 0:
+            raise InputError("X", _shape(tokens), "give at least one replica")
+        targets = _match_targets(targets, tokens)
+        if tokens.ndim == 3:
+            tokens, targets = tokens[None], targets[None]
+        said = [*notes, *x_notes, *y_notes]
+        per_run = [_degeneracies(x) for x in tokens]
+        return cls(
+            X=torch.from_numpy(tokens),
+            y=torch.from_numpy(targets),
+            name=name,
+            notes=_merge_notes([[*said, *found] for found in per_run]),
+            duplicate_tokens=any(map(bool, per_run)),
+        )
+
+    @classmethod
+    def per_sample(cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = ()) -> Problem:
+        """A problem with one label per sample; labels per token are averaged over tokens.
+
+        Args:
+            X: Tokens, shape (N, n, D) or (R, N, n, D).
+            y: Labels, shape (N,), (N, n) or (N, n, 1), or (N, 1, 1) as stored, R before or not.
+            name: Where the data came from.
+            notes: Sentences to carry along.
+
+        Returns:
+            The problem, y of shape (R, N, 1, 1).
+
+        Raises:
+            InputError: As `from_arrays`, or several outputs per label.
+
+        Example:
+            >>> Problem.per_sample(np.ones((2, 3, 4)), [0.0, 1.0]).y.flatten().tolist()
+            [0.0, 1.0]
+        """
+        (tokens, x_notes), (labels, y_notes) = real_array("X", X), real_array("y", y)
+        lead = tokens.shape[:-1]
+        alone = tokens.ndim in (3, 4) and labels.shape in (lead[:-1], (*lead[:-1], 1, 1))
+        if alone:
+            labels = np.repeat(labels.reshape(*lead[:-1], 1), lead[-1], axis=-1)
+        elif tokens.ndim in (3, 4) and labels.ndim < tokens.ndim - 1:
+            remedy = f"give one label per sample, shape {lead[:-1]}, or one per token, {lead}"
+            raise InputError("y", _shape(labels), remedy)
+        made = cls.from_arrays(tokens, labels, name)
+        if made.D_y != 1:
+            raise InputError("y", f"{made.D_y} outputs", "give one label per sample")
+        # a mean would round; equal rows of B say nothing here
+        y_kept = made.y[:, :, :1].clone() if alone else made.y.mean(2, keepdim=True)
+        said = (*notes, *x_notes, *y_notes)
+        return replace(made, y=y_kept, notes=said, duplicate_tokens=False)
+
+    def with_label_norm(self, norm: float) -> Problem:
+        """The same data with every run's labels times one factor, so that |y|_F = norm.
+
+        Args:
+            norm: What |y|_F is to be.
+
+        Returns:
+            The rescaled problem.
+
+        Raises:
+            InputError: The labels are zero.
+
+        Example:
+            >>> Problem.per_sample([[[1.0]]], [3.0]).with_label_norm(2.0).y.item()
+            2.0
+        """
+        now = self.y.flatten(1).norm(dim=1)
+        if not bool((now > 0).all()):
+            raise InputError("label_norm", norm, "leave it out: the labels are zero")
+        return replace(self, y=self.y * (norm / now).view(-1, 1, 1, 1))
+
+    @classmethod
+    def stack(cls, problems: Sequence[Problem]) -> Problem:
+        """Joins problems of equal (N, n, D, D_y) along the replica axis.
+
+        Args:
+            problems: At least one problem.
+
+        Returns:
+            One problem with R = sum of the R; a note that not all share is marked "run r: ...".
+
+        Raises:
+            InputError: No problem, or different shapes.
+
+        Example:
+            >>> one = Problem.from_arrays(np.ones((1, 1, 2)), np.ones((1, 1)))
+            >>> Problem.stack([one, one]).R
+            2
+        """
+        if not problems:
+            raise InputError("problems", "[]", "give at least one problem")
+        shapes = {(p.N, p.n, p.D, p.D_y) for p in problems}
+        if len(shapes) > 1:
+            raise InputError(
+                "problems", f"shapes {sorted(shapes)}", "stack only equal (N, n, D, D_y)"
+            )
+        return cls(
+            X=torch.cat([p.X for p in problems]),
+            y=torch.cat([p.y for p in problems]),
+            name=problems[0].name,
+            notes=_merge_notes([_notes_of(p, r) for p in problems for r in range(p.R)]),
+            duplicate_tokens=any(p.duplicate_tokens for p in problems),
+        )
+
+    def __getitem__(self, run: int) -> Problem:
+        X = self.X[run][None]
+        return replace(
+            self,
+            X=X,
+            y=self.y[run][None],
+            notes=tuple(_notes_of(self, run % self.R)),
+            duplicate_tokens=bool(_degeneracies(X[0].cpu().numpy())),
+        )
+
+    def __len__(self) -> int:
+        return self.R
+
+    @property
+    def R(self) -> int:
+        """Number of replicas."""
+        return self.X.shape[0]
+
+    @property
+    def N(self) -> int:
+        """Number of samples."""
+        return self.X.shape[1]
+
+    @property
+    def n(self) -> int:
+        """Tokens per sample."""
+        return self.X.shape[2]
+
+    @property
+    def D(self) -> int:
+        """Numbers per token (embedding dimension)."""
+        return self.X.shape[3]
+
+    @property
+    def D_y(self) -> int:
+        """Numbers per target."""
+        return self.y.shape[3]
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Problem:
+        """Moves or converts the data.
+
+        Args:
+            device: Where to, or None to stay.
+            dtype: A floating torch dtype, or None to keep.
+
+        Returns:
+            A problem whose X and y are there.
+
+        Example:
+            >>> Problem.from_arrays([[[1.0]]], [[1.0]]).to(dtype=torch.float32).X.dtype
+            torch.float32
+        """
+        X, y = (value.to(device=device, dtype=dtype) for value in (self.X, self.y))
+        return replace(self, X=X, y=y)
+
+    def overparametrization_note(self, heads: int) -> str | None:
+        """Says when B (Nn x HD) cannot have full row rank, so that the theorem is silent.
+
+        rank(B) <= H rank(tokens) <= HD, since every row of B^(h) mixes tokens; sigma_{Nn}(B) > 0
+        needs rank Nn. The first test is exact, the second uses the numerical rank of the tokens.
+
+        Args:
+            heads: H.
+
+        Returns:
+            A sentence, or None when neither test fires (which proves nothing about a given B).
+
+        Example:
+            >>> problem = Problem.from_arrays(np.ones((3, 1, 2)), np.ones((3, 1)))
+            >>> problem.overparametrization_note(heads=1)[:32]
+            'H D = 1 * 2 = 2 is below N n = 3'
+        """
+        rows = self.N * self.n
+        if heads * self.D < rows:
+            return (
+                f"H D = {heads} * {self.D} = {heads * self.D} is below N n = {rows}: "
+                "sigma_{Nn}(B) = 0 for all weights and the theorem is silent; "
+                f"take at least {-(-rows // self.D)} heads, or fewer samples or tokens."
+            )
+        sizes = singular_values(self.X.detach().cpu().reshape(self.R, rows, self.D).numpy())
+        floor = sizes[:, :1] * max(rows, self.D) * torch.finfo(self.X.dtype).eps
+        rank = int((sizes > floor).sum(1).min())
+        if heads * rank < rows:
+            return (
+                f"The tokens span only {rank} of {self.D} dimensions (numerically), and "
+                f"H * {rank} = {heads * rank} is below N n = {rows}: sigma_{{Nn}}(B) = 0 for all "
+                "weights and the theorem is silent; take more heads, or fewer samples or tokens."
+            )
+        return None
+
+
+def _shape(array: np.ndarray) -> str:
+    return f"array of shape {array.shape}"
+
+
+def _match_targets(y: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """Y with a last axis D_y, after checking it against X (both still without an added R)."""
+    lead = X.shape[:-1]
+    axes = "(N, n)" if X.ndim == 3 else "(R, N, n)"
+    wanted = f"give one target per token, shape {axes} = {lead} or {(*lead, 'D_y')}".replace(
+        "'", ""
+    )
+    if y.ndim == X.ndim - 1 and y.shape == lead:
+        return y[..., None]
+    if y.ndim != X.ndim or y.shape[:-1] != lead:
+        raise InputError("y", _shape(y), wanted)
+    if y.shape[-1] == 0:
+        raise InputError("y", _shape(y), "give at least one number per target")
+    return y
+
+
+def _degeneracies(X: np.ndarray) -> list[str]:
+    """Why data (N, n, D) alone force sigma_min(B) = 0; empty if no reason is found."""
+    # A zero token is no reason by itself: its row of B is a mixture of the sample's other tokens.
+    notes = []
+    keys = [[token.tobytes() for token in sample] for sample in X + 0.0]  # -0.0 becomes 0.0
+    repeats = [i for i, sample in enumerate(keys) if len(set(sample)) < len(sample)]
+    if repeats:
+        notes.append(
+            f"{len(repeats)} of {len(keys)} samples hold the same token twice (first: sample "
+            f"{repeats[0]}): two rows of B are equal, so sigma_min(B) = 0 exactly."
+        )
+    zero = np.flatnonzero(~X.any(axis=(1, 2)))
+    if len(zero) and X.shape[1] == 1:
+        notes.append(f"Sample {zero[0]} is zero: its row of B is, so sigma_min(B) = 0 exactly.")
+    seen: dict[tuple[bytes, ...], int] = {}
+    for i, sample in enumerate(keys):
+        other = seen.setdefault(tuple(sorted(sample)), i)
+        if other != i:
+            notes.append(
+                f"Samples {other} and {i} hold the same tokens: rows of B are equal, so "
+                "sigma_min(B) = 0 exactly."
+            )
+            break
+    return notes
+
+
+def _merge_notes(per_run: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Notes that all runs share as they are, the others as "run r: ..."; order kept."""
+    merged: dict[str, None] = {}
+    for run, notes in enumerate(per_run):
+        for note in notes:
+            shared = all(note in others for others in per_run)
+            merged[note if shared else f"run {run}: {note}"] = None
+    return tuple(merged)
+
+
+def _notes_of(problem: Problem, run: int) -> list[str]:
+    """The notes of one replica, without the "run r: " mark (the inverse of `_merge_notes`)."""
+    mark = f"run {run}: "
+    return [
+        note.removeprefix(mark)
+        for note in problem.notes
+        if note.startswith(mark) or not note.startswith("run ")
+    ]

@@ -1,0 +1,1 @@
+"""Gradient descent: plan, engines, the loop, what is followed, why a run stalls."""

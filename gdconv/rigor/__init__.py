@@ -1,0 +1,1 @@
+"""Numbers with a proved radius: rounding, singular values, spectra, balls, inertia."""

@@ -1,0 +1,1 @@
+"""Options, errors, files, environment, threads, statistics: no mathematics."""

@@ -1,0 +1,74 @@
+"""What a result was computed with: versions, threads, commit; no host name and no path."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("gdconv", "torch", "numpy", "scipy", "pandas", "numba", "scikit-learn", "matplotlib"),
+    *("seaborn", "python-flint"),
+)
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor kind, thread counts and, in a git checkout, the commit.
+
+    Returns:
+        A dictionary that JSON can hold: python, system, machine, cpus, packages, threads, commit
+        ("<hash>", "<hash>+changes" or None).
+
+    Example:
+        >>> sorted(environment())
+        ['commit', 'cpus', 'machine', 'packages', 'python', 'system', 'threads']
+    """
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "threads": _threads(),
+        "commit": _commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _threads() -> dict[str, Any]:
+    counts: dict[str, Any] = {name: os.environ[name] for name in THREADS if name in os.environ}
+    if torch := sys.modules.get("torch"):
+        counts["torch"] = torch.get_num_threads()
+    if "threadpoolctl" in sys.modules:
+        for pool in sys.modules["threadpoolctl"].threadpool_info():
+            counts[str(pool["internal_api"])] = pool["num_threads"]
+    return counts
+
+
+def _commit() -> str | None:
+    """The commit of the checkout gdconv runs from; None for an installed copy or without git."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(here, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(where: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(where), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""The words a theorem is written in."""

@@ -1,0 +1,134 @@
+"""A-posteriori certificates: AP on [0, T] and TAIL from T on.
+
+AP    f_T <= prod_{t<T} (1 - 2 c_t eta mu_t) f_0 whenever mu_t is a PL constant at theta_t and
+      f_{t+1} <= f_t - c_t eta |grad f(theta_t)|^2 with c_t > 0; a step that only does not rise
+      counts 1.
+TAIL  at theta_T with r = sqrt(2 f_T), s = sigma_m(J_T), S = |J_T|: if some rho > 0 has, with
+      M = M_2(rho), (T1) M rho < s, (T2) c = 1 - eta L / 2 > 0, L = min(G^2, (S + M rho)^2) + M r,
+      (T3) r < c rho (s - M rho), then exact gradient descent from theta_T obeys
+      f_{T+u} <= (1 - 2 eta c (s - M rho)^2)^u f_T for every u >= 0 and stays within rho.
+
+Proofs: docs/theory/full-gd.md, "AP and TAIL".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gdconv.models.multihead.point import StartBase
+from gdconv.rigor.bars import minus, over, plus, positive_part, smaller, times
+from gdconv.rigor.spectrum import Enclosure
+from gdconv.theory.prediction import Hypothesis, Prediction
+
+if TYPE_CHECKING:
+    from gdconv.descent.loop import Outcome
+
+RHO_GRID = np.geomspace(1e-7, 1.0, 57)
+"""Radii tried by TAIL; the best margin of (T3) wins."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Outcome of TAIL at one point.
+
+    Attributes:
+        rho: The radius with the best margin.
+        rate: 2 c (s - M rho)^2, so that f falls by 1 - eta rate per step; nan if it does not fire.
+        hypotheses: (T1), (T2), (T3) at rho.
+    """
+
+    rho: float
+    rate: float
+    hypotheses: tuple[Hypothesis, ...]
+
+    @property
+    def sentence(self) -> str:
+        """One sentence for the table."""
+        if all(h.holds for h in self.hypotheses):
+            rate, rho = f"{self.rate:.3g}", f"{self.rho:.2g}"
+            return f"TAIL fires: rate {rate} for all later steps, zero loss within distance {rho}"
+        return "TAIL does not fire at the last step: more steps, or a smaller step size, may help"
+
+
+def tail(end: StartBase, eta: float, constants: Callable[[float], tuple[float, float]]) -> Tail:
+    """Look for the radius at which TAIL fires.
+
+    What cancels, c = 1 - eta L / 2 and s - M rho, carries its own bar (`gdconv.rigor.bars`).
+
+    Args:
+        end: The run at theta_T.
+        eta: Step size of the run.
+        constants: rho -> (M_2, G^2) on the ball of radius rho around theta_T.
+
+    Returns:
+        The certificate with the best margin of (T3), fulfilled or not.
+    """
+    (s, S), r = end.J_range, end.r_range
+    best, best_margin = None, -np.inf
+    for rho in map(float, RHO_GRID):
+        M, G_squared = constants(rho)
+        drift = times(M, rho)
+        reach = plus(S, drift)
+        L = plus(smaller(G_squared, times(reach, reach)), times(M, r))
+        half = over(times(eta, L), 2)
+        c, room = minus(1, half), minus(s, drift)
+        fires = c.lo > 0 and room.lo > 0 and r.hi > 0
+        margin = c.lo * rho * room.lo / r.hi if fires else -rho
+        if best is None or margin > best_margin:
+            best, best_margin = (rho, drift, half, c, room), margin
+    assert best is not None
+    rho, drift, half, c, room = best
+    allowed = times(positive_part(c), rho, positive_part(room))
+    hypotheses = (
+        Hypothesis("T1: the Jacobian keeps its rank, M rho < s", drift, "<", s),
+        Hypothesis("T2: the step is below 2 / L near theta_T", half, "<", 1),
+        Hypothesis("T3: r < c rho (s - M rho)", r, "<", allowed),
+    )
+    rate = times(2, c, room, room).lo if c.lo > 0 and room.lo > 0 else float("nan")
+    return Tail(rho, rate, hypotheses)
+
+
+def run_certificate(
+    outcome: Outcome, name: str, constants: Callable[[float], tuple[float, float]]
+) -> Prediction:
+    """AP on [0, T] and TAIL at T, as a prediction about the finished run.
+
+    Args:
+        outcome: The finished run.
+        name: The statement, to know how far it was compared.
+        constants: As for `tail`.
+
+    Returns:
+        Hypotheses P1, P2, T1, T2, T3; the mean rate of the product.
+    """
+    certificate = tail(outcome.end, outcome.eta, constants)
+    steps = max(compared := outcome.compared_steps(name), 1)
+    mean_rate = 0.0 - np.expm1(outcome.log_posterior / steps) / outcome.eta
+    hypotheses = (*descent_hypotheses(outcome), *certificate.hypotheses)
+    gap = (
+        f"; AP covers [0, {compared}], rounding hides the rest" if compared < outcome.steps else ""
+    )
+    return Prediction(hypotheses, float(mean_rate), note=certificate.sentence + gap)
+
+
+def descent_hypotheses(outcome: Outcome) -> tuple[Hypothesis, ...]:
+    """(P1) and (P2) of AP over the steps that were compared.
+
+    Args:
+        outcome: The finished run.
+
+    Returns:
+        The least c_t, and whether any step had a positive PL constant.
+    """
+    moved: float | Enclosure = -outcome.log_posterior
+    least: float | Enclosure = outcome.c_least
+    if outcome.ledger["posterior_closed"] == 1:  # rounding hides the first step already
+        moved = least = Enclosure(0.0, float("inf"))
+    return (
+        Hypothesis("P1: some step has a positive PL constant", moved, ">", 0.0),
+        Hypothesis("P2: every step descends, least c_t", least, ">", 0.0),
+    )

@@ -1,0 +1,312 @@
+"""Theorem, Statement and the registry (Hypothesis and Prediction: gdconv.theory.prediction).
+
+A theorem is a class whose methods, decorated with `statement`, turn a start into a `Prediction`.
+The registry scans the packages named in the entry-point group ``gdconv.theorems``; the library
+never imports a theorem by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from gdconv.descent.watch import Watch
+from gdconv.models.multihead.constants import Constants, Radii
+from gdconv.models.multihead.initialization import solve_scale, spread_scores
+from gdconv.support.errors import InputError
+from gdconv.theory.prediction import Hypothesis, Prediction
+
+if TYPE_CHECKING:
+    from gdconv.descent.loop import Outcome
+
+__all__ = [
+    "Hypothesis",
+    "Prediction",
+    "Statement",
+    "Theorem",
+    "registry",
+    "statement",
+    "theorem_named",
+]
+
+At = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One reading of a theorem.
+
+    Attributes:
+        name: Its name on the command line.
+        predict: (theorem, start) -> Prediction; also takes the outcome if posterior.
+        default: Whether the verdict speaks of it when none is asked for; the first one counts.
+        proof: Where its proof stands, or why it has none.
+        posterior: Judged from the finished run (a-posteriori bound).
+        settings: Option defaults under which it was seen to work, by data set or model ("*" for
+            all).
+        summary: First line of its docstring.
+        kernel: The only attention kernel it speaks of, None for all.
+        model: The only model it speaks of, None for all.
+        claims: Posterior, and judged by claims about the finished run instead of a loss bound.
+    """
+
+    name: str
+    predict: Callable[..., Any]
+    default: bool
+    proof: str
+    posterior: bool
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    summary: str = ""
+    kernel: str | None = None
+    model: str | None = None
+    claims: bool = False
+
+    def speaks_of(self, kernel: str | None, model: str | None) -> bool:
+        """Whether it is about that kernel and that model; None is any."""
+        pairs = ((kernel, self.kernel), (model, self.model))
+        return all(None in (asked, own) or asked == own for asked, own in pairs)
+
+
+def statement(
+    name: str,
+    *,
+    proof: str,
+    default: bool = False,
+    posterior: bool = False,
+    settings: dict[str, dict[str, Any]] | None = None,
+    kernel: str | None = None,
+    model: str | None = None,
+    claims: bool = False,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a method of a `Theorem` as one of its statements.
+
+    Args:
+        name: Name on the command line.
+        proof: Where the proof stands.
+        default: The statement that the theorem's verdict speaks of.
+        posterior: The method also takes the finished run.
+        settings: Option defaults by data set or model.
+        kernel: The only attention kernel it speaks of.
+        model: The only model it speaks of.
+        claims: Judged by claims about the finished run; implies posterior.
+
+    Returns:
+        The decorator.
+
+    Example:
+        >>> class Toy(Theorem):
+        ...     id, title, source = "toy", "A toy", "none"
+        ...     @statement("only", proof="none", default=True)
+        ...     def only(self, start):
+        ...         '''Nothing moves.'''
+        ...         return Prediction((), 0.0)
+        >>> [s.name for s in Toy().statements()]
+        ['only']
+    """
+
+    def mark(method: Callable[..., Any]) -> Callable[..., Any]:
+        summary = (method.__doc__ or "").strip().split("\n")[0]
+        made = Statement(
+            name, method, default, proof, posterior or claims, settings or {}, summary, kernel,
+            model, claims,
+        )  # fmt: skip
+        method.statement = made  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+class Theorem:
+    """Base of every theorem: identity plus statements.
+
+    Attributes:
+        id: Name on the command line.
+        title: One line.
+        source: Paper and theorem number.
+        trains: Blocks that gradient descent moves, None for every trainable block of the model.
+        models: Models it speaks of, the default one first.
+        watch: Makes what is followed besides the loss (`gdconv.descent.watch`), None for nothing.
+    """
+
+    id: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    trains: ClassVar[tuple[str, ...] | None] = None
+    models: ClassVar[tuple[str, ...]] = ("multihead",)
+    watch: ClassVar[Callable[..., Watch] | None] = None
+
+    def statements(self, kernel: str | None = None, model: str | None = None) -> list[Statement]:
+        """The statements in the order they are written.
+
+        Args:
+            kernel: Only those that speak of this attention kernel; None for all.
+            model: Only those that speak of this model; None for all.
+
+        Returns:
+            The statements.
+        """
+        found = (getattr(v, "statement", None) for v in type(self).__dict__.values())
+        known = [s for s in found if isinstance(s, Statement)]
+        return [s for s in known if s.speaks_of(kernel, model)]
+
+    def statement_named(
+        self, name: str | None, kernel: str | None = None, model: str | None = None
+    ) -> Statement:
+        """The statement of that name, or the default one.
+
+        Args:
+            name: A name, or None.
+            kernel: The attention kernel of the run.
+            model: The model of the run.
+
+        Returns:
+            The statement.
+
+        Raises:
+            InputError: No statement has that name, or not for that kernel and model.
+        """
+        known = self.statements(kernel, model)
+        if name is None:
+            return next(s for s in known if s.default)
+        for s in known:
+            if s.name == name:
+                return s
+        raise InputError("statement", name, f"choose one of {', '.join(s.name for s in known)}")
+
+    def predict(self, s: Statement, start: Any, outcome: Outcome | None = None) -> Prediction:
+        """Evaluate one statement on one run.
+
+        Args:
+            s: The statement.
+            start: The run at step 0.
+            outcome: The finished run, needed by posterior statements.
+
+        Returns:
+            The prediction.
+        """
+        with np.errstate(all="ignore"):  # absurd scales give inf or nan, which no hypothesis meets
+            return s.predict(self, start, outcome) if s.posterior else s.predict(self, start)
+
+    def pl_constants(self, start: Any) -> tuple[float, float]:
+        """What bounds the PL constant from below at every step.
+
+        Args:
+            start: The run at step 0.
+
+        Returns:
+            Factor c and Lipschitz constant M: sigma_m(J_t)^2 is followed from below by
+            c sigma_min(B_t)^2, and where M > 0 by sigma_m(J)^2 enclosed at some steps, M of J.
+        """
+        return start.o.lo**2, 0.0
+
+    def constants(self, start: Any, rho: float) -> tuple[float, float]:
+        """(M_2, G^2) of the trained blocks on the ball of radius rho around a start.
+
+        Args:
+            start: The centre.
+            rho: Radius; infinite where the constants are global.
+
+        Returns:
+            Lipschitz constant of J and upper bound of |J|^2.
+        """
+        made = Constants(start, Radii.joint(rho))
+        return made.M_2(), made.G_squared()
+
+    def base(self, found: dict[str, int], seed: int, at: At) -> Any:
+        """Weights with F = 0 whose W_O `--init theorem` scales until the hypotheses hold.
+
+        Args:
+            found: Sizes by option, of which this reads heads, embedding, head_dim and outputs.
+            seed: Seed of the draws.
+            at: Makes a start of weights.
+
+        Returns:
+            The weights.
+        """
+        return spread_scores(head_shape(found), seed, lambda params: at(params).sigma_0.lo)
+
+    def solve(self, base: Any, holds: Callable[[Any], bool], margin: float) -> Any:
+        """The weights of `--init theorem` from `base`: W_O scaled until the hypotheses hold.
+
+        Args:
+            base: From `base`.
+            holds: Whether the judged statement's hypotheses hold at some weights.
+            margin: Factor above the least scale.
+
+        Returns:
+            The weights.
+        """
+        return solve_scale(base, holds, margin)
+
+
+def head_shape(found: dict[str, int]) -> tuple[int, int, int, int]:
+    """(H, D, d, D_y) of the multi-head model from its sizes by option.
+
+    Args:
+        found: Sizes by option.
+
+    Returns:
+        The shape that initializations take.
+    """
+    return found["heads"], found["embedding"], found["head_dim"], found["outputs"]
+
+
+def registry() -> dict[str, Theorem]:
+    """Every theorem found in the packages of the entry-point group ``gdconv.theorems``.
+
+    A theorem is a module of such a package, or the module `theorem` of a folder in it.
+
+    Returns:
+        Theorems by id, sorted.
+
+    Raises:
+        InputError: Two theorems share an id.
+
+    Example:
+        >>> "full-gd" in registry()
+        True
+    """
+    found: dict[str, Theorem] = {}
+    for point in sorted(entry_points(group="gdconv.theorems"), key=lambda p: p.value):
+        package = importlib.import_module(point.value)
+        for info in pkgutil.iter_modules(package.__path__):
+            inner = f"{info.name}.theorem" if info.ispkg else info.name
+            module = importlib.import_module(f"{point.value}.{inner}")
+            for value in vars(module).values():
+                if (
+                    isinstance(value, type)
+                    and issubclass(value, Theorem)
+                    and value.__module__ == module.__name__
+                ):
+                    if value.id in found:
+                        raise InputError("theorem", value.id, "give every theorem an id of its own")
+                    found[value.id] = value()
+    return dict(sorted(found.items()))
+
+
+def theorem_named(name: str) -> Theorem:
+    """The theorem with that id.
+
+    Args:
+        name: Id, as `gdconv list` prints it.
+
+    Returns:
+        The theorem.
+
+    Raises:
+        InputError: No theorem has that id.
+
+    Example:
+        >>> theorem_named("full-gd").id
+        'full-gd'
+    """
+    known = registry()
+    if name not in known:
+        raise InputError("theorem", name, f"choose one of {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,1 @@
+"""The attention Hessian (Ormaniec et al. 2025)."""

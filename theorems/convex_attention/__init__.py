@@ -1,0 +1,1 @@
+"""Convex attention (Ergen et al. 2022)."""

@@ -1,0 +1,1 @@
+"""The NTK regime of a shallow encoder (Wu et al. 2023)."""

@@ -1,0 +1,326 @@
+"""Lazy training: how far a run leaves the kernel, the weights and the linearisation it began with.
+
+With residual r_t, tangent kernel K_t and step eta, the linearised model at theta_0 has the residual
+l_t = (I - eta K_0)^t r_0, and e_t = r_t - l_t obeys, exactly,
+
+    e_{t+1} = (I - eta K_0) e_t + eta (K_0 - K_t) r_t + delta_t,
+    delta_t = r_{t+1} - r_t + eta K_t r_t,
+
+so |e_T| <= sum_t q^(T-1-t) (eta |(K_t - K_0) r_t| + |delta_t|), q = max |1 - eta lambda(K_0)|, and
+|delta_t| has a bound of its own (`theorems.ntk_regime.curvature`), which a wrong kernel would
+break. Proof: docs/theory/ntk-regime.md, "linearised". Works for both models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+
+from gdconv.data.problem import Problem
+from gdconv.descent.plan import Plan
+from gdconv.descent.watch import Watch
+from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.tangent import encoder_kernel, encoder_ntk_vector_product, ladder
+from gdconv.models.multihead.model import MultiHeadRegression
+from gdconv.models.multihead.point import start_at
+from gdconv.models.multihead.probes import distances, probe, to_numpy
+from gdconv.models.multihead.tangent import (
+    lambda_max_enclosure,
+    lambda_min_enclosure,
+    ntk_vector_product,
+    tangent_kernel,
+)
+from gdconv.rigor.bars import minus, positive_part, smaller, times
+from gdconv.rigor.spectrum import Enclosure
+from theorems.ntk_regime.curvature import Curvature, curvature_at
+
+NOISE = 64 * 2.0**-53
+"""Rounding of the recursion of the linearised model in one step, as a share of |r_0|."""
+
+
+@singledispatch
+def kernel_at(model: Any, problem: Problem, params: Any, blocks: tuple[str, ...]) -> torch.Tensor:
+    """The tangent kernel of any model, (R, m, m).
+
+    Args:
+        model: The model.
+        problem: Data.
+        params: Weights.
+        blocks: Trained blocks.
+
+    Returns:
+        The kernel.
+
+    Raises:
+        NotImplementedError: Nobody registered a kernel for this class of models.
+    """
+    raise NotImplementedError(type(model).__name__)
+
+
+@singledispatch
+def kernel_times(
+    model: Any,
+    problem: Problem,
+    params: Any,
+    v: torch.Tensor,
+    blocks: tuple[str, ...],
+    at: Any = None,
+) -> torch.Tensor:
+    """K v of any model without K, (R, m).
+
+    Args:
+        model: The model.
+        problem: Data.
+        params: Weights.
+        v: One vector per replica.
+        blocks: Trained blocks.
+        at: The forward pass at `params`.
+
+    Returns:
+        K v.
+
+    Raises:
+        NotImplementedError: Nobody registered a product for this class of models.
+    """
+    raise NotImplementedError(type(model).__name__)
+
+
+kernel_at.register(MultiHeadRegression, tangent_kernel)
+kernel_at.register(ShallowEncoder, encoder_kernel)
+kernel_times.register(MultiHeadRegression, ntk_vector_product)
+kernel_times.register(ShallowEncoder, encoder_ntk_vector_product)
+
+
+@singledispatch
+def rungs(model: Any, problem: Problem, params: Any, blocks: tuple[str, ...]) -> list[Enclosure]:
+    """Ladder at one replica: rungs from below, the last one lambda_min(K).
+
+    Args:
+        model: The model; here the encoder.
+        problem: Data, one replica.
+        params: Weights, one replica.
+        blocks: Trained blocks.
+
+    Returns:
+        alpha^2, lambda_min(K_O) + lambda_min(K_V), lambda_min(K_O + K_V), lambda_min(K).
+    """
+    made = ladder(model, problem, params)[0]
+    return [made.features, made.separate, made.output_value, made.full]
+
+
+@rungs.register
+def _(
+    model: MultiHeadRegression, problem: Problem, params: Any, blocks: tuple[str, ...]
+) -> list[Enclosure]:
+    """o^2 sigma_min(B)^2 <= lambda_min(K_V) <= lambda_min(K), where W_V is trained."""
+    start: Any = start_at(model, problem, params, blocks)
+    o, sigma = start.o, start.sigma_0
+    first = Enclosure((o.lo * sigma.lo) ** 2 * (1 - 1e-15), (o.hi * sigma.hi) ** 2 * (1 + 1e-15))
+    value = lambda_min_enclosure(tangent_kernel(model, problem, params, ("W_V",))[0].numpy())
+    full = lambda_min_enclosure(tangent_kernel(model, problem, params, blocks)[0].numpy())
+    return [first, value, full]
+
+
+@dataclass
+class Follow:
+    """One replica's state; the residual is r_t, `linear` is l_t.
+
+    Attributes:
+        K_0: Tangent kernel at the start.
+        q: Contraction factor max |1 - eta lambda(K_0)|, from above.
+        residual: r_t.
+        product: K_t r_t.
+        linear: l_t.
+        first: |r_0|.
+        rounding: Rounding of one step of the recursion.
+        error: |e_t|.
+        bound: What |e_t| is at most.
+        noise: Rounding of both sides.
+        worst: Greatest |e_t| / (bound + noise) so far.
+        curved: Greatest |delta_t| / (its bound + noise) so far; at the start eta times the
+            difference of K_0 r_0 and J (J^T r_0) over 16 times the rounding.
+        change: |K_t - K_0|_F / |K_0|_F at the last record.
+        rung: Least lambda_min(K) / rung over the records, enclosed.
+    """
+
+    K_0: np.ndarray
+    q: float
+    residual: np.ndarray
+    product: np.ndarray
+    linear: np.ndarray
+    first: float
+    rounding: float
+    error: float = 0.0
+    bound: float = 0.0
+    noise: float = 0.0
+    worst: float = 0.0
+    curved: float = 0.0
+    change: float = 0.0
+    rung: Enclosure = Enclosure(np.inf, np.inf)
+
+    def advance(
+        self, eta: float, residual: np.ndarray, product: np.ndarray, allowed: float
+    ) -> None:
+        """From step t to t + 1.
+
+        Args:
+            eta: Step size.
+            residual: r_{t+1}.
+            product: K_{t+1} r_{t+1}.
+            allowed: Bound of |delta_t|.
+        """
+        norm = np.linalg.norm
+        drift = norm(self.product - self.K_0 @ self.residual)
+        delta = norm(residual - self.residual + eta * self.product)
+        if self.first > 0:
+            self.curved = float(np.maximum(self.curved, delta / (allowed + self.rounding)))
+        bound = float(self.q * self.bound + eta * drift + allowed)
+        self.bound = bound if bound == bound else np.inf
+        self.noise = self.q * self.noise + self.rounding
+        self.linear = self.linear - eta * (self.K_0 @ self.linear)
+        self.residual, self.product = residual, product
+        self.error = float(norm(residual - self.linear))
+        if self.first > 0:
+            share = np.float64(self.error) / (self.bound + self.noise)
+            self.worst = float(np.maximum(self.worst, share))  # nan stays
+
+
+class LazyWatch(Watch):
+    """Follows kernel, linearisation and ladder of R runs.
+
+    Args:
+        model: The model.
+        problem: Data, R replicas.
+        params: Start weights.
+        plan: Its step sizes and trained blocks.
+    """
+
+    def __init__(self, model: Any, problem: Problem, params: Any, plan: Plan) -> None:
+        self.model, self.problem, self.plan, self.start = model, problem, plan, params
+        self.K_0 = to_numpy(kernel_at(model, problem, params, plan.trained))
+        self.norms = _norms(params)
+        self.follows: dict[int, Follow] = {}
+        self.curvature: dict[int, Curvature] = {}
+        self.last: Any = None
+
+    def _data(self, r: int) -> Problem:
+        return self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
+
+    @staticmethod
+    def _alone(params: Any, r: int) -> Any:
+        return params[r].to("cpu", torch.float64)
+
+    @np.errstate(all="ignore")  # absurd scales give inf or nan, which no claim meets
+    def observe(self, replicas: list[int], params: Any, forward: Any) -> None:
+        """The recursion of the bound, one step on."""
+        residual = forward.residual.flatten(1)
+        blocks = self.plan.trained
+        times = kernel_times(self.model, self.problem, params, residual, blocks, forward)
+        r_t, k_t = to_numpy(residual), to_numpy(times)
+        for r in replicas:
+            if r not in self.follows:
+                self.follows[r] = self._begin(r, r_t[r], k_t[r])
+                continue
+            before, earlier = self.last
+            allowed = self.curvature[r].bound(
+                before[r], params[r], _slice(earlier, r), _slice(forward, r)
+            )
+            self.follows[r].advance(float(self.plan.eta[r]), r_t[r], k_t[r], allowed)
+        self.last = params, forward
+
+    def _begin(self, r: int, residual: np.ndarray, product: np.ndarray) -> Follow:
+        K, eta = self.K_0[r], float(self.plan.eta[r])
+        least, greatest = lambda_min_enclosure(K), lambda_max_enclosure(K)
+        step = Enclosure(eta, eta)
+        q = np.maximum(
+            minus(1, times(step, positive_part(least))).hi, minus(times(step, greatest), 1).hi
+        )
+        first = float(np.linalg.norm(residual))
+        start = self._alone(self.start, r)
+        self.curvature[r] = curvature_at(self.model, self._data(r), start, self.plan.trained)
+        rounding = self._rounding(r, start, first)
+        state = Follow(K, float(q), residual, product, residual.copy(), first, rounding)
+        apart = eta * float(np.linalg.norm(product - K @ residual))
+        if rounding > 0:  # a wrong block of K_0 shows here
+            state.curved = apart / (16 * rounding)
+        return state
+
+    def _rounding(self, r: int, here: Any, first: float) -> float:
+        """What float arithmetic may add to delta_t and to e_t in one step near these weights."""
+        # nu of both residuals, J times the error of the step eta J^T r, the error of eta K r
+        eta = np.array([float(self.plan.eta[r])])
+        at = probe(self.model, self._data(r), here, eta, self.plan.trained)
+        unit = torch.finfo(self.start.W_Q.dtype).eps * 2.0**52  # 1 in float64
+        nu, J = float(at.noise_scale[0]), float(at.jacobian_norm[0])
+        slope = float(eta[0]) * J * (J * nu + 2 * float(at.jacobian_error[0]) * first)
+        return unit * (2 * nu + 2 * slope + NOISE * first)
+
+    @np.errstate(all="ignore")
+    def record(self, r: int, params: Any) -> dict[str, float]:
+        """Kernel change, lambda_min(K_t), linearisation, relative movement of every block."""
+        here, before, data = self._alone(params, r), self._alone(self.start, r), self._data(r)
+        K = to_numpy(kernel_at(self.model, data, here, self.plan.trained))[0]
+        state = self.follows[r]
+        size = max(float(np.linalg.norm(state.K_0)), 1e-300)
+        state.change = float(np.linalg.norm(K - state.K_0)) / size
+        state.rounding = max(state.rounding, self._rounding(r, here, state.first))
+        *lower, full = rungs(self.model, data, here, self.plan.trained)
+        for rung in lower:
+            ratio = _ratio(full, rung)
+            state.rung = smaller(state.rung, ratio)
+        scale = max(state.first, 1e-300)
+        moved = {
+            f"relative_{name}": float(value[0] / self.norms[name][r])
+            for name, value in distances(here, before).items()
+            if self.norms[name][r] > 0
+        }
+        return {
+            "kernel_change": state.change,
+            "lambda_min_lo": full.lo,
+            "lambda_min_hi": full.hi,
+            "linear_error": state.error / scale,
+            "linear_bound": (state.bound + state.noise) / scale,
+            "linear_ratio": float(np.linalg.norm(state.linear)) / scale,
+            **moved,
+        }
+
+    def result(self, r: int) -> dict[str, float]:
+        """Numbers behind the statements `linearised` and `ladder`."""
+        state = self.follows[r]
+        return {
+            "q": state.q,
+            "linear_worst": state.worst,
+            "curved_worst": state.curved,
+            "linear_bound": state.bound + state.noise,
+            "linear_last": float(np.linalg.norm(state.linear)),
+            "first": state.first,
+            "rung_lo": state.rung.lo,
+            "rung_hi": state.rung.hi,
+        }
+
+
+def _ratio(top: Enclosure, bottom: Enclosure) -> Enclosure:
+    """top / bottom of non-negative numbers; a bottom that may be zero leaves the top open."""
+    if any(map(np.isnan, (*top, *bottom))):
+        return Enclosure(np.nan, np.nan)
+    hi = top.hi / bottom.lo if bottom.lo > 0 else np.inf
+    return Enclosure(max(top.lo, 0.0) / bottom.hi if bottom.hi > 0 else 1.0, max(hi, 0.0))
+
+
+def _slice(forward: Any, r: int) -> Any:
+    """Replica r of a forward pass, the replica axis stays."""
+    return replace(
+        forward, **{f.name: getattr(forward, f.name)[r : r + 1] for f in fields(forward)}
+    )
+
+
+def _norms(params: Any) -> dict[str, np.ndarray]:
+    """|W|_F per block and together, by the names that `distances` uses."""
+    zero = replace(
+        params, **{f.name: torch.zeros_like(getattr(params, f.name)) for f in fields(params)}
+    )
+    return distances(params, zero)
