@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdconv.checks.run import Check as Check
+    from gdconv.checks.result import Check as Check
+    from gdconv.checks.result import load as load
     from gdconv.checks.run import check as check
-    from gdconv.checks.store import load as load
     from gdconv.data.problem import Problem as Problem
     from gdconv.models.multihead.model import MultiHeadRegression as MultiHeadRegression
     from gdconv.models.multihead.model import Parameters as Parameters
@@ -32,7 +32,7 @@ _HOMES = {
     "Parameters": "gdconv.models.multihead.model",
     "Problem": "gdconv.data.problem",
     "check": "gdconv.checks.run",
-    "load": "gdconv.checks.store",
+    "load": "gdconv.checks.result",
     "theorems": "gdconv.theory.catalogue",
 }
 

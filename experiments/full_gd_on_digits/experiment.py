@@ -13,7 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from gdconv.checks.run import Check, check
+from gdconv.checks.result import Check
+from gdconv.checks.run import check
 from gdconv.checks.store import require_writable
 from gdconv.report.plots import save_figure, side_by_side
 from gdconv.report.summary import summary

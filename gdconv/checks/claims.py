@@ -7,128 +7,29 @@ it.
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from gdconv.checks.judge import hypothesis_row, judge_claims, trusted
+from gdconv.checks.judge import hypothesis_row
 from gdconv.support.config import PRESENTATION, Config
 from gdconv.support.environment import environment
 from gdconv.support.errors import InputError
 from gdconv.support.trust import weakest
-from gdconv.theory.prediction import Hypothesis, Prediction
-from gdconv.theory.theorem import Statement, Theorem
+from gdconv.theory.claims import ClaimTheorem, Finding
+from gdconv.theory.theorem import Statement
 
 if TYPE_CHECKING:
-    from gdconv.checks.run import Check
+    from gdconv.checks.result import Check
 
 ALWAYS_READ = ("theorem", "statement", "seed", "seeds", *PRESENTATION)
 """Options that every theorem of this kind reads."""
 
 MOST_CASES = 10**6
 """Rows of every case stay in memory, and a million cases take a day."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """A curve that a statement measured; kept in the trace and drawn, both axes logarithmic.
-
-    Attributes:
-        name: What it is.
-        x: Abscissae.
-        y: Ordinates; what is not positive is not drawn.
-        x_name: Name of the abscissa.
-        y_name: Name of the ordinate.
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    x_name: str = "x"
-    y_name: str = "y"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one statement found in one case.
-
-    Attributes:
-        claims: The conclusions, three-valued.
-        hypotheses: What they assume.
-        note: One sentence for the table.
-        vacuous: Why the claims test nothing here; empty when they do.
-        series: Curves behind the claims.
-    """
-
-    claims: tuple[Hypothesis, ...]
-    hypotheses: tuple[Hypothesis, ...] = ()
-    note: str = ""
-    vacuous: str = ""
-    series: tuple[Series, ...] = ()
-
-    def verdict(self) -> tuple[str, str]:
-        """One of the five verdicts and a note.
-
-        Returns:
-            outside or undecided by the hypotheses, else what the claims say.
-
-        Example:
-            >>> Finding((Hypothesis("two is at least one", 2, ">=", 1),)).verdict()
-            ('confirmed', '')
-        """
-        return self.judged()[:2]
-
-    def judged(self) -> tuple[str, str, str]:
-        """Verdict, note and what they rest on.
-
-        Returns:
-            outside or undecided by the hypotheses, else what the claims say; and the level.
-
-        Example:
-            >>> Finding((Hypothesis("two is at least one", 2, ">=", 1),)).judged()
-            ('confirmed', '', 'float64')
-        """
-        held = [h.holds for h in self.hypotheses]
-        if False in held:
-            verdict, note = "outside", "a hypothesis is not met"
-        elif None in held:
-            verdict, note = "undecided", "a hypothesis is within its error bar"
-        else:
-            claimed = Prediction((), 0.0, claims=self.claims, vacuous=self.vacuous)
-            verdict, note = judge_claims(claimed)
-        return trusted(verdict, note, (*self.hypotheses, *self.claims))
-
-
-class ClaimTheorem(Theorem):
-    """A theorem whose statements take a case and return a `Finding`.
-
-    Attributes:
-        reads: Options that its cases depend on, with their defaults.
-    """
-
-    models: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[dict[str, Any]] = {}
-
-    @abstractmethod
-    def case(self, config: Config, seed: int) -> Any:
-        """Everything the statements look at, drawn from one seed."""
-
-    def find(self, s: Statement, case: Any) -> Finding:
-        """Evaluate one statement on one case.
-
-        Args:
-            s: The statement.
-            case: From `case`.
-
-        Returns:
-            What it found.
-        """
-        found: Any = s.predict(self, case)
-        return found
 
 
 @dataclass
@@ -194,7 +95,7 @@ def execute_claims(
     Raises:
         Interrupted: The user pressed control-C; finished cases come with it.
     """
-    from gdconv.checks.run import Interrupted
+    from gdconv.checks.result import Interrupted
     from gdconv.support.threads import one_thread
 
     cases: list[_Case] = []
@@ -262,7 +163,7 @@ def _verdict_row(run: int, name: str, finding: Finding) -> dict[str, Any]:
 
 
 def _check(setting: ClaimSetting, cases: list[_Case]) -> Check:
-    from gdconv.checks.run import Check
+    from gdconv.checks.result import Check
 
     columns = ["run", "statement", "series", "x_name", "y_name", "x", "y"]
     verdicts = pd.DataFrame([row for case in cases for row in case.verdicts])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from gdconv.compiled.ledger import UNTESTED
 from gdconv.descent.loop import Outcome
-from gdconv.support.trust import weakest
+from gdconv.theory.claims import judge_claims, trusted
 from gdconv.theory.prediction import Hypothesis, Prediction, middle
 
 
@@ -74,67 +73,6 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
     verdict, note, rests_on = trusted(verdict, note, rows, level)
     row = {"level": rests_on} | _row(test, prediction, outcome, name, note)
     return Judgement(verdict, rows, row)
-
-
-def trusted(
-    verdict: str, note: str, rows: Sequence[Hypothesis], level: str = "float64"
-) -> tuple[str, str, str]:
-    """What may be said of a verdict, given what its hypotheses and claims rest on.
-
-    float32 and estimates neither confirm nor refute; a statistical interval does, and says so.
-
-    Args:
-        verdict: By the comparisons alone.
-        note: Its note.
-        rows: The hypotheses and claims behind it.
-        level: Arithmetic they were made in.
-
-    Returns:
-        Verdict, note and level.
-
-    Example:
-        >>> from gdconv.support.trust import Estimate, Interval
-        >>> guess, drawn = Estimate(2.0, 0.1, "a guess"), Interval(2.0, 3.0, 0.95, 5)
-        >>> trusted("confirmed", "", [Hypothesis("x >= 1", guess, ">=", 1.0)])
-        ('undecided', 'it would read confirmed; estimated: a guess', 'estimated')
-        >>> trusted("confirmed", "", [Hypothesis("x >= 1", drawn, ">=", 1.0)])
-        ('confirmed', 'statistical: 95 % Student interval, n = 5', 'statistical')
-    """
-    levels = [level, *(h.level for h in rows)]
-    strong, reads = verdict in ("confirmed", "refuted"), f"it would read {verdict}"
-    if strong and "estimated" in levels:
-        verdict, note = "undecided", reads
-    elif strong and level == "float32":
-        verdict, note = "undecided", f"{level} is for study, {reads}: run it in float64"
-    said = [note]
-    for kind in ("statistical", "estimated"):
-        # each way is named once: fifty exponents rest on the same interval
-        ways = dict.fromkeys(way for h in rows if h.level == kind for way in h.weak)
-        said += [f"{kind}: {', '.join(ways)}"] if ways else []
-    return verdict, "; ".join(part for part in said if part), weakest(levels)
-
-
-def judge_claims(prediction: Prediction) -> tuple[str, str]:
-    """Verdict on claims whose hypotheses hold.
-
-    Args:
-        prediction: Its claims.
-
-    Returns:
-        refuted, undecided, vacuous or confirmed, and a note.
-
-    Example:
-        >>> judge_claims(Prediction((), 0.0, claims=(Hypothesis("one is two", 1, ">=", 2),)))
-        ('refuted', 'violated: one is two')
-    """
-    held = [c.holds for c in prediction.claims]
-    wrong = [c.name for c in prediction.claims if c.holds is False]
-    if wrong:
-        return "refuted", f"violated: {', '.join(wrong)}"
-    if None in held:
-        return "undecided", "a claim is within its error bar"
-    idle = prediction.vacuous or ("" if held else "nothing is claimed")
-    return ("vacuous", idle) if idle else ("confirmed", "")
 
 
 def hypothesis_row(run: int, statement: str, h: Hypothesis) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gdconv.data.sources import read_arrays, require_rows
+from gdconv.models.encoder import witnesses as encoder_witnesses
 from gdconv.models.multihead import witnesses
-from gdconv.models.multihead.witnesses import Named
+from gdconv.models.named import Named
 from gdconv.support.errors import InputError
 
 NAMED: dict[str, Callable[[str, int], Named]] = {
@@ -23,7 +24,7 @@ NAMED: dict[str, Callable[[str, int], Named]] = {
     "printed-stationarity": witnesses.printed_stationarity,
     "softmax-trap": witnesses.softmax_trap,
     "gaussian-trap": witnesses.gaussian_trap,
-    "kink": witnesses.kink,
+    "kink": encoder_witnesses.kink,
 }
 
 

@@ -27,9 +27,9 @@ def replay(saved: Any, progress: Any = None) -> Any:
         >>> replay(saved).verdict
         'refuted'
     """
-    from gdconv.checks.claims import ClaimTheorem
     from gdconv.checks.prepare import architecture_of, assemble
     from gdconv.checks.run import begin, execute
+    from gdconv.theory.claims import ClaimTheorem
     from gdconv.theory.theorem import theorem_named
 
     config = Config.of(saved.theorem, saved.config).validate()

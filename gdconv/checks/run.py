@@ -5,17 +5,15 @@ config -> problem -> parameters -> hypotheses, step, rate -> gradient descent ->
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from gdconv.checks.claims import ClaimSetting, ClaimTheorem, execute_claims, prepare_claims
+from gdconv.checks.claims import ClaimSetting, execute_claims, prepare_claims
 from gdconv.checks.judge import hypothesis_row, judge
 from gdconv.checks.prepare import Setting, plan_of, prepare, step_sizes
+from gdconv.checks.result import Check, Interrupted, Progress
 from gdconv.compiled.descent import ROSE
 from gdconv.data.problem import Problem
 from gdconv.descent.loop import STOPPED, Outcome, descend
@@ -27,11 +25,11 @@ from gdconv.support.files import require_working_directory
 from gdconv.support.interruption import deferred
 from gdconv.support.threads import one_thread
 from gdconv.support.trust import weakest
+from gdconv.theory.claims import ClaimTheorem
 from gdconv.theory.theorem import theorem_named
-from gdconv.theory.verdict import worst
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 MOST_HALVINGS = 40
 """A local step that still rises after this many halvings is given up."""
@@ -42,112 +40,6 @@ UNREAD = {
     "quiet": "give no progress: nothing is printed here",
 }
 """Options that the command line alone reads, and what does the same in Python."""
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Check:
-    """Outcome of one check; tables, plots and files are made from it.
-
-    Attributes:
-        theorem: Theorem id.
-        title: Its title.
-        source: Its paper.
-        statement: The statement that `verdict` speaks of.
-        level: What the verdict rests on, one of `gdconv.support.trust.LEVELS`.
-        config: Every option, resolved.
-        environment: Versions and machine.
-        verdicts: One row per run and statement.
-        hypotheses: One row per run, statement and hypothesis.
-        trace: Recorded steps of every run.
-        runs: One row per run.
-        messages: Notes to read with the verdict.
-        starts: Data and weights at the start and the end, arrays with a replica axis.
-    """
-
-    theorem: str
-    title: str
-    source: str
-    statement: str
-    level: str
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    verdicts: pd.DataFrame
-    hypotheses: pd.DataFrame
-    trace: pd.DataFrame
-    runs: pd.DataFrame
-    messages: list[str] = field(default_factory=list)
-    starts: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> str:
-        """Worst verdict of the judged statement over all runs."""
-        return self.verdict_of(self.statement)
-
-    def verdict_of(self, statement: str) -> str:
-        """Worst verdict of any statement over all runs.
-
-        Args:
-            statement: Its name.
-
-        Returns:
-            One of the five verdicts.
-
-        Raises:
-            InputError: The check has no such statement.
-        """
-        rows = self.verdicts[self.verdicts["statement"] == statement]
-        if rows.empty:
-            raise InputError(
-                "statement",
-                statement,
-                f"choose one of {', '.join(self.verdicts['statement'].unique())}",
-            )
-        return worst(list(rows["verdict"]))
-
-    def table(self, format: str = "text") -> str:
-        """The bound-vs-empirical table as text, csv, markdown or latex."""
-        from gdconv.report.tables import render
-
-        return render(self, format)
-
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """The figure: loss ratio with bounds, sigma_min below it; written when a path is given.
-
-        Args:
-            path: Where to; its suffix says as what, without one it is written as PDF and as PNG.
-
-        Returns:
-            The figure.
-
-        Raises:
-            InputError: No figure can be written there, or not as that.
-        """
-        from gdconv.report.plots import figure, figure_files, save_figure
-
-        if path is not None:
-            figure_files(path)  # refused before it is drawn
-        drawn = figure(self)
-        if path is not None:
-            try:
-                save_figure(drawn, path)
-            except OSError as error:
-                remedy = f"choose a place that can be written ({error.strerror or error})"
-                raise InputError("path", path, remedy) from error
-        return drawn
-
-    def save(self, directory: str | Path) -> Path:
-        """Save as a folder named by the digest of the config inside `directory`."""
-        from gdconv.checks.store import save
-
-        return save(self, directory)
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        from gdconv.report.jsonable import to_json
-
-        return to_json(self)
 
 
 def check(theorem: str, progress: Progress | None = None, **options: Any) -> Check:
@@ -175,20 +67,6 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
     if options.get("step") is not None:
         options["step"] = str(options["step"])
     return execute(begin(Config.of(theorem, options)), progress)
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user interrupted a check; what was finished is not lost.
-
-    Attributes:
-        check: The check of the seeds that were finished, None if there are none.
-        missing: How many seeds were not.
-    """
-
-    def __init__(self, check: Check | None, missing: int) -> None:
-        self.check, self.missing = check, missing
-        done = 0 if check is None else len(check.runs)
-        super().__init__(f"interrupted; {done} of {done + missing} runs were finished")
 
 
 def begin(config: Config) -> Setting | ClaimSetting:

@@ -12,9 +12,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -49,6 +49,8 @@ REPORTS = ("figure.pdf", "figure.png", *(f"table.{kind}" for kind in ("txt", "md
 KNOWN = {*REPORTS, *(f"{name}.csv" for name in TABLES)}
 KNOWN |= {"trace.parquet", "iterates.npz", "manifest.json"}
 AGAIN = "run the check again with --out"
+
+Made = TypeVar("Made")
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -187,12 +189,12 @@ def find_runs(directory: str | Path) -> list[Path]:
     return runs
 
 
-def load(directory: str | Path, make: Any = None) -> Any:
+def load(directory: str | Path, make: Callable[..., Made]) -> Made:
     """Restore a saved check; every number is the one that was saved.
 
     Args:
         directory: The run's folder.
-        make: Class to build, a dataclass; None for `gdconv.checks.run.Check`.
+        make: Class to build, a dataclass with fields of a check.
 
     Returns:
         The check.
@@ -201,7 +203,7 @@ def load(directory: str | Path, make: Any = None) -> Any:
         InputError: No saved run, damaged or changed files, or a newer schema.
 
     Example:
-        >>> load("/nonexistent")
+        >>> load("/nonexistent", dict)
         Traceback (most recent call last):
             ...
         gdconv.support.errors.InputError: folder = /nonexistent: give a folder that gdconv check
@@ -215,12 +217,8 @@ def load(directory: str | Path, make: Any = None) -> Any:
             raise InputError("folder", directory, f"{file.name} is missing; {AGAIN}")
         if _sha256(file) != digest:
             raise InputError("folder", directory, f"{file.name} was changed after saving; {AGAIN}")
-    if make is None:
-        from gdconv.checks.run import Check
-
-        make = Check
     parts = _read_parts(place, manifest)
-    known = {f.name for f in dataclasses.fields(make)}
+    known = {f.name for f in dataclasses.fields(cast(Any, make))}
     return make(**{name: value for name, value in parts.items() if name in known})
 
 

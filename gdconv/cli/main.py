@@ -219,8 +219,9 @@ def _run(
     theorem: str, given: dict[str, Any], out: str | None, progress: Any, places: list[Path]
 ) -> tuple[Any, Any]:
     """The check and its folder; one that is saved complete is read; `places` is told of folders."""
-    from gdconv.checks.run import Interrupted, begin, execute
-    from gdconv.checks.store import is_run, load, place_of
+    from gdconv.checks.result import Interrupted, load
+    from gdconv.checks.run import begin, execute
+    from gdconv.checks.store import is_run, place_of
     from gdconv.support.config import Config
 
     setting = begin(Config(theorem, **given))
@@ -281,7 +282,8 @@ def _report(check: Any, folder: Path | None, as_json: bool, notes: bool) -> int:
 
 def _table(options: Any) -> int:
     _import("gdconv.checks.run", "gdconv.checks.store")
-    from gdconv.checks.store import find_runs, load
+    from gdconv.checks.result import load
+    from gdconv.checks.store import find_runs
     from gdconv.report.tables import hypotheses_table, render, verdict_table
 
     folders = [run for folder in options.folders for run in find_runs(folder)]
@@ -317,7 +319,7 @@ def _table(options: Any) -> int:
 def _replay(options: Any) -> int:
     _import("gdconv.checks.run", "gdconv.checks.store")
     from gdconv.checks.replay import differences, replay
-    from gdconv.checks.store import load
+    from gdconv.checks.result import load
 
     saved = load(options.folder)
     with contextlib.redirect_stdout(sys.stderr), _progress(options.quiet) as progress:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from gdconv.data.draws import stream, whole
 from gdconv.data.images import image_problem
 from gdconv.data.problem import Problem
-from gdconv.data.sources import _rng, _whole
 from gdconv.support.errors import InputError
 
 IMAGES, LABELS = 0x00000803, 0x00000801
@@ -210,9 +210,9 @@ def load_folder(folder: str | Path, samples: int = 8, tokens: int = 4, seed: int
         InputError: As `read_folder`, more samples than images, or no such number of patches.
     """
     images, labels = read_folder(folder)
-    N = _whole("samples", samples)
+    N = whole("samples", samples)
     if len(images) < N:
         raise InputError("samples", samples, f"give at most {len(images)}, the images there are")
-    chosen = _rng("digits", seed).choice(len(images), size=N, replace=False)
+    chosen = stream("digits", seed).choice(len(images), size=N, replace=False)
     name = Path(folder).resolve().name
     return image_problem(images, labels, chosen, tokens, name)

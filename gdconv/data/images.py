@@ -7,8 +7,8 @@ from math import isqrt, sqrt
 import numpy as np
 from jaxtyping import Float, Real
 
+from gdconv.data.draws import TOKEN_NORM_SQUARED, digit_images, stream, whole
 from gdconv.data.problem import Problem
-from gdconv.data.sources import TOKEN_NORM_SQUARED, _digit_images, _rng, _whole
 from gdconv.support.errors import InputError
 
 
@@ -30,7 +30,7 @@ def patches(images: Float[np.ndarray, "N h w"], tokens: int) -> Float[np.ndarray
         [2.0, 3.0, 6.0, 7.0]
     """
     N, h, w = images.shape
-    root = isqrt(_whole("tokens", tokens))
+    root = isqrt(whole("tokens", tokens))
     if root * root != tokens or h % root or w % root:
         sizes = [k * k for k in range(1, min(h, w) + 1) if h % k == 0 and w % k == 0]
         raise InputError("tokens", tokens, f"give one of {sizes} for images of {h} x {w} pixels")
@@ -92,9 +92,9 @@ def digit_patches(samples: int, tokens: int = 4, seed: int = 0) -> Problem:
         >>> tuple(problem.X.shape), round(float(problem.X.square().sum(-1).mean()), 12)
         ((1, 5, 4, 16), 4.0)
     """
-    images, labels = _digit_images()
-    N = _whole("samples", samples)
+    images, labels = digit_images()
+    N = whole("samples", samples)
     if len(images) < N:
         raise InputError("samples", samples, f"give at most {len(images)}, the images there are")
-    chosen = _rng("digits", seed).choice(len(images), size=N, replace=False)
+    chosen = stream("digits", seed).choice(len(images), size=N, replace=False)
     return image_problem(images, labels, chosen, tokens, "digits")

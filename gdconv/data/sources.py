@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import lru_cache
-from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from gdconv.data.draws import TOKEN_NORM_SQUARED, digit_images, stream, whole
 from gdconv.data.problem import Problem
 from gdconv.support.errors import InputError, quoted
 from gdconv.support.npz import LARGEST_BYTES, read_arrays
-
-TOKEN_NORM_SQUARED = 4.0
-"""Mean squared token norm of a digits problem."""
-
-STREAMS = {"gaussian": 1, "digits": 2, "orthonormal": 3}
-"""Separate random streams, so that a seed used elsewhere does not repeat the data's numbers."""
 
 CHOICES = "give gaussian, orthonormal, digits, an .npz file or a folder with MNIST's IDX files"
 
@@ -107,9 +99,9 @@ def gaussian(samples: int, tokens: int, embedding: int, outputs: int = 1, seed: 
         (3, 2, 4, 1)
     """
     sizes = {"samples": samples, "tokens": tokens, "embedding": embedding, "outputs": outputs}
-    N, n, D, D_y = (_whole(field, value) for field, value in sizes.items())
+    N, n, D, D_y = (whole(field, value) for field, value in sizes.items())
     _require_room(8 * N * n * (D + D_y), sizes)
-    rng = _rng("gaussian", seed)
+    rng = stream("gaussian", seed)
     return Problem.from_arrays(
         rng.standard_normal((N, n, D)), rng.standard_normal((N, n, D_y)), name="gaussian"
     )
@@ -140,15 +132,15 @@ def orthonormal(
         >>> bool(((rows @ rows.T).diagonal() - 1).abs().max() < 1e-12)
         True
     """
-    N, n = _whole("samples", samples), _whole("tokens", tokens)
-    D = N * n if embedding is None else _whole("embedding", embedding)
+    N, n = whole("samples", samples), whole("tokens", tokens)
+    D = N * n if embedding is None else whole("embedding", embedding)
     if N * n > D:
         raise InputError("embedding", D, f"give at least N n = {N * n} for orthonormal tokens")
-    D_y = _whole("outputs", outputs)
+    D_y = whole("outputs", outputs)
     given = {} if embedding is None else {"embedding": D}  # N n is nobody's choice
     sizes = {"samples": N, "tokens": n, "outputs": D_y} | given
     _require_room(8 * N * n * max(D, D_y), sizes)
-    rng = _rng("orthonormal", seed)
+    rng = stream("orthonormal", seed)
     rows = np.linalg.qr(rng.standard_normal((D, N * n)))[0].T
     y = rng.standard_normal((N, n, D_y))
     return Problem.from_arrays(rows.reshape(N, n, D), y, name="orthonormal")
@@ -186,8 +178,8 @@ def digits(samples: int, tokens: int, target: str = "digit", seed: int = 0) -> P
         >>> round(float(problem.X.square().sum(-1).mean()), 12)
         4.0
     """
-    N = _whole("samples", samples)
-    if _whole("tokens", tokens) not in (1, 2, 4, 8):
+    N = whole("samples", samples)
+    if whole("tokens", tokens) not in (1, 2, 4, 8):
         raise InputError("tokens", tokens, "give 1, 2, 4 or 8 strips of the 8 pixel rows")
     if target not in ("digit", "ink"):
         raise InputError("target", target, "give digit or ink")
@@ -195,12 +187,12 @@ def digits(samples: int, tokens: int, target: str = "digit", seed: int = 0) -> P
         raise InputError(
             "tokens", tokens, "give 2, 4 or 8 for ink, which is that of the next strip"
         )
-    images, labels = _digit_images()
+    images, labels = digit_images()
     strips = images.reshape(len(images), tokens, -1)
     usable = np.flatnonzero(_distinct_and_varied(strips))
     if len(usable) < N:
         raise InputError("samples", samples, f"give at most {len(usable)}, the images there are")
-    chosen = _rng("digits", seed).choice(usable, size=N, replace=False)
+    chosen = stream("digits", seed).choice(usable, size=N, replace=False)
     X = (strips - strips.mean(axis=0))[chosen]
     X *= np.sqrt(TOKEN_NORM_SQUARED / np.square(X).sum(axis=-1).mean())
     if target == "digit":
@@ -278,26 +270,6 @@ def _require_room(size: int, sizes: dict[str, int]) -> None:
         raise InputError(field, value, "make the problem smaller: it exceeds 4 GiB")
 
 
-def _whole(field: str, value: Any, least: int = 1) -> int:
-    """`value` as an int, or an InputError."""
-    if type(value) is bool or not isinstance(value, Integral) or value < least:
-        raise InputError(field, value, f"give a whole number of at least {least}")
-    return int(value)
-
-
-def _rng(stream: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng([STREAMS[stream], _whole("seed", seed, least=0)])
-
-
-@lru_cache(maxsize=1)
-def _digit_images() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels in [0, 1], shape (1797, 8, 8), and the digits 0..9."""
-    from sklearn.datasets import load_digits  # only when asked for: it takes a second to import
-
-    bunch: Any = load_digits()
-    return bunch.images / 16.0, bunch.target
-
-
 def _distinct_and_varied(strips: np.ndarray) -> np.ndarray:
     """Per image (M, n, D): no strip is constant and no two are equal."""
     varied = (strips.max(axis=-1) > strips.min(axis=-1)).all(axis=-1)
@@ -321,7 +293,7 @@ def _first_samples(
     axis = X.ndim - 3
     if samples is None or axis not in (0, 1):
         return X, y, []
-    N, has = _whole("samples", samples), X.shape[axis]
+    N, has = whole("samples", samples), X.shape[axis]
     if has < N:
         raise InputError("samples", samples, f"give at most {has}, what {quoted(name)} has")
     if has == N or y.ndim <= axis or y.shape[axis] != has:

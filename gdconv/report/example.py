@@ -16,7 +16,7 @@ ORDER = ("refuted", "undecided", "outside", "vacuous", "confirmed")
 
 @dataclass
 class ExampleCheck:
-    """The fields of `gdconv.checks.run.Check` that reports read.
+    """The fields of `gdconv.checks.result.Check` that reports read.
 
     Example:
         >>> example_check().verdict

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gdconv.checks.run import Check
+    from gdconv.checks.result import Check
 
 _CHECKS = pytest.StashKey[dict[tuple[str, str], Any]]()
 

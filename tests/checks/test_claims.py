@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 import gdconv
-from gdconv.checks.claims import ClaimTheorem, Finding, Series, _verdict_row
+from gdconv.checks.claims import _verdict_row
 from gdconv.checks.replay import differences, replay
-from gdconv.checks.run import Interrupted, begin, execute
+from gdconv.checks.result import Interrupted
+from gdconv.checks.run import begin, execute
 from gdconv.report.summary import summary
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
+from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from samples import draw, model
 
-from gdconv.checks.judge import hypothesis_row, judge, judge_claims
+from gdconv.checks.judge import hypothesis_row, judge
 from gdconv.compiled.descent import DONE
 from gdconv.compiled.ledger import FIXED, UNTESTED, new_ledger, new_tests, observe
 from gdconv.descent.loop import Outcome
 from gdconv.models.multihead.point import Start
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.trust import Estimate, Interval
+from gdconv.theory.claims import judge_claims
 from gdconv.theory.theorem import Hypothesis, Prediction
 from gdconv.theory.verdict import EXIT_CODES, ORDER, worst
 

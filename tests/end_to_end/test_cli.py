@@ -15,6 +15,7 @@ import pytest
 from commands import FAST, run
 
 from gdconv.checks import store
+from gdconv.checks.result import load
 from gdconv.cli import main as cli
 from gdconv.cli.parser import config_options, field_texts
 from gdconv.report.example import example_check
@@ -263,9 +264,9 @@ def test_replay_gives_the_same_violation(saved, capsys):
 
 
 def test_replay_notices_a_difference(saved, capsys, monkeypatch):
-    loaded = store.load(saved)
+    loaded = load(saved)
     loaded.verdicts.loc[0, "first_violation"] += 1
-    monkeypatch.setattr("gdconv.checks.store.load", lambda _: loaded)
+    monkeypatch.setattr("gdconv.checks.result.load", lambda _: loaded)
     assert cli.main(["replay", str(saved)]) == 3
     assert "stacked: first_violation was" in capsys.readouterr().err
 

@@ -16,6 +16,7 @@ from commands import FAST, run
 from fuzz import forked
 
 from gdconv.checks import store
+from gdconv.checks.result import load
 from gdconv.cli import main as cli
 from gdconv.support.errors import DivergenceError
 
@@ -127,7 +128,7 @@ def test_divergence_keeps_the_finished_seeds(tmp_path, monkeypatch, capsys):
     assert "1 of 3 runs were finished; they are saved in" in shown
     assert len(shown.splitlines()) == 1
     (folder,) = store.find_runs(tmp_path)
-    assert list(store.load(folder).runs["seed"]) == [0]
+    assert list(load(folder).runs["seed"]) == [0]
 
 
 def test_an_interrupt_while_judging_or_saving_loses_nothing(tmp_path, monkeypatch, capsys):
@@ -239,6 +240,6 @@ def test_an_interrupt_before_saving_still_says_that_nothing_was(tmp_path, monkey
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gdconv.checks.run.Check.save", stop)
+    monkeypatch.setattr("gdconv.checks.result.Check.save", stop)
     assert cli.main([*FAST, "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"

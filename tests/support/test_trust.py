@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import gdconv
-from gdconv.checks.claims import ClaimTheorem, Finding
-from gdconv.checks.judge import hypothesis_row, trusted
+from gdconv.checks.judge import hypothesis_row
 from gdconv.report.jsonable import to_json
 from gdconv.report.summary import summary
 from gdconv.rigor.rounding import Enclosure, at_least
@@ -20,6 +19,7 @@ from gdconv.rigor.spectrum import enclose_sigma_min
 from gdconv.support.config import Config
 from gdconv.support.statistics import growth, student
 from gdconv.support.trust import LEVELS, Estimate, Interval, weakest
+from gdconv.theory.claims import ClaimTheorem, Finding, trusted
 from gdconv.theory.prediction import Hypothesis, Prediction, ends, middle
 from gdconv.theory.theorem import statement
 

@@ -16,7 +16,6 @@ import pytest
 
 import theorems.attention_hessian.theorem as hessian
 import theorems.convex_attention.theorem as convex
-from gdconv.checks.claims import ClaimTheorem, Finding
 from gdconv.checks.judge import judge
 from gdconv.checks.prepare import Setting, prepare
 from gdconv.compiled.descent import DONE
@@ -25,6 +24,7 @@ from gdconv.descent.loop import Outcome
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.trust import Estimate, Interval
+from gdconv.theory.claims import ClaimTheorem, Finding
 from gdconv.theory.prediction import Hypothesis, Prediction
 from gdconv.theory.theorem import registry
 from theorems.attention_hessian import evidence as hessian_evidence

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gdconv
-from gdconv.checks.claims import ClaimTheorem
+from gdconv.theory.claims import ClaimTheorem
 from gdconv.theory.theorem import Theorem, registry, theorem_named
 from gdconv.theory.verdict import ORDER
 

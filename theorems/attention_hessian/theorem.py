@@ -17,7 +17,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gdconv.checks.claims import ClaimTheorem, Finding, Series
 from gdconv.hessian import blocks
 from gdconv.hessian.autograd import layer_split
 from gdconv.hessian.layer import PARTS
@@ -26,6 +25,7 @@ from gdconv.rigor.bars import largest
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.npz import LARGEST_BYTES
+from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
 from theorems.attention_hessian.evidence import (

@@ -11,7 +11,6 @@ import torch
 from flint import arb, arb_mat
 from torch import Tensor
 
-from gdconv.checks.claims import Finding, Series
 from gdconv.convex.dual import beta_max, certified_inactive, dual_radius
 from gdconv.convex.exact import exact_gap
 from gdconv.convex.group_lasso import Index, Program, token_program
@@ -22,6 +21,7 @@ from gdconv.convex.training import descend, train_heads
 from gdconv.rigor.balls import square_sum, to_enclosure, working_precision
 from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.rounding import Array, Enclosure
+from gdconv.theory.claims import Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from theorems.convex_attention.witnesses import BITS
 

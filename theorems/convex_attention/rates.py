@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gdconv.checks.claims import Finding, Series
 from gdconv.convex.dual import objective_enclosure
 from gdconv.convex.group_lasso import Program, token_program
 from gdconv.convex.solvers.first_order import Trace, accelerated_gradient, proximal_gradient
 from gdconv.rigor.rounding import Array, Enclosure
+from gdconv.theory.claims import Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from theorems.convex_attention.evidence import NOTHING, Case, nothing_to_do
 from theorems.convex_attention.witnesses import exactly, worst

@@ -21,7 +21,6 @@ from math import inf
 import numpy as np
 from flint import arb
 
-from gdconv.checks.claims import ClaimTheorem, Finding, Series
 from gdconv.convex.dual import beta_max, certified_inactive, certify, objective_enclosure
 from gdconv.convex.exact import exact_gap
 from gdconv.convex.gated import gate_patterns, gated_program
@@ -42,6 +41,7 @@ from gdconv.rigor.balls import to_enclosure
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
+from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
 from theorems.convex_attention.evidence import (
