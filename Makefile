@@ -1,6 +1,6 @@
 # make check   install into .venv and run the main job on real data
 # make test    the tests and every docstring example
-# make lint    ruff and mypy
+# make lint    ruff, mypy and the contract of the layers
 # make planted        plant every fault of the tables in tests/planted; SLICE=10 plants ten of them
 # make mutants        mutation run over the rigorous code, resumable; writes results/mutants.json
 # make test-portable  the tests as other processors would run them, resumable
@@ -42,6 +42,7 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 planted: $(VENV)/.installed-test
 	$(BIN)/python tests/planted/plant.py --slice $(SLICE) --jobs $(WORKERS)
