@@ -37,7 +37,7 @@ from experiments.convex_attention.numbers import (
 from experiments.convex_attention.plan import PRESETS, Done, Preset, run_units
 from experiments.convex_attention.report import report
 from experiments.harness.command import carried_out
-from experiments.query_kernels.experiment import compact
+from experiments.harness.style import compact
 from gdconv.checks.store import require_writable
 from gdconv.report.plots import save_figure
 from gdconv.support.environment import environment

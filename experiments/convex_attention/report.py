@@ -18,7 +18,7 @@ from experiments.convex_attention.numbers import (
     speed,
 )
 from experiments.convex_attention.plan import CONTROL, OTHER_DECAY, Done, Preset
-from experiments.query_kernels.report import number, rows_of
+from experiments.harness.markdown import number, rows_of
 
 STEPS = {("convex", PLAIN): "proximal", ("convex", FAST): "accelerated proximal"}
 

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gdconv.support.errors import GdconvError
+import torch
+
+from gdconv.support.errors import GdconvError, InputError
 
 
 def carried_out(work: Callable[[], object], report: Path, made: str) -> int:
@@ -37,3 +39,26 @@ def carried_out(work: Callable[[], object], report: Path, made: str) -> int:
     print(report.read_text("utf-8"))
     print(made)
     return 0
+
+
+def chosen_device(name: str) -> str:
+    """The device to train on.
+
+    Args:
+        name: "auto", "cpu" or "cuda".
+
+    Returns:
+        "cpu" or "cuda".
+
+    Raises:
+        InputError: cuda was asked for and is not there.
+
+    Example:
+        >>> chosen_device("cpu")
+        'cpu'
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device", name, "give cpu: torch finds no GPU here")
+    return name

@@ -19,12 +19,12 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.harness.command import carried_out
+from experiments.harness.style import compact
 from experiments.hessian_growth.figure import draw
 from experiments.hessian_growth.layer import DEPTH_SHAPE, SHAPE
 from experiments.hessian_growth.numbers import slopes as fitted
 from experiments.hessian_growth.plan import PRESETS, Preset, run_units
 from experiments.hessian_growth.report import report
-from experiments.query_kernels.experiment import compact
 from gdconv.checks.store import require_writable
 from gdconv.report.plots import save_figure
 from gdconv.support.environment import environment

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.harness.markdown import number, rows_of
 from experiments.hessian_growth.layer import DEPTH_SHAPE, SHAPE
 from experiments.hessian_growth.numbers import SLACK
 from experiments.hessian_growth.plan import Preset
-from experiments.query_kernels.report import number, rows_of
 
 PART_NAMES = {"total": "H", "outer": "H_o", "functional": "H_f"}
 ORDER = ("VV", "QQ", "KK", "VQ", "VK", "QK")

@@ -22,14 +22,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from experiments.harness.command import carried_out
+from experiments.harness.command import carried_out, chosen_device
+from experiments.harness.statistics import above_chance
+from experiments.harness.style import compact
 from experiments.kernel_comparison.figure import draw
-from experiments.kernel_comparison.numbers import above_chance, compare, measure_runs
-from experiments.kernel_comparison.plan import FIRST_SEED, PRESETS, Preset, Task, load
+from experiments.kernel_comparison.numbers import compare, measure_runs
+from experiments.kernel_comparison.plan import FIRST_SEED
 from experiments.kernel_comparison.report import report
 from experiments.kernel_comparison.runs import final_specs, run_all, score_rates, search_specs
-from experiments.query_kernels.experiment import compact
 from experiments.tasks.pathfinder import picture
+from experiments.tasks.trained import PRESETS, Preset, Task, load
 from gdconv.checks.store import require_writable
 from gdconv.report.plots import save_figure
 from gdconv.support.environment import environment
@@ -142,29 +144,6 @@ def _with_text(task: Task, options: argparse.Namespace) -> Task:
         return task
     length = task.length if task.unit == "character" else 128
     return replace(task, data=options.text, length=length, cache=str(options.out / "cache"))
-
-
-def chosen_device(name: str) -> str:
-    """The device to train on.
-
-    Args:
-        name: "auto", "cpu" or "cuda".
-
-    Returns:
-        "cpu" or "cuda".
-
-    Raises:
-        InputError: cuda was asked for and is not there.
-
-    Example:
-        >>> chosen_device("cpu")
-        'cpu'
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device", name, "give cpu: torch finds no GPU here")
-    return name
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from experiments.harness.style import MARKS, NAMES, kernel_colours
 from experiments.kernel_comparison.plan import KERNELS
-from experiments.query_kernels.figure import MARKS, NAMES, kernel_colours
 
 TITLES = {"text": "Text, SGD", "pathfinder": "Pathfinder, Adam"}
 

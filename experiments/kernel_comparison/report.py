@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from experiments.harness.markdown import rows_of
+from experiments.harness.style import NAMES
 from experiments.kernel_comparison.numbers import LAST, MEASURES
-from experiments.kernel_comparison.plan import KERNELS, Data, Task
-from experiments.query_kernels.figure import NAMES
-from experiments.query_kernels.report import rows_of
+from experiments.kernel_comparison.plan import KERNELS
+from experiments.tasks.trained import BAR, Data, Task
 
 CLAIMS = {
     "area": "the Gaussian kernel trains faster",
@@ -18,8 +19,6 @@ CLAIMS = {
     "loss": "the Gaussian kernel ends with the lower test loss",
 }
 
-BAR = 3.0
-"""Standard errors above the most frequent class that count as learned."""
 
 TITLES = {"text": "Text classification, SGD", "pathfinder": "Pathfinder, Adam"}
 

@@ -16,16 +16,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from experiments.kernel_comparison.plan import (
-    FIRST_SEED,
-    KERNELS,
-    SEARCH_SEED,
-    Preset,
-    Spec,
-    Task,
-    load,
-)
+from experiments.kernel_comparison.plan import FIRST_SEED, KERNELS, SEARCH_SEED, Spec
 from experiments.tasks.classifier import TransformerClassifier
+from experiments.tasks.trained import Preset, Task, load
 from experiments.tasks.training import train
 from gdconv.support.errors import InputError
 from gdconv.support.threads import one_thread

@@ -22,10 +22,9 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.harness.command import carried_out
-from experiments.kernel_comparison.experiment import chosen_device
-from experiments.kernel_comparison.numbers import above_chance
-from experiments.kernel_comparison.plan import load
+from experiments.harness.command import carried_out, chosen_device
+from experiments.harness.statistics import above_chance
+from experiments.harness.style import compact
 from experiments.loss_landscape.figure import draw, draw_numbers
 from experiments.loss_landscape.numbers import compare, spreads
 from experiments.loss_landscape.plan import PRESETS, Preset
@@ -37,7 +36,7 @@ from experiments.loss_landscape.runs import (
     grid_points,
     regression_planes,
 )
-from experiments.query_kernels.experiment import compact
+from experiments.tasks.trained import load
 from gdconv.checks.store import require_writable
 from gdconv.report.plots import save_figure
 from gdconv.support.environment import environment

@@ -11,11 +11,11 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from experiments.harness.style import MARKS, NAMES, kernel_colours
 from experiments.loss_landscape.numbers import NAMES as MEASURE_NAMES
 from experiments.loss_landscape.numbers import UNITS
 from experiments.loss_landscape.plan import KERNELS
 from experiments.loss_landscape.runs import PATH_KINDS, Plane
-from experiments.query_kernels.figure import MARKS, NAMES, kernel_colours
 from experiments.tasks.landscape import MEASURES
 
 KINDS = {

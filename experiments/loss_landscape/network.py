@@ -18,10 +18,10 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from experiments.kernel_comparison.plan import Data, load
 from experiments.loss_landscape.plan import SECOND_SEED, Preset, Stages, mark_of
 from experiments.tasks.classifier import TransformerClassifier
 from experiments.tasks.landscape import Block, filter_normalised
+from experiments.tasks.trained import Data, load
 from experiments.tasks.training import TrainingPlan, TrainingRun, train
 
 Directions = tuple[Block, Block, dict[str, float]]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.kernel_comparison.numbers import paired
+from experiments.harness.statistics import paired
 from experiments.loss_landscape.plan import KERNELS
 from experiments.tasks.landscape import MEASURES, roughness
 

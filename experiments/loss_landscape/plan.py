@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from experiments.kernel_comparison.plan import PRESETS as COMPARISON
-from experiments.kernel_comparison.plan import Task
+from experiments.tasks.trained import PRESETS as COMPARISON
+from experiments.tasks.trained import Task
 
 KERNELS = ("softmax", "gaussian")
 

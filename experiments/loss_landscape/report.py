@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.kernel_comparison.report import BAR
+from experiments.harness.markdown import rows_of
+from experiments.harness.style import NAMES as KERNEL_NAMES
 from experiments.loss_landscape.numbers import LEVEL, NAMES
 from experiments.loss_landscape.plan import KERNELS, Preset
-from experiments.query_kernels.figure import NAMES as KERNEL_NAMES
-from experiments.query_kernels.report import rows_of
 from experiments.tasks.landscape import MEASURES
+from experiments.tasks.trained import BAR
 
 COARSE = 1.5
 """A number that grows by more with a finer grid is not resolved."""

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.kernel_comparison.plan import load
 from experiments.loss_landscape import network, regression
 from experiments.loss_landscape.numbers import measured
 from experiments.loss_landscape.plan import KERNELS, Preset, Stages, mark_of
 from experiments.tasks.landscape import Block, axis_of, plane_losses
+from experiments.tasks.trained import load
 from gdconv.support.errors import InputError
 from gdconv.support.npz import read_arrays
 

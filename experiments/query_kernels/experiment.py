@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
+from experiments.harness.style import compact
 from experiments.query_kernels.figure import draw
 from experiments.query_kernels.map import (
     COVERAGE,
@@ -153,17 +153,6 @@ def measure_reached(plan: Plan) -> pd.DataFrame:
                 row |= {cause: int((end["stall"] == cause).sum()) for cause in CAUSES}
                 rows.append(row | {"lower": int(lower.sum())})
     return pd.DataFrame(rows)
-
-
-def compact(png: Path) -> None:
-    """Reduce a PNG to 256 colours: a committed figure should be small.
-
-    Args:
-        png: The file, replaced.
-    """
-    with Image.open(png) as image:
-        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(png, optimize=True)
 
 
 def run(out: Path, seeds: int, quick: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from experiments.harness.style import MARKS, NAMES, kernel_colours
 from experiments.query_kernels.map import BASES, KERNELS
 
-NAMES = {"softmax": "softmax", "gaussian": "Gaussian"}
-MARKS = {"softmax": "o", "gaussian": "s"}
 SHAPE_MARKS = "ov^Ds"
 FACTORS = {
     "n": "n, tokens per sample",
@@ -22,18 +21,6 @@ FACTORS = {
 }
 LIMITS = (1e-4, 1e4)
 """Of the ratio; what is outside is drawn as an arrow at the edge."""
-
-
-def kernel_colours() -> dict[str, tuple[float, float, float]]:
-    """Blue and orange of the colour-blind palette.
-
-    Returns:
-        Colours by kernel.
-    """
-    import seaborn
-
-    palette = seaborn.color_palette("colorblind")
-    return {"softmax": palette[0], "gaussian": palette[1]}
 
 
 def draw(table: pd.DataFrame, reached: pd.DataFrame) -> Figure:

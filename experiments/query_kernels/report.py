@@ -6,31 +6,12 @@ import math
 
 import pandas as pd
 
+from experiments.harness.markdown import number, rows_of
 from experiments.query_kernels.map import leader
 from gdconv.descent.stall import CAUSES
 
 SHOWN = (0.1, 0.5, 1.0, 2.0, 4.0)
 """Scales in the table of varied shapes."""
-
-
-def number(value: float) -> str:
-    """Two digits, plain between 0.01 and 10000.
-
-    Args:
-        value: A number.
-
-    Returns:
-        Text.
-
-    Example:
-        >>> number(123.4), number(1.3e-9), number(float("inf"))
-        ('120', '1.3e-09', 'inf')
-    """
-    if value == 0 or math.isinf(value):
-        return "0" if value == 0 else "inf"
-    if 0.01 <= value < 1e4:
-        return f"{float(f'{value:.2g}'):g}"
-    return f"{value:.1e}"
 
 
 def spread(row: pd.Series) -> str:
@@ -57,23 +38,6 @@ def spread(row: pd.Series) -> str:
     if math.isinf(most):
         return (f"> {number(least)}" if least > 0 else "open") + ends
     return f"< {number(most)}" + ends
-
-
-def rows_of(table: list[list[str]]) -> list[str]:
-    """Markdown lines of a table whose first row is its head.
-
-    Args:
-        table: Cells.
-
-    Returns:
-        Lines.
-
-    Example:
-        >>> rows_of([["a"], ["1"]])
-        ['| a |', '|---|', '| 1 |']
-    """
-    lines = ["| " + " | ".join(cells) + " |" for cells in table]
-    return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]
 
 
 def name_of(row: pd.Series) -> str:

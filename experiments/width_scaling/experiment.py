@@ -27,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.query_kernels.experiment import compact
+from experiments.harness.style import compact
 from experiments.width_scaling.figure import draw
 from experiments.width_scaling.laws import SETS, SETTING
 from experiments.width_scaling.numbers import exponents, law_exponents, separations

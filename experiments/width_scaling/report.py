@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from experiments.query_kernels.report import number, rows_of
+from experiments.harness.markdown import number, rows_of
 from experiments.width_scaling.figure import KERNELS, LAWS, RULES, fit_text
 
 SCALES = {"linear": "1/d_m", "sqrt": "1/sqrt(d_m)"} | KERNELS

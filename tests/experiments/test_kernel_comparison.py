@@ -13,19 +13,14 @@ import pytest
 import torch
 from scipy import stats
 
+from experiments.harness.statistics import above_chance, paired, sign_flip
 from experiments.kernel_comparison import experiment as kernel_comparison
 from experiments.kernel_comparison import runs as kernel_comparison_runs
 from experiments.kernel_comparison.experiment import main, run
-from experiments.kernel_comparison.numbers import (
-    above_chance,
-    compare,
-    first_step,
-    measure_runs,
-    paired,
-    sign_flip,
-)
-from experiments.kernel_comparison.plan import KERNELS, PRESETS, Preset, Spec, load
+from experiments.kernel_comparison.numbers import compare, first_step, measure_runs
+from experiments.kernel_comparison.plan import KERNELS, Spec
 from experiments.kernel_comparison.runs import final_specs, run_one, score_rates, search_specs
+from experiments.tasks.trained import PRESETS, Preset, load
 from gdconv.support.errors import InputError
 
 TINY = PRESETS["tiny"]

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from experiments.kernel_comparison.plan import load
 from experiments.loss_landscape import experiment as loss_landscape
 from experiments.loss_landscape import network, regression, runs
 from experiments.loss_landscape.experiment import main, run
@@ -23,6 +22,7 @@ from experiments.loss_landscape.plan import KERNELS, PRESETS
 from experiments.loss_landscape.runs import Plane, grid_points
 from experiments.tasks.classifier import ClassifierSizes, TransformerClassifier
 from experiments.tasks.landscape import MEASURES, axis_of, roughness
+from experiments.tasks.trained import load
 from gdconv.report.plots import save_figure
 
 TINY = PRESETS["tiny"]
