@@ -31,6 +31,9 @@ NOISE_SHARE = 0.1
 """Comparison stops once 2 nu_t exceeds this share of the decrease per step (of the bound, or of the
 loss for the a-posteriori product)."""
 
+EPS = float(np.finfo(np.float64).eps)
+"""A number that times this is 0 lies below the normal floats: it has lost digits."""
+
 LEDGER = np.dtype([
     ("step", "i8"),  # t of the last observed iterate, -1 before the first
     ("eta", "f8"),
@@ -259,9 +262,11 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
     log_ratio = -np.inf
     if loss > 0.0 and led.loss_0 > 0.0:
         ratio = loss / led.loss_0
-        log_ratio = np.log(ratio) if 0.0 < ratio < np.inf else np.log(loss) - np.log(led.loss_0)
-    known = 0.0 <= loss < np.inf and grad_sq < np.inf and (two_nu < np.inf or loss == 0.0)
-    least = sigma_lo if 0.0 <= sigma_lo < np.inf else 0.0
+        whole = 0.0 < ratio * EPS < np.inf  # neither overflow nor underflow, not even a gradual one
+        log_ratio = np.log(ratio) if whole else np.log(loss) - np.log(led.loss_0)
+    # a negative loss has an infinite error bar
+    known = loss < np.inf and grad_sq < np.inf and (two_nu < np.inf or loss == 0.0)
+    least = max(sigma_lo, 0.0) if sigma_lo < np.inf else 0.0
     if least < led.sigma_least:
         led.sigma_least, led.sigma_least_step = least, t
     for i in range(tests.shape[0]):
@@ -290,11 +295,11 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
     led.sigma_lo, led.sigma_hi = sigma_lo, sigma_hi
     drifted = led.jacobian_drift * led.path
     kept = led.jacobian_lo - drifted
-    squares = led.o_squared * least * least, kept * kept if kept > 0.0 else 0.0
+    kept = max(kept, 0.0)
     led.mu = 0.0
-    for square in squares:
-        if led.mu < square < np.inf:
-            led.mu = square
+    for square in (led.o_squared * least * least, kept * kept):
+        if square < np.inf:
+            led.mu = max(led.mu, square)
     if led.posterior_closed < 0 and drifted > STALE_SHARE * led.jacobian_lo > 0.0:
         led.stale = 1
 
@@ -312,7 +317,7 @@ def sharpen(led: np.ndarray, jacobian_lo: float) -> None:
         >>> float(led["mu"][0])
         4.0
     """
-    least = jacobian_lo if 0.0 <= jacobian_lo < np.inf else 0.0
+    least = max(jacobian_lo, 0.0) if jacobian_lo < np.inf else 0.0
     led["jacobian_lo"], led["path"], led["stale"] = least, 0.0, 0
     if least * least < np.inf:
         led["mu"] = np.maximum(led["mu"], least * least)

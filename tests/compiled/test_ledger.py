@@ -422,5 +422,138 @@ def test_a_step_that_is_no_number_is_undecided(kind: int, bad: float) -> None:
             if t == 3:
                 given[name] = bad
             observe(led[0], tests, given["loss"], given["grad_sq"], 0.5, 0.5)
+        # what is summed over the steps stays unknown; but 2 nu of an infinite loss is 0
+        lasting = kind == DECREASE or (kind == FIXED and name == "loss" and np.isnan(bad))
         assert tests[0]["first_undecided"] == 3, name
+        assert tests[0]["undecided"] == (3 if lasting else 1), name
         assert tests[0]["violations"] == 0
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Step(NAN, 1.0),
+        Step(INF, 1.0),
+        Step(-INF, 1.0),
+        Step(-0.5, 1.0),
+        Step(1.0, NAN),
+        Step(1.0, INF),
+        Step(1.0, 1.0, noise=NAN),
+        Step(1e-300, 1.0, noise=1e300),  # an error bar that overflows
+    ],
+)
+def test_what_is_no_number_from_the_start_is_undecided_for_every_test(bad: Step) -> None:
+    bounds = [Bound(k, -0.1, coefficient=0.05) for k in (FIXED, POSTERIOR, DECREASE, FIXED)]
+    with np.errstate(over="ignore"):
+        _, tests = fed([bad, bad], bounds)
+    for test in tests:
+        assert (test["undecided"], test["first_undecided"], test["violations"]) == (2, 0, 0)
+        assert (test["worst_margin"], test["worst_step"], test["floor_step"]) == (INF, -1, -1)
+
+
+@pytest.mark.parametrize("slack", [-0.5, NAN])
+def test_a_rate_whose_ends_are_crossed_confirms_nothing(slack: float) -> None:
+    """The bound is kept by far, also with the slack."""
+    steps = [Step(np.exp(-t), 1.0) for t in range(5)]
+    _, (sound, crossed) = fed(steps, [Bound(FIXED, -0.1), Bound(FIXED, -0.1, log_slack=slack)])
+    assert (sound["undecided"], sound["violations"]) == (0, 0)
+    assert (crossed["undecided"], crossed["violations"]) == (4, 0)
+
+
+@pytest.mark.parametrize("c", [NAN, INF])
+def test_a_decrease_that_is_no_number_is_compared_from_step_one(c: float) -> None:
+    _, (test,) = fed([Step(0.5**t, 1.0) for t in range(3)], [Bound(DECREASE, coefficient=c)])
+    assert (test["undecided"], test["first_undecided"], test["violations"]) == (2, 1, 0)
+    assert (test["worst_margin"], test["worst_step"]) == (INF, -1)
+
+
+def test_a_first_loss_of_zero_leaves_no_ratio() -> None:
+    """Only eta rate = 1 has no floor there: the bound is 0 from step 1 on, and nothing is said."""
+    steps = [Step(0.0, 0.0), Step(1.0, 0.0), Step(0.5, 0.0)]
+    led, tests = fed(steps, [Bound(FIXED, -INF), Bound(FIXED, -0.3), Bound(POSTERIOR)])
+    assert [t["violations"] for t in tests] == [0, 0, 0]
+    assert [t["undecided"] for t in tests] == [2, 0, 0]
+    assert [t["floor_step"] for t in tests] == [-1, 0, 1]
+    assert [t["worst_margin"] for t in tests] == [INF, INF, INF]
+    assert led["posterior_closed"] == 1
+
+
+LOG_2 = float(np.log(2.0))
+
+
+@pytest.mark.parametrize(
+    ("losses", "start", "rate", "violations"),
+    [
+        ((1e200, 1e-200), 0.0, -900.0, 0),  # log 1e-400 = -921.03: the quotient is 0
+        ((1e200, 1e-200), 0.0, -940.0, 1),
+        ((1e-200, 1e200), 950.0, -10.0, 0),  # the quotient is infinite
+        ((1e-200, 1e200), 910.0, -10.0, 1),
+        # denormal quotients, rounded to 1 and to 2 times 2^-1074
+        ((2.0**500, 1.49 * 2.0**-574), 0.0, np.log(1.3) - 1074 * LOG_2, 1),
+        ((2.0**500, 1.51 * 2.0**-574), 0.0, np.log(1.7) - 1074 * LOG_2, 0),
+        # losses whose logarithms have fewer common digits than their quotient
+        ((1e-200, 1e-200 * (1 - 1e-9)), 0.0, -(2.0**-60), 0),
+        ((1e-200, 1e-200 * (1 + 1e-9)), 0.0, -(2.0**-60), 1),
+    ],
+)
+def test_the_ratio_of_any_two_losses_has_all_its_digits(
+    losses: tuple[float, float], start: float, rate: float, violations: int
+) -> None:
+    with np.errstate(over="ignore"):
+        _, (test,) = check([Step(f, 1.0) for f in losses], [Bound(FIXED, rate, start)])
+    assert (test["violations"], test["undecided"]) == (violations, 0)
+
+
+NO_LOWER_END = [-2.0, -0.5, 0.0, NAN, INF, -INF]
+
+
+@pytest.mark.parametrize("lo", NO_LOWER_END)
+def test_a_lower_end_that_is_no_positive_number_is_zero(lo: float) -> None:
+    led, _ = fed([Step(1.0, 1.0, lo)], [Bound(UNTESTED)])
+    assert (led["sigma_least"], led["sigma_least_step"], led["mu"]) == (0.0, 0, 0.0)
+    led, _ = fed([Step(1.0, 1.0, 0.5), Step(0.5, 1.0, lo), Step(0.2, 1.0, 1.5)], [Bound(UNTESTED)])
+    assert (led["sigma_least"], led["sigma_least_step"], led["mu"]) == (0.0, 1, 2.25)
+    led, _ = fed([Step(1.0, 1.0, 1.5, sharpened=lo)], [Bound(UNTESTED)])
+    assert (led["jacobian_lo"], led["mu"]) == (0.0, 2.25)
+    led, _ = fed([Step(1.0, 1.0, 0.0, sharpened=lo), Step(0.5, 1.0, 0.0)], [Bound(UNTESTED)])
+    assert (led["jacobian_lo"], led["mu"], led["stale"]) == (0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("o_squared", "sigma", "own", "at_once", "later"),
+    [
+        (1.0, 1.5, 1e200, 2.25, 2.25),
+        (1.0, 1e200, 1.5, 2.25, 2.25),
+        (1.0, 1e200, 1e200, 0.0, 0.0),
+        (NAN, 1.0, 1e200, 0.0, 0.0),
+        (1.0, NAN, 1e200, 0.0, 0.0),
+    ],
+)
+def test_a_square_that_overflows_is_no_rate(
+    o_squared: float, sigma: float, own: float, at_once: float, later: float
+) -> None:
+    first = Step(1.0, 1.0, sigma, sharpened=own)
+    with np.errstate(over="ignore"):
+        assert fed([first], [Bound(UNTESTED)], o_squared=o_squared)[0]["mu"] == at_once
+        led, _ = fed([first, Step(0.5, 1.0, sigma)], [Bound(UNTESTED)], o_squared=o_squared)
+    assert (led["mu"], led["jacobian_lo"]) == (later, own)
+
+
+@pytest.mark.parametrize("drift", [0.0, 1.0])
+def test_an_endless_path_leaves_the_other_rate(drift: float) -> None:
+    steps = [Step(1.0, INF, 1.5, sharpened=2.0), Step(0.5, 1.0, 1.5)]
+    led, _ = fed(steps, [Bound(UNTESTED)], drift=drift)
+    assert (led["path"], led["mu"]) == (INF, 2.25)
+
+
+def test_an_infinite_fall_is_no_factor() -> None:
+    """mu = 1e300 and c = 5e10: their product overflows at the first step, not at the second."""
+    steps = [Step(1.0, 1e-10, 1e50), Step(0.5, 1e-10, 1.0), Step(0.25, 1.0)]
+    with np.errstate(over="ignore"):
+        led, _ = fed(steps[:2], [Bound(POSTERIOR)], o_squared=1e200)
+        assert (led["log_posterior"], led["posterior_closed"]) == (0.0, -1)
+        led, _ = fed(steps, [Bound(POSTERIOR)], o_squared=1e200)
+    assert led["log_posterior"] == pytest.approx(np.log1p(-(1.0 - 1e-15)), rel=1e-12)
