@@ -23,15 +23,16 @@ def modules_to_check() -> list[str]:
     imported it already).
     """
     names = []
-    for package in ("gdconv", "theorems"):
-        for path in sorted((ROOT / package).rglob("*.py")):
+    for folder, package in (("gdconv", "gdconv"), ("theorems", "gdconv.gallery")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
             jitted = r"^\s*(import|from) numba|^from gdconv\.compiled\.cache import njit"
             if re.search(jitted, path.read_text("utf-8"), re.MULTILINE) or path.stem in (
                 "__init__",
                 "pytest_plugin",
             ):
                 continue
-            names.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            inner = path.relative_to(ROOT / folder).with_suffix("").parts
+            names.append(".".join([package, *inner]))
     return names
 
 

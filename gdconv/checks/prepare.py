@@ -29,7 +29,8 @@ from gdconv.rigor.bars import bar
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.threads import one_thread
-from gdconv.theory.theorem import Prediction, Statement, Theorem, theorem_named
+from gdconv.theory.registry import theorem_named
+from gdconv.theory.theorem import Prediction, Statement, Theorem
 
 FALLBACK: dict[str, Any] = {
     "kernel": "softmax", "data": "gaussian", "outputs": 1, "init": "normal", "step": "local",

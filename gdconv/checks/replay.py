@@ -30,7 +30,7 @@ def replay(saved: Any, progress: Any = None) -> Any:
     from gdconv.checks.prepare import architecture_of, assemble
     from gdconv.checks.run import begin, execute
     from gdconv.theory.claims import ClaimTheorem
-    from gdconv.theory.theorem import theorem_named
+    from gdconv.theory.registry import theorem_named
 
     config = Config.of(saved.theorem, saved.config).validate()
     if isinstance(theorem_named(config.theorem), ClaimTheorem):

@@ -26,7 +26,7 @@ from gdconv.support.interruption import deferred
 from gdconv.support.threads import one_thread
 from gdconv.support.trust import weakest
 from gdconv.theory.claims import ClaimTheorem
-from gdconv.theory.theorem import theorem_named
+from gdconv.theory.registry import theorem_named
 
 if TYPE_CHECKING:
     pass

@@ -154,7 +154,7 @@ class _Version(argparse.Action):
 def _list(options: Any) -> int:
     _import("gdconv.theory.theorem")
     from gdconv.report.jsonable import jsonable
-    from gdconv.theory.theorem import registry
+    from gdconv.theory.registry import registry
 
     rows: list[dict[str, Any]] = [
         {

@@ -180,7 +180,7 @@ def _start_advice(check: CheckLike) -> str:
 
 def _own_model(theorem: str) -> str | None:
     """The model that a theorem's own initialization is made for."""
-    from gdconv.theory.theorem import registry
+    from gdconv.theory.registry import registry
 
     found = registry().get(theorem)
     return found.models[0] if found and found.models else None

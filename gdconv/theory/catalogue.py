@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gdconv.theory.theorem import registry
+from gdconv.theory.registry import registry
 
 
 def theorems() -> pd.DataFrame:

@@ -1,17 +1,13 @@
 """Theorem, Statement and the registry (Hypothesis and Prediction: gdconv.theory.prediction).
 
 A theorem is a class whose methods, decorated with `statement`, turn a start into a `Prediction`.
-The registry scans the packages named in the entry-point group ``gdconv.theorems``; the library
-never imports a theorem by name.
+The library never imports a theorem by name: `gdconv.theory.registry` finds them.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -30,9 +26,7 @@ __all__ = [
     "Prediction",
     "Statement",
     "Theorem",
-    "registry",
     "statement",
-    "theorem_named",
 ]
 
 At = Callable[[Any], Any]
@@ -142,7 +136,7 @@ class Theorem:
     watch: ClassVar[Callable[..., Watch] | None] = None
 
     def statements(self, kernel: str | None = None, model: str | None = None) -> list[Statement]:
-        """The statements in the order they are written.
+        """The statements in the order they are written, inherited ones first.
 
         Args:
             kernel: Only those that speak of this attention kernel; None for all.
@@ -151,7 +145,10 @@ class Theorem:
         Returns:
             The statements.
         """
-        found = (getattr(v, "statement", None) for v in type(self).__dict__.values())
+        methods: dict[str, Any] = {}  # a method that is overridden keeps its place
+        for kind in reversed(type(self).__mro__):
+            methods |= vars(kind)
+        found = (getattr(v, "statement", None) for v in methods.values())
         known = [s for s in found if isinstance(s, Statement)]
         return [s for s in known if s.speaks_of(kernel, model)]
 
@@ -255,58 +252,3 @@ def head_shape(found: dict[str, int]) -> tuple[int, int, int, int]:
         The shape that initializations take.
     """
     return found["heads"], found["embedding"], found["head_dim"], found["outputs"]
-
-
-def registry() -> dict[str, Theorem]:
-    """Every theorem found in the packages of the entry-point group ``gdconv.theorems``.
-
-    A theorem is a module of such a package, or the module `theorem` of a folder in it.
-
-    Returns:
-        Theorems by id, sorted.
-
-    Raises:
-        InputError: Two theorems share an id.
-
-    Example:
-        >>> "full-gd" in registry()
-        True
-    """
-    found: dict[str, Theorem] = {}
-    for point in sorted(entry_points(group="gdconv.theorems"), key=lambda p: p.value):
-        package = importlib.import_module(point.value)
-        for info in pkgutil.iter_modules(package.__path__):
-            inner = f"{info.name}.theorem" if info.ispkg else info.name
-            module = importlib.import_module(f"{point.value}.{inner}")
-            for value in vars(module).values():
-                if (
-                    isinstance(value, type)
-                    and issubclass(value, Theorem)
-                    and value.__module__ == module.__name__
-                ):
-                    if value.id in found:
-                        raise InputError("theorem", value.id, "give every theorem an id of its own")
-                    found[value.id] = value()
-    return dict(sorted(found.items()))
-
-
-def theorem_named(name: str) -> Theorem:
-    """The theorem with that id.
-
-    Args:
-        name: Id, as `gdconv list` prints it.
-
-    Returns:
-        The theorem.
-
-    Raises:
-        InputError: No theorem has that id.
-
-    Example:
-        >>> theorem_named("full-gd").id
-        'full-gd'
-    """
-    known = registry()
-    if name not in known:
-        raise InputError("theorem", name, f"choose one of {', '.join(known)}")
-    return known[name]

@@ -9,7 +9,7 @@ from typing import Any
 import battery
 import pytest
 
-from gdconv.theory.theorem import registry
+from gdconv.theory.registry import registry
 
 KEPT: dict[str, Any] = json.loads(battery.KEPT.read_text("utf-8"))
 

@@ -17,7 +17,7 @@ import torch
 from torch.utils._device import _device_constructors
 
 import gdconv
-from gdconv.theory.theorem import registry
+from gdconv.theory.registry import registry
 from gdconv.theory.verdict import ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +118,7 @@ def hessian_without_keys() -> torch.Tensor:
 
 
 def deep_norms() -> torch.Tensor:
-    from theorems.attention_hessian.depth import deep_net
+    from gdconv.gallery.attention_hessian.depth import deep_net
 
     scales = torch.full((2,), 0.1, dtype=torch.float64, device="cpu")
     return next(iter(deep_net("attention", 2, (3, 2, 2), 0).norms(scales).values()))

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import gdconv
+from gdconv.gallery.full_gd import FullGD
 from gdconv.models.multihead.attention_kernels import Gaussian, Softmax
 from gdconv.models.multihead.point import Start
 from gdconv.rigor.spectrum import enclose_sigma_min
 from gdconv.theory.theorem import Prediction
-from theorems.full_gd import FullGD
 
 ALIGNED = {"problem": "stacked-aligned", "statement": "per-head", "seed": 1}
 

@@ -9,11 +9,11 @@ import pytest
 from samples import KERNELS, draw, model
 
 from gdconv.data.problem import Problem
+from gdconv.gallery.full_gd import FullGD
 from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.model import BLOCKS, Parameters
 from gdconv.models.multihead.point import Start
 from gdconv.theory.certificates import Tail, tail
-from theorems.full_gd import FullGD
 
 
 def certify(kernel: str, problem: Problem, params: Parameters, eta: float) -> Tail:

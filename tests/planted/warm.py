@@ -31,7 +31,14 @@ LIBRARIES = """
     threadpoolctl
 """.split()  # noqa: SIM905
 
-PACKAGES = ("gdconv", "theorems")
+PACKAGES = {"gdconv": "gdconv", "theorems": "gdconv.gallery"}
+"""Folder -> the package it is imported as."""
+
+
+def module_of(file: str | Path) -> str:
+    """Name under which a source file is imported."""
+    folder, *inner = Path(file).with_suffix("").parts
+    return ".".join([PACKAGES.get(folder, folder), *inner]).removesuffix(".__init__")
 
 
 class Warm:
@@ -89,7 +96,7 @@ def _reached(tree: ast.AST) -> Iterator[ast.AST]:
 def modules(folder: Path) -> dict[str, set[str]]:
     """Module of the packages -> modules of the packages that it imports, wherever in the file."""
     paths = {
-        ".".join(p.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): p
+        module_of(p.relative_to(folder)): p
         for package in PACKAGES
         for p in sorted((folder / package).rglob("*.py"))
     }
@@ -111,8 +118,7 @@ def modules(folder: Path) -> dict[str, set[str]]:
 
 def untouched_by(file: str, imports: dict[str, set[str]]) -> list[str]:
     """Modules that do not import the file's module, directly or through others."""
-    changed = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-    reached = {changed}
+    reached = {module_of(file)}
     while True:
         more = {name for name, wanted in imports.items() if wanted & reached} - reached
         if not more:
@@ -129,9 +135,8 @@ def _preload(folder: Path, file: str) -> None:
         if not name.endswith(("__main__", "pytest_plugin")):
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
-    changed = file.removesuffix(".py").replace("/", ".")
-    if changed in sys.modules:
-        raise RuntimeError(f"{changed} was loaded before the fault stands in it")
+    if module_of(file) in sys.modules:
+        raise RuntimeError(f"{module_of(file)} was loaded before the fault stands in it")
 
 
 def _child(tests: list[str], seconds: float, log: int) -> None:

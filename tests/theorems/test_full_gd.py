@@ -12,9 +12,9 @@ from samples import KERNELS, draw, model
 
 import gdconv
 from gdconv.data.problem import Problem
+from gdconv.gallery.full_gd import FullGD, least_radii
 from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.point import Start
-from theorems.full_gd import FullGD, least_radii
 
 
 def verdicts(**options: Any) -> dict[str, str]:

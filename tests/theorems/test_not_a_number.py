@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-import theorems.attention_hessian.theorem as hessian
-import theorems.convex_attention.theorem as convex
+import gdconv.gallery.attention_hessian.theorem as hessian
+import gdconv.gallery.convex_attention.theorem as convex
 from gdconv.checks.judge import judge
 from gdconv.checks.prepare import Setting, prepare
 from gdconv.compiled.descent import DONE
 from gdconv.compiled.ledger import DECREASE, FIXED, POSTERIOR, new_ledger, new_tests, observe
 from gdconv.descent.loop import Outcome
+from gdconv.gallery.attention_hessian import evidence as hessian_evidence
+from gdconv.gallery.attention_hessian.evidence import Case
+from gdconv.gallery.convex_attention import evidence
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.trust import Estimate, Interval
 from gdconv.theory.claims import ClaimTheorem, Finding
 from gdconv.theory.prediction import Hypothesis, Prediction
-from gdconv.theory.theorem import registry
-from theorems.attention_hessian import evidence as hessian_evidence
-from theorems.attention_hessian.evidence import Case
-from theorems.convex_attention import evidence
+from gdconv.theory.registry import registry
 
 BAD: list[Any] = [
     nan,

@@ -17,13 +17,13 @@ from samples import model as multihead
 from samples_encoder import case
 
 from gdconv.descent.loop import Outcome
+from gdconv.gallery.ntk_regime.theorem import NTKRegime
 from gdconv.models.encoder.model import BLOCKS
 from gdconv.models.encoder.point import EncoderStart
 from gdconv.models.multihead.point import start_at
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
 from gdconv.theory.prediction import Hypothesis, Prediction
-from theorems.ntk_regime.theorem import NTKRegime
 
 NUDGE = 1 + 1e-9
 A_PRIORI = {"paper": ("printed", 8, 32, 0), "relu-rigorous": ("plain", 4, 16, 16),

@@ -17,11 +17,11 @@ from samples import KERNELS, draw, model
 
 import gdconv
 from gdconv.data.problem import Problem
+from gdconv.gallery.query_gd import QueryGD
 from gdconv.models.multihead.attention_kernels import Gaussian
 from gdconv.models.multihead.constants import QueryConstants
 from gdconv.models.multihead.model import Parameters
 from gdconv.models.multihead.point import Start
-from theorems.query_gd import QueryGD
 
 
 def last(check: Any) -> float:

@@ -10,7 +10,8 @@ import pytest
 
 import gdconv
 from gdconv.theory.claims import ClaimTheorem
-from gdconv.theory.theorem import Theorem, registry, theorem_named
+from gdconv.theory.registry import registry, theorem_named
+from gdconv.theory.theorem import Theorem
 from gdconv.theory.verdict import ORDER
 
 ROOT = Path(__file__).resolve().parents[2]

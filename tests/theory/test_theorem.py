@@ -6,7 +6,8 @@ import pytest
 
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.errors import InputError
-from gdconv.theory.theorem import Hypothesis, Prediction, Statement, Theorem, registry, statement
+from gdconv.theory.registry import registry
+from gdconv.theory.theorem import Hypothesis, Prediction, Statement, Theorem, statement
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
-"""python -m theorems.attention_hessian: the options of `gdconv check`."""
+"""python -m theorems.attention_hessian: the options of `gdconv check attention-hessian`."""
 
 from gdconv.cli.main import run_theorem
-from theorems.attention_hessian.theorem import AttentionHessian
 
-raise SystemExit(run_theorem(AttentionHessian.id))
+raise SystemExit(run_theorem("attention-hessian"))

@@ -28,7 +28,8 @@ from gdconv.support.npz import LARGEST_BYTES
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
-from theorems.attention_hessian.evidence import (
+
+from .evidence import (
     DOMINANCE,
     REPLICAS,
     ROUNDING,

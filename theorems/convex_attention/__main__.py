@@ -1,6 +1,5 @@
-"""python -m theorems.convex_attention: the options of `gdconv check`."""
+"""python -m theorems.convex_attention: the options of `gdconv check convex-attention`."""
 
 from gdconv.cli.main import run_theorem
-from theorems.convex_attention.theorem import ConvexAttention
 
-raise SystemExit(run_theorem(ConvexAttention.id))
+raise SystemExit(run_theorem("convex-attention"))

@@ -44,7 +44,8 @@ from gdconv.support.errors import InputError
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
-from theorems.convex_attention.evidence import (
+
+from .evidence import (
     EQUAL,
     GAP,
     GATES,
@@ -66,8 +67,8 @@ from theorems.convex_attention.evidence import (
     strict_margins,
     two_heads,
 )
-from theorems.convex_attention.rates import rate_finding
-from theorems.convex_attention.witnesses import (
+from .rates import rate_finding
+from .witnesses import (
     exactly,
     excesses,
     self_attention_at_signs,

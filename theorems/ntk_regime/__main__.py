@@ -1,6 +1,5 @@
-"""python -m theorems.ntk_regime: the options of `gdconv check`."""
+"""python -m theorems.ntk_regime: the options of `gdconv check ntk-regime`."""
 
 from gdconv.cli.main import run_theorem
-from theorems.ntk_regime.theorem import NTKRegime
 
-raise SystemExit(run_theorem(NTKRegime.id))
+raise SystemExit(run_theorem("ntk-regime"))

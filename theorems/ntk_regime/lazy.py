@@ -7,7 +7,7 @@ l_t = (I - eta K_0)^t r_0, and e_t = r_t - l_t obeys, exactly,
     delta_t = r_{t+1} - r_t + eta K_t r_t,
 
 so |e_T| <= sum_t q^(T-1-t) (eta |(K_t - K_0) r_t| + |delta_t|), q = max |1 - eta lambda(K_0)|, and
-|delta_t| has a bound of its own (`theorems.ntk_regime.curvature`), which a wrong kernel would
+|delta_t| has a bound of its own (`curvature`), which a wrong kernel would
 break. Proof: docs/theory/ntk-regime.md, "linearised". Works for both models.
 """
 
@@ -36,7 +36,8 @@ from gdconv.models.multihead.tangent import (
 )
 from gdconv.rigor.bars import minus, positive_part, smaller, times
 from gdconv.rigor.spectrum import Enclosure
-from theorems.ntk_regime.curvature import Curvature, curvature_at
+
+from .curvature import Curvature, curvature_at
 
 NOISE = 64 * 2.0**-53
 """Rounding of the recursion of the linearised model in one step, as a share of |r_0|."""

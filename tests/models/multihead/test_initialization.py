@@ -7,11 +7,11 @@ import pytest
 import torch
 from samples import KERNELS, draw, model
 
+from gdconv.gallery.full_gd import FullGD
 from gdconv.models.multihead.initialization import initialize, solve_scale, spread_scores
 from gdconv.models.multihead.model import Parameters
 from gdconv.models.multihead.point import Start
 from gdconv.support.errors import InputError
-from theorems.full_gd import FullGD
 
 SHAPE = (4, 40, 30, 2)
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import gdconv
+from gdconv.gallery.attention_hessian import depth as hessian_depth
+from gdconv.gallery.attention_hessian import evidence as hessian_evidence
+from gdconv.gallery.attention_hessian.depth import deep_net
+from gdconv.gallery.attention_hessian.evidence import Case, deep_norms, laws
+from gdconv.gallery.attention_hessian.theorem import SOFTMAX, AttentionHessian
 from gdconv.hessian import blocks, moments
 from gdconv.hessian.layer import AttentionLayer, attention_layer
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.statistics import growth
-from theorems.attention_hessian import depth as hessian_depth
-from theorems.attention_hessian import evidence as hessian_evidence
-from theorems.attention_hessian.depth import deep_net
-from theorems.attention_hessian.evidence import Case, deep_norms, laws
-from theorems.attention_hessian.theorem import SOFTMAX, AttentionHessian
 
 THEOREM = AttentionHessian()
 ALL = {s.name for s in THEOREM.statements()}
@@ -43,7 +43,10 @@ def refuted(names: set[str] | None = None) -> set[str]:
 def fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six draws and four scales instead of twelve and seven."""
     monkeypatch.setattr(hessian_evidence, "POINTS", 4)
-    for module in ("theorems.attention_hessian.evidence", "theorems.attention_hessian.theorem"):
+    for module in (
+        "gdconv.gallery.attention_hessian.evidence",
+        "gdconv.gallery.attention_hessian.theorem",
+    ):
         monkeypatch.setattr(f"{module}.REPLICAS", 6)
 
 
@@ -221,9 +224,9 @@ def test_a_fit_of_too_wide_a_range_is_outside(
 
 def test_wrong_laws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of one kernel is not that of another."""
-    monkeypatch.setattr("theorems.attention_hessian.theorem.GAUSSIAN", SOFTMAX)
+    monkeypatch.setattr("gdconv.gallery.attention_hessian.theorem.GAUSSIAN", SOFTMAX)
     assert refuted({"growth", "growth-variants"}) == {"growth-variants"}
-    monkeypatch.setattr("theorems.attention_hessian.theorem.SOFTMAX",
+    monkeypatch.setattr("gdconv.gallery.attention_hessian.theorem.SOFTMAX",
                         laws("2 5.2 5 3 3 3", "2 6 6 4 4 6", "- 5 5 3 3 3"))  # fmt: skip
     assert refuted({"growth"}) == {"growth"}
 

@@ -10,8 +10,8 @@ import pytest
 from gdconv.convex.dual import objective_enclosure
 from gdconv.convex.group_lasso import Program
 from gdconv.convex.solvers.first_order import Trace, accelerated_gradient, proximal_gradient
-from theorems.convex_attention.evidence import Case
-from theorems.convex_attention.rates import SLACK, allowed_step, rate_finding, rate_ratios
+from gdconv.gallery.convex_attention.evidence import Case
+from gdconv.gallery.convex_attention.rates import SLACK, allowed_step, rate_finding, rate_ratios
 
 ONE = Program.of([[[1.0]]], [1.0], 0.5)
 

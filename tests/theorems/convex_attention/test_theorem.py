@@ -13,12 +13,12 @@ import gdconv
 from gdconv.convex import dual
 from gdconv.convex.group_lasso import Program, token_program
 from gdconv.convex.solvers.fast import solve
+from gdconv.gallery.convex_attention import evidence, rates
+from gdconv.gallery.convex_attention.evidence import Case, one_direction_excluded
+from gdconv.gallery.convex_attention.theorem import ConvexAttention
 from gdconv.rigor.rounding import Array, Enclosure
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
-from theorems.convex_attention import evidence, rates
-from theorems.convex_attention.evidence import Case, one_direction_excluded
-from theorems.convex_attention.theorem import ConvexAttention
 
 THEOREM = ConvexAttention()
 EQUIVALENCES = {
@@ -54,7 +54,7 @@ def fewer_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "TRAINING", 60)
     monkeypatch.setattr(evidence, "STARTS", 3)
     monkeypatch.setattr(evidence, "NEAR", 2.0)
-    monkeypatch.setattr("theorems.convex_attention.theorem.TRAINING", 120)
+    monkeypatch.setattr("gdconv.gallery.convex_attention.theorem.TRAINING", 120)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -186,7 +186,7 @@ def test_the_width_check_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
         return type(finding)(finding.claims)
 
     assert verdicts(case, "equivalence") == {"equivalence": "outside"}
-    monkeypatch.setattr("theorems.convex_attention.theorem.same_optimum", same)
+    monkeypatch.setattr("gdconv.gallery.convex_attention.theorem.same_optimum", same)
     assert verdicts(case, "equivalence") == {"equivalence": "refuted"}
     assert not turned(drawn(), "equivalence")  # enough heads: nothing to see
 
@@ -200,7 +200,7 @@ def test_the_half_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_printed_half_without_its_half(monkeypatch: pytest.MonkeyPatch) -> None:
     case = drawn()
-    monkeypatch.setattr("theorems.convex_attention.theorem.PRINTED_FACTOR", 1.0)
+    monkeypatch.setattr("gdconv.gallery.convex_attention.theorem.PRINTED_FACTOR", 1.0)
     assert verdicts(case, "printed-half")["printed-half"] != "refuted"
 
 
@@ -257,7 +257,7 @@ def test_other_faults(
     monkeypatch: pytest.MonkeyPatch, target: str, fault: Callable[..., Any], name: str
 ) -> None:
     """beta_max or heads a little off, equal rows or sparsity lost, an active token left out."""
-    import theorems.convex_attention.theorem as module
+    import gdconv.gallery.convex_attention.theorem as module
 
     case = drawn()
     monkeypatch.setattr(module, target, fault(getattr(module, target)))

@@ -15,8 +15,7 @@ from gdconv.convex.models import self_attention, simplex_attention
 from gdconv.convex.solvers.fast import solve
 from gdconv.convex.solvers.first_order import accelerated_gradient, proximal_gradient
 from gdconv.convex.training import train_heads
-from gdconv.rigor.rounding import Enclosure
-from theorems.convex_attention.witnesses import (
+from gdconv.gallery.convex_attention.witnesses import (
     exactly,
     excesses,
     self_attention_at_signs,
@@ -24,6 +23,7 @@ from theorems.convex_attention.witnesses import (
     unit_tokens,
     worst,
 )
+from gdconv.rigor.rounding import Enclosure
 
 targets = st.lists(st.integers(-3, 3), min_size=1, max_size=4).filter(any)
 

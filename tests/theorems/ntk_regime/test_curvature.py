@@ -19,16 +19,16 @@ from samples import shapes as head_shapes
 from samples_encoder import case, shapes
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.constants import DataConstants, EncoderConstants
-from gdconv.models.encoder.model import BLOCKS, EncoderParameters, ShallowEncoder
-from gdconv.models.multihead.model import BLOCKS as HEAD_BLOCKS
-from gdconv.models.multihead.point import start_at
-from theorems.ntk_regime.curvature import (
+from gdconv.gallery.ntk_regime.curvature import (
     EncoderCurvature,
     HeadCurvature,
     curvature_at,
     curvature_of,
 )
+from gdconv.models.encoder.constants import DataConstants, EncoderConstants
+from gdconv.models.encoder.model import BLOCKS, EncoderParameters, ShallowEncoder
+from gdconv.models.multihead.model import BLOCKS as HEAD_BLOCKS
+from gdconv.models.multihead.point import start_at
 
 SIZES = st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 10.0])
 

@@ -12,12 +12,12 @@ from samples import draw
 from samples import model as multihead
 from samples_encoder import case
 
-import theorems.ntk_regime.lazy
+import gdconv.gallery.ntk_regime.lazy
 from gdconv.descent.plan import Plan
+from gdconv.gallery.ntk_regime.lazy import Follow, LazyWatch, _ratio, kernel_at, kernel_times, rungs
 from gdconv.models.encoder.model import BLOCKS
 from gdconv.models.multihead.probes import probe, stepped
 from gdconv.rigor.spectrum import Enclosure
-from theorems.ntk_regime.lazy import Follow, LazyWatch, _ratio, kernel_at, kernel_times, rungs
 
 
 def drawn(name: str, seed: int, runs: int = 1) -> tuple[Any, Any, Any, tuple[str, ...]]:
@@ -91,8 +91,8 @@ def test_the_numbers_at_the_start(
     w = np.linalg.eigvalsh(K)
     eta = share / w[-1]
     plan = Plan(np.full(1, eta), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
-    times = theorems.ntk_regime.lazy.kernel_times
-    monkeypatch.setattr(theorems.ntk_regime.lazy, "kernel_times", lambda *a: 1.5 * times(*a))
+    times = gdconv.gallery.ntk_regime.lazy.kernel_times
+    monkeypatch.setattr(gdconv.gallery.ntk_regime.lazy, "kernel_times", lambda *a: 1.5 * times(*a))
     watch = LazyWatch(model, problem, params, plan)
     at = model.forward(problem, params)
     watch.observe([0], params, at)
@@ -168,14 +168,14 @@ def test_both_claims_hold_whatever_the_size_of_the_residual(name: str, near: flo
 def test_a_wrong_kernel_breaks_the_claims(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: without the value block |delta_t| exceeds its bound at once."""
     before = followed(name, 0, 10, near=1e-3).result(0)
-    value = theorems.ntk_regime.lazy.kernel_times
+    value = gdconv.gallery.ntk_regime.lazy.kernel_times
 
     def wrong(
         model: Any, problem: Any, params: Any, v: torch.Tensor, blocks: Any, at: Any = None
     ) -> torch.Tensor:
         return value(model, problem, params, v, tuple(b for b in blocks if b != "W_V"), at)
 
-    monkeypatch.setattr(theorems.ntk_regime.lazy, "kernel_times", wrong)
+    monkeypatch.setattr(gdconv.gallery.ntk_regime.lazy, "kernel_times", wrong)
     after = followed(name, 0, 10, near=1e-3).result(0)
     assert before["curved_worst"] <= 1.0 < after["curved_worst"]
 
@@ -231,12 +231,15 @@ def test_the_least_ratio_keeps_both_ends() -> None:
         [Enclosure(0.0, 4.0), Enclosure(1.0, 1.0)],
         [Enclosure(2.0, 2.0), Enclosure(1.0, 1.0)],
     ])
-    original, theorems.ntk_regime.lazy.rungs = theorems.ntk_regime.lazy.rungs, lambda *_: next(made)
+    original, gdconv.gallery.ntk_regime.lazy.rungs = (
+        gdconv.gallery.ntk_regime.lazy.rungs,
+        lambda *_: next(made),
+    )
     try:
         watch.record(0, params)
         watch.record(0, params)
     finally:
-        theorems.ntk_regime.lazy.rungs = original
+        gdconv.gallery.ntk_regime.lazy.rungs = original
     assert watch.result(0)["rung_lo"] <= 0.25
     assert watch.result(0)["rung_hi"] == 0.5
 

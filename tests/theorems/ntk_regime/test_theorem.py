@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import gdconv
+import gdconv.gallery.ntk_regime.lazy
 import gdconv.models.encoder.tangent
-import theorems.ntk_regime.lazy
 from gdconv.checks.prepare import prepare
+from gdconv.gallery.ntk_regime.theorem import EASY, NTKRegime
 from gdconv.models.encoder.tangent import block_kernels
-from theorems.ntk_regime.theorem import EASY, NTKRegime
 
 LAZY: dict[str, Any] = {
     "statement": "linearised", "samples": 2, "width": 256, "until_loss": 0.1, "steps": 50,
@@ -162,9 +162,9 @@ def test_a_kernel_with_a_sign_is_below_the_ladder(
 def test_a_wrong_product_refutes_the_linearisation(
     monkeypatch: pytest.MonkeyPatch, sound: dict[str, str]
 ) -> None:
-    product = theorems.ntk_regime.lazy.kernel_times
+    product = gdconv.gallery.ntk_regime.lazy.kernel_times
     monkeypatch.setattr(
-        theorems.ntk_regime.lazy, "kernel_times", lambda *args: 0.9 * product(*args)
+        gdconv.gallery.ntk_regime.lazy, "kernel_times", lambda *args: 0.9 * product(*args)
     )
     assert sound["linearised"] == "confirmed"
     assert verdicts(**LAZY)["linearised"] == "refuted"

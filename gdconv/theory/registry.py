@@ -1,0 +1,208 @@
+"""Where theorems are found: what the entry-point group ``gdconv.theorems`` names.
+
+An entry names a package or a module; in a package every module counts, and of a folder in it the
+module `theorem`. Ids are read from the source (`id = "..."` in a class), so that one theorem is
+found without importing all; what cannot be read or imported is left out and told, and breaks
+nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gdconv.support.errors import InputError, quoted
+
+if TYPE_CHECKING:
+    from gdconv.theory.theorem import Theorem
+
+
+def packages() -> list[str]:
+    """What the entry points name.
+
+    Returns:
+        Names of packages and modules, sorted, each once.
+
+    Example:
+        >>> "gdconv.gallery" in packages()
+        True
+    """
+    return sorted({point.value for point in entry_points(group="gdconv.theorems")})
+
+
+def homes() -> tuple[dict[str, str], dict[str, str]]:
+    """Where each id stands, and what cannot be read; nothing of it is imported.
+
+    Returns:
+        Module by id, and reason by package or module.
+
+    Example:
+        >>> homes()[0]["full-gd"]
+        'gdconv.gallery.full_gd'
+    """
+    found: dict[str, str] = {}
+    broken: dict[str, str] = {}
+    for package in packages():
+        try:
+            for module, file in _modules(package):
+                try:
+                    ids = _ids(file, file.stat().st_mtime_ns)
+                except (OSError, SyntaxError, ValueError) as error:
+                    broken[module] = _reason(error)
+                    continue
+                for name in ids:
+                    found.setdefault(name, module)
+        except Exception as error:  # the package itself is what is broken
+            broken[package] = _reason(error)
+    return dict(sorted(found.items())), broken
+
+
+def registry() -> dict[str, Theorem]:
+    """Every theorem that can be imported.
+
+    Returns:
+        Theorems by id, sorted.
+
+    Raises:
+        InputError: Two theorems share an id.
+
+    Example:
+        >>> "full-gd" in registry()
+        True
+    """
+    return all_theorems()[0]
+
+
+def all_theorems() -> tuple[dict[str, Theorem], dict[str, str]]:
+    """Every theorem, and what could not be imported.
+
+    Returns:
+        Theorems by id, sorted; reason by package or module.
+
+    Raises:
+        InputError: Two theorems share an id.
+
+    Example:
+        >>> found, broken = all_theorems()
+        >>> broken
+        {}
+    """
+    found: dict[str, Theorem] = {}
+    broken: dict[str, str] = {}
+    for package in packages():
+        try:
+            modules = [module for module, _ in _modules(package)]
+        except Exception as error:
+            broken[package] = _reason(error)
+            continue
+        for module in modules:
+            try:
+                made = _theorems_of(module)
+            except Exception as error:  # whatever a user's module raises
+                broken[module] = _reason(error)
+                continue
+            for theorem in made:
+                if theorem.id in found:
+                    raise InputError("theorem", theorem.id, "give every theorem an id of its own")
+                found[theorem.id] = theorem
+    return dict(sorted(found.items())), broken
+
+
+def theorem_named(name: str) -> Theorem:
+    """The theorem with that id.
+
+    Args:
+        name: Id, as `gdconv list` prints it.
+
+    Returns:
+        The theorem.
+
+    Raises:
+        InputError: No theorem has that id, or its module cannot be imported.
+
+    Example:
+        >>> theorem_named("full-gd").id
+        'full-gd'
+    """
+    known, unread = homes()
+    if name in known:
+        try:
+            made = _theorems_of(known[name])
+        except Exception as error:
+            remedy = f"mend its module {known[name]}, which cannot be imported: {_reason(error)}"
+            raise InputError("theorem", name, remedy) from error
+        for theorem in made:
+            if theorem.id == name:
+                return theorem
+    found, broken = all_theorems()  # an id that is computed cannot be read
+    if name in found:
+        return found[name]
+    remedy = f"choose one of {', '.join(found)}"
+    left_out = {**unread, **broken}
+    if left_out:
+        remedy += "; left out: " + "; ".join(f"{k} ({v})" for k, v in left_out.items())
+    raise InputError("theorem", name, remedy)
+
+
+def _modules(package: str) -> Iterator[tuple[str, Path]]:
+    """Modules that may hold theorems, with their files."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {package!r}")
+    if spec.submodule_search_locations is None:
+        yield package, Path(str(spec.origin))
+        return
+    for place in spec.submodule_search_locations:
+        for path in sorted(Path(place).iterdir()):
+            name = f"{package}.{path.stem}"
+            if path.suffix == ".py" and not path.stem.startswith("_"):
+                yield name, path
+            elif (path / "theorem.py").is_file():
+                yield f"{name}.theorem", path / "theorem.py"
+            elif (path / "__init__.py").is_file():
+                yield name, path / "__init__.py"
+
+
+@lru_cache(maxsize=256)
+def _ids(file: Path, changed: int) -> tuple[str, ...]:
+    """Every `id = "..."` in the body of a class of the file as it was at that time."""
+    tree = ast.parse(file.read_bytes())
+    return tuple(
+        line.value.value
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for line in node.body
+        if isinstance(line, ast.Assign | ast.AnnAssign)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+        and any(
+            isinstance(t, ast.Name) and t.id == "id"
+            for t in (line.targets if isinstance(line, ast.Assign) else [line.target])
+        )
+    )
+
+
+def _theorems_of(module: str) -> list[Theorem]:
+    """Instances of the theorems that a module defines; imported ones are another's."""
+    from gdconv.theory.theorem import Theorem
+
+    made = importlib.import_module(module)
+    return [
+        value()
+        for value in vars(made).values()
+        if isinstance(value, type)
+        and issubclass(value, Theorem)
+        and value.__module__ == made.__name__
+        and hasattr(value, "id")
+    ]
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {quoted(lines[0])}" if lines else type(error).__name__
