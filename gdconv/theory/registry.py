@@ -158,7 +158,7 @@ def _modules(package: str) -> Iterator[tuple[str, Path]]:
     if spec.submodule_search_locations is None:
         yield package, Path(str(spec.origin))
         return
-    for place in spec.submodule_search_locations:
+    for place in importlib.import_module(package).__path__:  # it may have changed it itself
         for path in sorted(Path(place).iterdir()):
             name = f"{package}.{path.stem}"
             if path.suffix == ".py" and not path.stem.startswith("_"):
@@ -172,20 +172,24 @@ def _modules(package: str) -> Iterator[tuple[str, Path]]:
 @lru_cache(maxsize=256)
 def _ids(file: Path, changed: int) -> tuple[str, ...]:
     """Every `id = "..."` in the body of a class of the file as it was at that time."""
-    tree = ast.parse(file.read_bytes())
-    return tuple(
-        line.value.value
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
-        for line in node.body
-        if isinstance(line, ast.Assign | ast.AnnAssign)
-        and isinstance(line.value, ast.Constant)
-        and isinstance(line.value.value, str)
-        and any(
-            isinstance(t, ast.Name) and t.id == "id"
-            for t in (line.targets if isinstance(line, ast.Assign) else [line.target])
-        )
-    )
+    found: list[str] = []
+    for node in ast.parse(file.read_bytes()).body:
+        for line in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(line, ast.Assign):
+                found += [v for target in line.targets for v in _given(target, line.value)]
+            elif isinstance(line, ast.AnnAssign) and line.value is not None:
+                found += _given(line.target, line.value)
+    return tuple(found)
+
+
+def _given(target: ast.expr, value: ast.expr) -> list[str]:
+    """The text that an assignment gives to `id`, also as one of several names."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = zip(target.elts, value.elts, strict=False)
+        return [text for pair in pairs for text in _given(*pair)]
+    named = isinstance(target, ast.Name) and target.id == "id"
+    known = isinstance(value, ast.Constant) and isinstance(value.value, str)
+    return [value.value] if named and known else []
 
 
 def _theorems_of(module: str) -> list[Theorem]:

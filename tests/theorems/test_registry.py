@@ -136,9 +136,9 @@ def test_a_users_own_package_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
         "        return Prediction((), 0.0)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    ours = EntryPoint("gdconv", "theorems", "gdconv.theorems")
+    ours = EntryPoint("gdconv", "gdconv.gallery", "gdconv.theorems")
     mine = EntryPoint("mine", "my_theorems", "gdconv.theorems")
-    monkeypatch.setattr("gdconv.theory.theorem.entry_points", lambda group: (ours, mine))
+    monkeypatch.setattr("gdconv.theory.registry.entry_points", lambda group: (ours, mine))
     assert set(registry()) >= {"full-gd", "toy"}
     check = gdconv.check(
         "toy", data="gaussian", samples=1, tokens=1, embedding=2, heads=1, head_dim=1, steps=3

@@ -84,6 +84,6 @@ def test_two_theorems_with_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -
     from importlib.metadata import EntryPoint
 
     twice = [EntryPoint("a", "theorems", "gdconv.theorems")] * 2
-    monkeypatch.setattr("gdconv.theory.theorem.entry_points", lambda group: twice)
+    monkeypatch.setattr("gdconv.theory.registry.entry_points", lambda group: twice)
     with pytest.raises(InputError, match="an id of its own"):
         registry()
