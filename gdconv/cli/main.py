@@ -74,11 +74,25 @@ def _run_command(argv: Sequence[str]) -> int:
             return int(stop.code or 0)
         return BAD_INPUT
     except Exception as error:  # never 1, which would say that a theorem is refuted
+        if _interrupted(error):
+            return _say("interrupted; nothing was saved", INTERRUPTED)
         if os.environ.get("GDCONV_DEBUG"):
             import traceback
 
             traceback.print_exc()
         return _say(_unexpected(error), BAD_INPUT)
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether control-C is behind an error: a library may make another one of it."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        if isinstance(at, KeyboardInterrupt):
+            return True
+        seen.add(id(at))
+        at = at.__cause__ or at.__context__
+    return False
 
 
 def _unexpected(error: Exception) -> str:

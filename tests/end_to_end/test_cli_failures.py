@@ -68,6 +68,18 @@ def test_what_nobody_foresaw_is_a_sentence_and_code_2(error, monkeypatch, capsys
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_an_interrupt_that_a_library_makes_another_error_of(monkeypatch, capsys):
+    def fail(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise ImportError("half a library") from None
+
+    monkeypatch.setattr("gdconv.checks.execute", fail)
+    assert cli.main(FAST) == 130
+    assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"
+
+
 def test_a_reader_that_leaves_is_no_error(saved):
     command = f"{sys.executable} -m gdconv table {saved} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
@@ -84,7 +96,7 @@ def test_interrupting_saves_nothing_half_done(saved):
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()  # a run of hours must not outlive a test that failed
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert out == ""
     assert "interrupted" in err
     assert "Traceback" not in err

@@ -125,7 +125,8 @@ class AttentionHessian(ClaimTheorem):
             H = blocks.hessian(layer, None, "outer")
             signs = inertia(H.numpy(), rounding_slack(H))
             low, high = eigenvalue_bounds(H.numpy())
-            least = min(least, float(low[0] / high[-1]))
+            if high[-1] > 0:  # one token: H_o is 0
+                least = min(least, float(low[0] / high[-1]))
             claims += [
                 Hypothesis(f"{name}: eigenvalues below rounding", signs.negative, "<=", 0),
                 Hypothesis(f"{name}: rank is at most that of J", signs.positive, "<=",

@@ -277,3 +277,10 @@ def test_the_check_is_saved_with_its_curves() -> None:
     check = gdconv.check("attention-hessian", statement="growth", seeds=2, tokens=4)
     assert check.verdict == "confirmed"
     assert {"H(QQ)", "H_o(QQ)", "H_f(QQ)"} <= set(check.trace["series"])
+
+
+def test_a_layer_norm_of_one_feature_is_zero_and_divides_nothing() -> None:
+    """Every warning is an error here: 0 / 0 was printed once."""
+    check = gdconv.check("attention-hessian", statement="outer-psd", embedding=1, tokens=1)
+    assert check.verdict == "confirmed"
+    assert "lambda_min / lambda_max" in check.verdicts["note"].iloc[0]
