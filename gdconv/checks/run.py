@@ -61,6 +61,8 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
         >>> check("full-gd", problem="stacked-witness").verdict
         'refuted'
     """
+    if isinstance(theorem, str):
+        theorem_named(theorem)  # an unknown id is said before an unknown option
     for name, remedy in UNREAD.items():
         if options.get(name) not in (None, False):
             raise InputError(name, options[name], f"leave it out, and {remedy}")

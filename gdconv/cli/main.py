@@ -168,8 +168,11 @@ class _Version(argparse.Action):
 def _list(options: Any) -> int:
     _import("gdconv.theory.theorem")
     from gdconv.report.jsonable import jsonable
-    from gdconv.theory.registry import registry
+    from gdconv.theory.registry import all_theorems
 
+    found, broken = all_theorems()
+    for module, reason in broken.items():
+        _say(f"{module} is left out, it cannot be imported: {reason}")
     rows: list[dict[str, Any]] = [
         {
             "id": theorem.id,
@@ -180,7 +183,7 @@ def _list(options: Any) -> int:
                 for s in theorem.statements()
             ],
         }
-        for theorem in registry().values()
+        for theorem in found.values()
     ]
     if options.json:
         _show(json.dumps({"theorems": jsonable(rows)}, indent=1))

@@ -187,9 +187,9 @@ def _given(target: ast.expr, value: ast.expr) -> list[str]:
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
         pairs = zip(target.elts, value.elts, strict=False)
         return [text for pair in pairs for text in _given(*pair)]
-    named = isinstance(target, ast.Name) and target.id == "id"
-    known = isinstance(value, ast.Constant) and isinstance(value.value, str)
-    return [value.value] if named and known else []
+    if isinstance(target, ast.Name) and target.id == "id" and isinstance(value, ast.Constant):
+        return [value.value] if isinstance(value.value, str) else []
+    return []
 
 
 def _theorems_of(module: str) -> list[Theorem]:

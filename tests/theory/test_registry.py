@@ -164,3 +164,21 @@ def test_inherited_statements_are_seen_and_overridden_ones_keep_their_place(name
     heir = theorem_named("heir")
     assert [s.name for s in heir.statements()] == [*ours, "more"]
     assert heir.statement_named("per-head").summary == "Another one."
+
+
+def test_the_list_names_what_it_leaves_out(
+    named: Named, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gdconv.cli.main import main
+
+    named("not_listed", not_listed__bad="raise OSError('no disk')")
+    assert main(["list"]) == 0
+    shown = capsys.readouterr()
+    assert "full-gd: " in shown.out
+    left_out = "gdconv: not_listed.bad is left out, it cannot be imported: OSError: no disk\n"
+    assert shown.err == left_out
+
+
+def test_an_unknown_id_is_said_before_an_unknown_option() -> None:
+    with pytest.raises(InputError, match="theorem = nowhere"):
+        gdconv.check("nowhere", colour="blue")
