@@ -44,6 +44,7 @@ class Spec:
         """Name of its checkpoint.
 
         Example:
+            >>> from experiments.tasks.trained import PRESETS
             >>> Spec(PRESETS["small"].tasks[0], "softmax", "final", 0.1, 2, ()).key
             'text-softmax-final-0.1-2'
         """

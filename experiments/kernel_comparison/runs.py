@@ -148,7 +148,7 @@ def search_specs(preset: Preset) -> list[Spec]:
         The runs.
 
     Example:
-        >>> from experiments.kernel_comparison.plan import PRESETS
+        >>> from experiments.tasks.trained import PRESETS
         >>> len(search_specs(PRESETS["small"]))
         16
     """

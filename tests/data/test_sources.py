@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from gdconv.data import sources as data
+from gdconv.data.draws import whole
 from gdconv.support.errors import InputError
 
 # Gaussian ---------------------------------------------------------------------------------------
@@ -58,8 +59,8 @@ def test_data_larger_than_memory_name_the_size_that_makes_them_so(source, field)
 @pytest.mark.parametrize("value", [True, 2.0, "2", None, float("nan")])
 def test_sizes_are_whole_numbers(value):
     with pytest.raises(InputError, match="samples = .*whole number of at least 1"):
-        data._whole("samples", value)
-    assert data._whole("samples", np.int64(2)) == 2
+        whole("samples", value)
+    assert whole("samples", np.int64(2)) == 2
 
 
 # Digits -----------------------------------------------------------------------------------------

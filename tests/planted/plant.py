@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -60,13 +59,9 @@ class Fault:
     @property
     def compiled(self) -> bool:
         """Whether numba must compile the file again: left to the whole table, not to a slice."""
-        compiled = re.search(r"^from gdconv.compiled.cache import njit", self.text, re.MULTILINE)
-        return bool(compiled) and self.file not in scratch.WITHOUT_JIT
-
-    @property
-    def text(self) -> str:
-        """The sound file."""
-        return (scratch.ROOT / self.file).read_text("utf-8")
+        file = Path(self.file)
+        compiled = file.parent.name == "compiled" or file.stem.endswith("_compiled")
+        return compiled and self.file not in scratch.WITHOUT_JIT
 
     def applied(self) -> str:
         """Text of the file with the fault in it.
@@ -74,7 +69,7 @@ class Fault:
         Raises:
             ValueError: The text to replace is not there, or more than once.
         """
-        text = self.text
+        text = (scratch.ROOT / self.file).read_text("utf-8")
         if text.count(self.before) != 1:
             raise ValueError(
                 f"{self.table}.tsv: '{self.before}' stands {text.count(self.before)} times in "

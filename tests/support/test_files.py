@@ -12,6 +12,7 @@ import pytest
 from commands import FAST
 
 from gdconv.checks import store
+from gdconv.checks.result import load
 from gdconv.cli import main as cli
 from gdconv.support.errors import InputError
 from gdconv.support.files import folder_path, require_writable
@@ -56,7 +57,7 @@ def test_what_is_no_path_is_refused(value: Any) -> None:
 
 def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for call in (store.find_runs, store.load, require_writable):
+    for call in (store.find_runs, load, require_writable):
         with pytest.raises(InputError):
             call(tmp_path / "loop" / "x")
 
