@@ -8,9 +8,9 @@ import numpy as np
 
 from experiments.convex_attention.curves import r_squared
 from experiments.convex_attention.data import TokenTask
+from experiments.convex_attention.solver_path import path
 from gdconv.convex.group_lasso import token_program
 from gdconv.convex.recovery import fewest_tokens
-from gdconv.convex.solvers.path import path
 
 
 def along_path(task: TokenTask, count: int, least: float) -> list[dict[str, Any]]:

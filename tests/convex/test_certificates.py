@@ -19,10 +19,10 @@ from gdconv.convex.dual import (
     dual_sizes_upper,
     objective_enclosure,
 )
-from gdconv.convex.exact import exact_gap
 from gdconv.convex.group_lasso import PENALTIES, Program
 from gdconv.convex.losses import LOSSES, Loss
 from gdconv.convex.solvers.fast import solve
+from gdconv.gallery.convex_attention.exact import exact_gap
 from gdconv.support.errors import InputError
 
 programs = st.tuples(

@@ -21,10 +21,10 @@ from gdconv.convex.dual import (
     objective_enclosure,
     scaled_into,
 )
-from gdconv.convex.exact import exact_gap
 from gdconv.convex.group_lasso import PENALTIES, Program
 from gdconv.convex.losses import LOSSES, Loss
 from gdconv.convex.solvers.fast import solve
+from gdconv.gallery.convex_attention.exact import exact_gap
 
 ONE = Program.of([[[1.0]]], [1.0], 0.5)
 

@@ -12,9 +12,9 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdconv.convex.exact import _dual, _loss
 from gdconv.convex.group_lasso import Program
 from gdconv.convex.losses import LOSSES, Loss
+from gdconv.gallery.convex_attention.exact import _dual, _loss
 from gdconv.rigor.balls import working_precision
 from gdconv.support.errors import InputError
 

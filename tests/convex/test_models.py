@@ -24,9 +24,9 @@ from gdconv.convex.models import (
     weight_decay,
 )
 from gdconv.convex.recovery import heads_objective, heads_of
-from gdconv.convex.sequence import solve_sequence
 from gdconv.convex.solvers.fast import solve
 from gdconv.convex.training import descend, l1_square_prox, onto_simplex, train_heads
+from gdconv.gallery.convex_attention.sequence import solve_sequence
 from gdconv.support.errors import InputError
 
 Page = Any  # the fixture of conftest.py

@@ -20,8 +20,12 @@ from gdconv.convex.recovery import (
     predictions,
     weights_of,
 )
-from gdconv.convex.sequence import _row_sums_prox, heads_of_sequence, solve_sequence
 from gdconv.convex.solvers.fast import solve
+from gdconv.gallery.convex_attention.sequence import (
+    _row_sums_prox,
+    heads_of_sequence,
+    solve_sequence,
+)
 from gdconv.support.errors import InputError
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))

@@ -17,11 +17,11 @@ import torch
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from gdconv.convex.dual import certify, dual_sizes_upper, objective_enclosure, scaled_into
-from gdconv.convex.exact import exact_gap
 from gdconv.convex.group_lasso import Design, Program
-from gdconv.convex.sequence import solve_sequence
 from gdconv.convex.solvers.fast import solve
 from gdconv.convex.solvers.first_order import accelerated_gradient, proximal_gradient
+from gdconv.gallery.convex_attention.exact import exact_gap
+from gdconv.gallery.convex_attention.sequence import solve_sequence
 from gdconv.hessian.density import lanczos, spectral_density
 from gdconv.hessian.spectra import (
     eigenvalue_bounds,

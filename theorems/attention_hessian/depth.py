@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdconv.hessian.autograd import split_hessian
 from gdconv.support.errors import InputError
+
+from .autograd import split_hessian
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"linear": lambda t: t, "relu": torch.relu}
 """Activations that keep the output homogeneous in the input."""

@@ -1,6 +1,6 @@
 """What the statements about the attention Hessian look at: drawn layers and what is measured there.
 
-Every closed form comes from `gdconv.hessian`, every second opinion from `gdconv.hessian.autograd`.
+Every closed form comes from `gdconv.hessian`, every second opinion from `autograd`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from gdconv.hessian import blocks
-from gdconv.hessian.autograd import layer_output, layer_split, parameters
 from gdconv.hessian.layer import PARTS, AttentionLayer, attention_layer
 from gdconv.hessian.operators import HessianOperator
 from gdconv.rigor.rounding import UNIT
 from gdconv.support.statistics import BEND, crossover, growth
 from gdconv.theory.prediction import Hypothesis
+from theorems.attention_hessian.depth import deep_net
 
-from .depth import deep_net
+from .autograd import layer_output, layer_split, parameters
 
 ROUNDING = 1e-12
 """What a block may be off, over the largest entry of that block of H_o or H_f."""

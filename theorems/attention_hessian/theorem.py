@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from gdconv.hessian import blocks
-from gdconv.hessian.autograd import layer_split
 from gdconv.hessian.layer import PARTS
 from gdconv.hessian.spectra import eigenvalue_bounds, inertia
 from gdconv.rigor.bars import largest
@@ -28,8 +27,7 @@ from gdconv.support.npz import LARGEST_BYTES
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
-
-from .evidence import (
+from theorems.attention_hessian.evidence import (
     DOMINANCE,
     REPLICAS,
     ROUNDING,
@@ -46,6 +44,8 @@ from .evidence import (
     split_norms,
     value_curvature,
 )
+
+from .autograd import layer_split
 
 PROOFS = "docs/theory/attention-hessian.md"
 

@@ -12,10 +12,8 @@ from flint import arb, arb_mat
 from torch import Tensor
 
 from gdconv.convex.dual import beta_max, certified_inactive, dual_radius
-from gdconv.convex.exact import exact_gap
 from gdconv.convex.group_lasso import Index, Program, token_program
 from gdconv.convex.recovery import Heads, heads_objective, heads_of, merged
-from gdconv.convex.sequence import SequenceSolution, heads_of_sequence, solve_sequence
 from gdconv.convex.solvers.fast import CERTIFIED, Solution, solve
 from gdconv.convex.training import descend, train_heads
 from gdconv.rigor.balls import square_sum, to_enclosure, working_precision
@@ -23,8 +21,10 @@ from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.rounding import Array, Enclosure
 from gdconv.theory.claims import Finding, Series
 from gdconv.theory.prediction import Hypothesis
+from theorems.convex_attention.witnesses import BITS
 
-from .witnesses import BITS
+from .exact import exact_gap
+from .sequence import SequenceSolution, heads_of_sequence, solve_sequence
 
 SHARE = 0.1
 """beta over beta_max."""

@@ -22,7 +22,6 @@ import numpy as np
 from flint import arb
 
 from gdconv.convex.dual import beta_max, certified_inactive, certify, objective_enclosure
-from gdconv.convex.exact import exact_gap
 from gdconv.convex.gated import gate_patterns, gated_program
 from gdconv.convex.group_lasso import Program, token_program
 from gdconv.convex.recovery import (
@@ -32,7 +31,6 @@ from gdconv.convex.recovery import (
     heads_of,
     weights_of,
 )
-from gdconv.convex.sequence import solve_sequence
 from gdconv.convex.solvers.fast import solve
 from gdconv.convex.solvers.first_order import accelerated_gradient
 from gdconv.convex.training import train_heads
@@ -44,8 +42,7 @@ from gdconv.support.errors import InputError
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
-
-from .evidence import (
+from theorems.convex_attention.evidence import (
     EQUAL,
     GAP,
     GATES,
@@ -67,8 +64,8 @@ from .evidence import (
     strict_margins,
     two_heads,
 )
-from .rates import rate_finding
-from .witnesses import (
+from theorems.convex_attention.rates import rate_finding
+from theorems.convex_attention.witnesses import (
     exactly,
     excesses,
     self_attention_at_signs,
@@ -76,6 +73,9 @@ from .witnesses import (
     unit_tokens,
     worst,
 )
+
+from .exact import exact_gap
+from .sequence import solve_sequence
 
 PROOFS = "docs/theory/convex-attention.md"
 DRAWN = {"gaussian": (6, 4, 3), "digits": (6, 4, None), "orthonormal": (6, 4, None)}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.convex_attention.solver_path import path
 from gdconv.convex.dual import beta_max, certified_inactive
 from gdconv.convex.group_lasso import Design, Program
 from gdconv.convex.losses import LOSSES
@@ -16,7 +17,6 @@ from gdconv.convex.solvers.block_descent import extrapolated, working_set
 from gdconv.convex.solvers.fast import solve
 from gdconv.convex.solvers.first_order import accelerated_gradient, proximal_gradient
 from gdconv.convex.solvers.newton import newton
-from gdconv.convex.solvers.path import path
 from gdconv.support.errors import InputError
 
 ONE = Program.of([[[1.0]]], [1.0], 0.5)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gdconv.convex.sequence import _dual_lower, _primal_upper, solve_sequence
+from gdconv.gallery.convex_attention.sequence import _dual_lower, _primal_upper, solve_sequence
 from gdconv.support.errors import InputError
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flint import arb
 
-from gdconv.convex.exact import exact_gap
 from gdconv.convex.group_lasso import Program
 from gdconv.convex.losses import Loss
+from gdconv.gallery.convex_attention.exact import exact_gap
 from gdconv.rigor.balls import working_precision
 from gdconv.support.errors import InputError
 
