@@ -20,9 +20,9 @@ from gdconv.hessian.operators import HessianOperator
 from gdconv.rigor.rounding import UNIT
 from gdconv.support.statistics import BEND, crossover, growth
 from gdconv.theory.prediction import Hypothesis
-from theorems.attention_hessian.depth import deep_net
 
 from .autograd import layer_output, layer_split, parameters
+from .depth import deep_net
 
 ROUNDING = 1e-12
 """What a block may be off, over the largest entry of that block of H_o or H_f."""

@@ -27,7 +27,9 @@ from gdconv.support.npz import LARGEST_BYTES
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
-from theorems.attention_hessian.evidence import (
+
+from .autograd import layer_split
+from .evidence import (
     DOMINANCE,
     REPLICAS,
     ROUNDING,
@@ -44,8 +46,6 @@ from theorems.attention_hessian.evidence import (
     split_norms,
     value_curvature,
 )
-
-from .autograd import layer_split
 
 PROOFS = "docs/theory/attention-hessian.md"
 

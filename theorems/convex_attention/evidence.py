@@ -21,10 +21,10 @@ from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.rounding import Array, Enclosure
 from gdconv.theory.claims import Finding, Series
 from gdconv.theory.prediction import Hypothesis
-from theorems.convex_attention.witnesses import BITS
 
 from .exact import exact_gap
 from .sequence import SequenceSolution, heads_of_sequence, solve_sequence
+from .witnesses import BITS
 
 SHARE = 0.1
 """beta over beta_max."""

@@ -12,8 +12,9 @@ from gdconv.convex.solvers.first_order import Trace, accelerated_gradient, proxi
 from gdconv.rigor.rounding import Array, Enclosure
 from gdconv.theory.claims import Finding, Series
 from gdconv.theory.prediction import Hypothesis
-from theorems.convex_attention.evidence import NOTHING, Case, nothing_to_do
-from theorems.convex_attention.witnesses import exactly, worst
+
+from .evidence import NOTHING, Case, nothing_to_do
+from .witnesses import exactly, worst
 
 SLACK = 1e-10
 """Relative slack of F(Z_t) - F(Z) over its bound: that of the bound's own rounding."""

@@ -42,7 +42,8 @@ from gdconv.support.errors import InputError
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Hypothesis
 from gdconv.theory.theorem import statement
-from theorems.convex_attention.evidence import (
+
+from .evidence import (
     EQUAL,
     GAP,
     GATES,
@@ -64,8 +65,10 @@ from theorems.convex_attention.evidence import (
     strict_margins,
     two_heads,
 )
-from theorems.convex_attention.rates import rate_finding
-from theorems.convex_attention.witnesses import (
+from .exact import exact_gap
+from .rates import rate_finding
+from .sequence import solve_sequence
+from .witnesses import (
     exactly,
     excesses,
     self_attention_at_signs,
@@ -73,9 +76,6 @@ from theorems.convex_attention.witnesses import (
     unit_tokens,
     worst,
 )
-
-from .exact import exact_gap
-from .sequence import solve_sequence
 
 PROOFS = "docs/theory/convex-attention.md"
 DRAWN = {"gaussian": (6, 4, 3), "digits": (6, 4, None), "orthonormal": (6, 4, None)}

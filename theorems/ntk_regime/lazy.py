@@ -36,7 +36,8 @@ from gdconv.models.multihead.tangent import (
 )
 from gdconv.rigor.bars import minus, positive_part, smaller, times
 from gdconv.rigor.spectrum import Enclosure
-from theorems.ntk_regime.curvature import Curvature, curvature_at
+
+from .curvature import Curvature, curvature_at
 
 NOISE = 64 * 2.0**-53
 """Rounding of the recursion of the linearised model in one step, as a share of |r_0|."""

@@ -31,7 +31,8 @@ from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
 from gdconv.theory.certificates import descent_hypotheses, run_certificate
 from gdconv.theory.theorem import At, Hypothesis, Prediction, Theorem, statement
-from theorems.ntk_regime.lazy import LazyWatch
+
+from .lazy import LazyWatch
 
 PROOFS = "docs/theory/ntk-regime.md"
 
