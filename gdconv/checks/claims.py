@@ -1,4 +1,4 @@
-"""Theorems that need no descent: identities, inequalities and laws, evaluated on drawn cases.
+"""How a theorem without descent is checked: its cases are drawn, its statements evaluated.
 
 config -> case (one per seed) -> findings (one per statement) -> Check, as `gdconv.checks.run` makes
 it.

@@ -1,7 +1,7 @@
-"""Theorem, Statement and the registry (Hypothesis and Prediction: gdconv.theory.prediction).
+"""Theorem and Statement (Hypothesis and Prediction: `prediction`; finding them: `registry`).
 
 A theorem is a class whose methods, decorated with `statement`, turn a start into a `Prediction`.
-The library never imports a theorem by name: `gdconv.theory.registry` finds them.
+The library never imports a theorem by name.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Outcome:
             return f"used more than {SECONDS} s of CPU"
         if self.code not in CODES:
             return f"exit code {self.code}"
-        for word in ("Traceback", "unexpected", "Warning:"):
+        for word in ("Traceback", "gdconv: unexpected", "Warning:"):
             if word in self.output:
                 return f"says '{word}'"
         raw = [c for c in self.output if ord(c) < 32 and c not in "\n\t\r"]

@@ -126,7 +126,7 @@ def tangent_kernel(
 
     T^2 (2 H D + 2 H d + D) multiplications (D_y = 1, softmax) and half of them by symmetry in the
     compiled form; the Gaussian key part adds T^2 H (2 d + 3 n). Work space of the compiled form:
-    the tangents, T D_y H (D + d) numbers, and blocks of `ntk_compiled.ROWS` rows.
+    the tangents, T D_y H (D + d) numbers, and blocks of `compiled.tangent_kernel.ROWS` rows.
 
     Args:
         model: The model.
