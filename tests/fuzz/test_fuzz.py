@@ -41,7 +41,7 @@ def test_what_must_not_happen_is_seen() -> None:
 
     assert says("fine", 2).fault == ""
     assert "exit code 5" in says("fine", 5).fault
-    assert "unexpected" in says("unexpected KeyError", 2).fault
+    assert "unexpected" in says("gdconv: unexpected KeyError", 2).fault
     assert "control character" in says("\x1b[2J", 2).fault
     assert "nothing" in says("", 2).fault
     assert "exit code" in forked.run(raises).fault
