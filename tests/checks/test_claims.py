@@ -61,7 +61,7 @@ class Powers(ClaimTheorem):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdconv.theory.registry.registry", lambda: {"powers": Powers()})
+    monkeypatch.setattr("gdconv.theory.registry.all_theorems", lambda: ({"powers": Powers()}, {}))
 
 
 def test_every_verdict_comes_out() -> None:

@@ -75,7 +75,7 @@ def test_an_interrupt_that_a_library_makes_another_error_of(monkeypatch, capsys)
         except KeyboardInterrupt:
             raise ImportError("half a library") from None
 
-    monkeypatch.setattr("gdconv.checks.execute", fail)
+    monkeypatch.setattr("gdconv.checks.run.execute", fail)
     assert cli.main(FAST) == 130
     assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"
 
@@ -161,7 +161,7 @@ def test_an_interrupt_while_judging_or_saving_loses_nothing(tmp_path, monkeypatc
 @pytest.mark.parametrize("delay", [0.1, 0.5, 1.0])
 def test_an_interrupt_while_libraries_load_is_a_sentence(delay, tmp_path):
     words = ["check", "full-gd", "--seeds", "50", "--out", str(tmp_path / "new")]
-    code = f"from gdconv import cli; print(flush=True); raise SystemExit(cli.main({words}))"
+    code = f"from gdconv.cli.main import main; print(flush=True); raise SystemExit(main({words}))"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -90,7 +90,7 @@ def test_a_writer_that_was_killed_while_it_wrote(tmp_path):
     """Not a copy: the process is killed in the middle of its files."""
     code = f"""
 import os, signal
-from gdconv import store
+from gdconv.checks import store
 from gdconv.report.example import example_check
 import gdconv.report.plots as plots
 plots.save_figure = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

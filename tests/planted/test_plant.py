@@ -25,7 +25,7 @@ def test_no_fault_stands_twice() -> None:
 def test_a_slice_depends_on_the_commit_alone() -> None:
     many = [
         plant.Fault("t", f"gdconv/{name}.py", str(i), "", "why", ())
-        for name in ("a", "b", "c", "tracking")
+        for name in ("a", "b", "c", "compiled/simd")
         for i in range(9)
     ]
     one, other = (plant.chosen(many, 5, seed) for seed in ("a", "b"))

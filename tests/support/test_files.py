@@ -68,7 +68,7 @@ def test_a_deleted_working_directory_is_a_sentence(words: list[str], tmp_path: P
     gone.mkdir()
     code = (
         f"import os, sys; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
-        f"from gdconv import cli; raise SystemExit(cli.main({words}))"
+        f"from gdconv.cli import main as cli; raise SystemExit(cli.main({words}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -161,7 +161,7 @@ class Kinds(ClaimTheorem):
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdconv.theory.registry.registry", lambda: {"kinds": Kinds()})
+    monkeypatch.setattr("gdconv.theory.registry.all_theorems", lambda: ({"kinds": Kinds()}, {}))
 
 
 @pytest.mark.usefixtures("registered")

@@ -83,7 +83,8 @@ def test_statements_keep_their_order_and_default() -> None:
 def test_two_theorems_with_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 
-    twice = [EntryPoint("a", "theorems", "gdconv.theorems")] * 2
+    values = ("gdconv.gallery", "gdconv.gallery.full_gd")
+    twice = [EntryPoint("a", value, "gdconv.theorems") for value in values]
     monkeypatch.setattr("gdconv.theory.registry.entry_points", lambda group: twice)
     with pytest.raises(InputError, match="an id of its own"):
         registry()
