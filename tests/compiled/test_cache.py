@@ -195,7 +195,11 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{tmp_path}"},
+        env=os.environ
+        | {
+            "PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{tmp_path}",
+            "PYTHONDONTWRITEBYTECODE": "1",  # else bytecode cut short stays for all that follow
+        },
         preexec_fn=limit,
         capture_output=True,
         text=True,

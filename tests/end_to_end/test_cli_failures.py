@@ -188,6 +188,7 @@ def test_files_that_may_not_grow_are_a_sentence(most, tmp_path):
     assert cli.main([*FAST, "--json"]) == 1  # what numba keeps is written before
 
     def limited():
+        sys.dont_write_bytecode = True  # Python would put a file cut short in its place
         said, free = io.StringIO(), resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, free[1]))
         with redirect_stderr(said):
