@@ -2,10 +2,9 @@
 
 Nothing is trained: the conditions (2, 8, 16), the corollary of `relu-sharp`, are evaluated at
 initialization, on orthonormal tokens and labels with |y| = sqrt(N), and the width is bisected. The
-constants are either those in
-closed form (rho = sqrt(N) n^(3/2) tau_1 C_x and z) or measured on the samples, which are smaller;
-the conditions either all three, or without the third, alpha^2 >= 16 lambda_O^2 Lambda^2, which the
-printed theorem has not.
+constants are either those in closed form (rho = sqrt(N) n^(3/2) tau_1 C_x and z) or measured on the
+samples, which are smaller; the conditions either all three, or without the third, alpha^2 >= 16
+lambda_O^2 Lambda^2, which the printed theorem has not.
 
 Widths reach millions, so F_pre is never formed: neurons are drawn in blocks and only F_pre F_pre^T,
 W_V^T W_V and F_pre w_O are summed. W_Q and W_K enter through W_Q^T W_K and their norms, whose joint

@@ -5,7 +5,7 @@ config -> problem -> parameters -> hypotheses, step, rate -> gradient descent ->
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,6 @@ from gdconv.support.threads import one_thread
 from gdconv.support.trust import weakest
 from gdconv.theory.claims import ClaimTheorem
 from gdconv.theory.registry import theorem_named
-
-if TYPE_CHECKING:
-    pass
 
 MOST_HALVINGS = 40
 """A local step that still rises after this many halvings is given up."""
@@ -61,14 +58,18 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
         >>> check("full-gd", problem="stacked-witness").verdict
         'refuted'
     """
-    if isinstance(theorem, str):
-        theorem_named(theorem)  # an unknown id is said before an unknown option
-    for name, remedy in UNREAD.items():
-        if options.get(name) not in (None, False):
-            raise InputError(name, options[name], f"leave it out, and {remedy}")
     if options.get("step") is not None:
         options["step"] = str(options["step"])
-    return execute(begin(Config.of(theorem, options)), progress)
+    try:
+        for name, remedy in UNREAD.items():
+            if options.get(name) not in (None, False):
+                raise InputError(name, options[name], f"leave it out, and {remedy}")
+        config = Config.of(theorem, options)
+    except InputError:
+        if isinstance(theorem, str):
+            theorem_named(theorem)  # an unknown id is said before an unknown option
+        raise
+    return execute(begin(config), progress)
 
 
 def begin(config: Config) -> Setting | ClaimSetting:

@@ -1,9 +1,8 @@
 """Saved runs: one folder a check, named by the hash of its config, complete or absent.
 
 A folder is written under a temporary name beside its place and renamed at the end, so a crash
-leaves no
-half run. `load` restores the check with every float64 bit for bit and refuses files that were
-changed.
+leaves no half run. `load` restores the check with every float64 bit for bit and refuses files that
+were changed.
 """
 
 from __future__ import annotations
@@ -111,8 +110,7 @@ def save(check: CheckLike, directory: str | Path, parquet: bool = False) -> Path
 
     Returns:
         The run's folder: manifest.json, trace.csv, verdicts.csv, hypotheses.csv, runs.csv,
-        iterates.npz,
-        figure.pdf, figure.png, table.txt, table.md, table.tex, table.csv.
+        iterates.npz, figure.pdf, figure.png, table.txt, table.md, table.tex, table.csv.
 
     Raises:
         InputError: The folder cannot be written, or holds something else under this name.

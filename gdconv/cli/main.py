@@ -25,6 +25,7 @@ from gdconv.support.errors import (
     DivergenceError,
     GdconvError,
     InputError,
+    cause,
     printable,
     quoted,
 )
@@ -99,9 +100,7 @@ def _unexpected(error: Exception) -> str:
     """One sentence on an error that nobody foresaw."""
     if isinstance(error, MemoryError):
         return "out of memory: make the problem smaller."
-    lines = str(error).strip().splitlines()
-    what = f"{type(error).__name__}: {quoted(lines[0])}" if lines else type(error).__name__
-    return f"unexpected {what} (please report it; GDCONV_DEBUG=1 shows where it came from)."
+    return f"unexpected {cause(error)} (please report it; GDCONV_DEBUG=1 shows where it came from)."
 
 
 def run_theorem(theorem: str, argv: Sequence[str] | None = None) -> int:

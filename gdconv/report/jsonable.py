@@ -19,8 +19,8 @@ def to_json(check: CheckLike) -> dict[str, Any]:
     """A check as one object: theorem, verdict, level, statements, runs, config, environment.
 
     A statement's numbers are those of its worst run: worst verdict first, then least margin;
-    `by_run` has
-    the verdict, the worst margin and the first violation of every run. nan and inf become null.
+    `by_run` has the verdict, the worst margin and the first violation of every run. nan and inf
+    become null.
 
     Args:
         check: A check.

@@ -48,6 +48,23 @@ def quoted(value: object, most: int = MOST_QUOTED) -> str:
     return text
 
 
+def cause(error: BaseException) -> str:
+    r"""What was raised, by somebody else's code, on one line.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        Its type, and the first line of what it says where it says something.
+
+    Example:
+        >>> cause(OSError("no disk\nat all")), cause(KeyError())
+        ('OSError: no disk', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {quoted(lines[0])}" if lines else type(error).__name__
+
+
 def printable(text: str) -> str:
     r"""Text of several lines without anything that a terminal obeys.
 

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gdconv.support.errors import InputError, quoted
+from gdconv.support.errors import InputError, cause
 
 if TYPE_CHECKING:
     from gdconv.theory.theorem import Theorem
@@ -47,19 +47,15 @@ def homes() -> tuple[dict[str, str], dict[str, str]]:
         'gdconv.gallery.full_gd'
     """
     found: dict[str, str] = {}
-    broken: dict[str, str] = {}
-    for package in packages():
+    modules, broken = _modules()
+    for module, file in modules:
         try:
-            for module, file in _modules(package):
-                try:
-                    ids = _ids(file, file.stat().st_mtime_ns)
-                except (OSError, SyntaxError, ValueError) as error:
-                    broken[module] = _reason(error)
-                    continue
-                for name in ids:
-                    found.setdefault(name, module)
-        except Exception as error:  # the package itself is what is broken
-            broken[package] = _reason(error)
+            ids = _ids(file, file.stat().st_mtime_ns)
+        except (OSError, SyntaxError, ValueError) as error:
+            broken[module] = cause(error)
+            continue
+        for name in ids:
+            found.setdefault(name, module)
     return dict(sorted(found.items())), broken
 
 
@@ -94,23 +90,17 @@ def all_theorems() -> tuple[dict[str, Theorem], dict[str, str]]:
         {}
     """
     found: dict[str, Theorem] = {}
-    broken: dict[str, str] = {}
-    for package in packages():
+    modules, broken = _modules()
+    for module, _ in modules:
         try:
-            modules = [module for module, _ in _modules(package)]
-        except Exception as error:
-            broken[package] = _reason(error)
+            made = _theorems_of(module)
+        except Exception as error:  # whatever a user's module raises
+            broken[module] = cause(error)
             continue
-        for module in modules:
-            try:
-                made = _theorems_of(module)
-            except Exception as error:  # whatever a user's module raises
-                broken[module] = _reason(error)
-                continue
-            for theorem in made:
-                if theorem.id in found:
-                    raise InputError("theorem", theorem.id, "give every theorem an id of its own")
-                found[theorem.id] = theorem
+        for theorem in made:
+            if theorem.id in found:
+                raise InputError("theorem", theorem.id, "give every theorem an id of its own")
+            found[theorem.id] = theorem
     return dict(sorted(found.items())), broken
 
 
@@ -135,7 +125,7 @@ def theorem_named(name: str) -> Theorem:
         try:
             made = _theorems_of(known[name])
         except Exception as error:
-            remedy = f"mend its module {known[name]}, which cannot be imported: {_reason(error)}"
+            remedy = f"mend its module {known[name]}, which cannot be imported: {cause(error)}"
             raise InputError("theorem", name, remedy) from error
         for theorem in made:
             if theorem.id == name:
@@ -150,8 +140,19 @@ def theorem_named(name: str) -> Theorem:
     raise InputError("theorem", name, remedy)
 
 
-def _modules(package: str) -> Iterator[tuple[str, Path]]:
-    """Modules that may hold theorems, with their files."""
+def _modules() -> tuple[list[tuple[str, Path]], dict[str, str]]:
+    """Modules that may hold theorems, with their files; reason by package that cannot be opened."""
+    found: list[tuple[str, Path]] = []
+    broken: dict[str, str] = {}
+    for package in packages():
+        try:
+            found += list(_modules_of(package))
+        except Exception as error:  # whatever a user's package raises
+            broken[package] = cause(error)
+    return found, broken
+
+
+def _modules_of(package: str) -> Iterator[tuple[str, Path]]:
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ModuleNotFoundError(f"No module named {package!r}")
@@ -205,8 +206,3 @@ def _theorems_of(module: str) -> list[Theorem]:
         and value.__module__ == made.__name__
         and hasattr(value, "id")
     ]
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {quoted(lines[0])}" if lines else type(error).__name__
