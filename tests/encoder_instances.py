@@ -12,10 +12,10 @@ import torch
 
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.model import BLOCKS, EncoderParameters, ShallowEncoder
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 
 
-def tight(N: int = 2, s: float = 1e-2, scale: float = 0.5, radius: float = 0.0) -> EncoderStart:
+def tight(N: int = 2, s: float = 1e-2, scale: float = 0.5, radius: float = 0.0) -> EncoderPoint:
     """Two tokens (1, s), (1, -s), equal scores, one neuron read: all of Lemma E1(a) at once.
 
     W_Q sees the first coordinate and W_K the second, in different neurons, so W_Q^T W_K = 0. The
@@ -29,11 +29,11 @@ def tight(N: int = 2, s: float = 1e-2, scale: float = 0.5, radius: float = 0.0) 
         "w_O": (0.75 + radius) * np.array([0.0, 1.0]),
     }
     model = ShallowEncoder(1 / s**2, scale * sqrt(N), 1 / N)
-    return EncoderStart(model, Problem.per_sample(X, [1.0] * N), EncoderParameters.from_arrays(W))
+    return EncoderPoint(model, Problem.per_sample(X, [1.0] * N), EncoderParameters.from_arrays(W))
 
 
 def second_derivative(
-    start: EncoderStart, blocks: tuple[str, ...] = BLOCKS, u: Any = None
+    start: EncoderPoint, blocks: tuple[str, ...] = BLOCKS, u: Any = None
 ) -> float:
     """|sum_i u_i Hess f_i| by autograd, by some blocks; u equal where it is not given."""
     u = torch.full((start.N,), start.N**-0.5) if u is None else u
@@ -50,7 +50,7 @@ def second_derivative(
     return float(torch.linalg.matrix_norm(H, 2))
 
 
-def bilinear(s: float, **W: Any) -> EncoderStart:
+def bilinear(s: float, **W: Any) -> EncoderPoint:
     """The tokens of `tight` with other weights, scores far from small."""
     start = tight(2, s)
     scale = {b: np.asarray(W.get(b, start.arrays[b]), dtype=float) for b in BLOCKS}

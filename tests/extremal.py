@@ -14,7 +14,7 @@ from samples import model
 
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.model import Parameters
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 
 APART = np.array([1.0, -1.0]) / np.sqrt(2)
 STEEPEST = np.log((1 + 1 / np.sqrt(3)) / (1 - 1 / np.sqrt(3)))
@@ -32,7 +32,7 @@ class Sizes:
     o: float = 1.0
 
 
-def start(kernel: str, sizes: Sizes, X: np.ndarray, **weights: np.ndarray) -> Start:
+def start(kernel: str, sizes: Sizes, X: np.ndarray, **weights: np.ndarray) -> MultiHeadPoint:
     """The start with those vectors as weights; blocks left out are zero."""
     n, D = X.shape
     blocks = {b: np.zeros((sizes.H, D, sizes.d)) for b in ("W_Q", "W_K", "W_V")}
@@ -43,21 +43,21 @@ def start(kernel: str, sizes: Sizes, X: np.ndarray, **weights: np.ndarray) -> St
     problem = Problem.from_arrays(
         np.broadcast_to(X, (sizes.N, n, D)).copy(), np.zeros((sizes.N, n))
     )
-    return Start(model(kernel), problem, Parameters.from_arrays(blocks | {"W_O": out}))
+    return MultiHeadPoint(model(kernel), problem, Parameters.from_arrays(blocks | {"W_O": out}))
 
 
-def told_apart(sizes: Sizes, **weights: np.ndarray) -> Start:
+def told_apart(sizes: Sizes, **weights: np.ndarray) -> MultiHeadPoint:
     """Softmax, X = a I_2."""
     return start("softmax", sizes, sizes.a * np.eye(2), **weights)
 
 
-def one_token(sizes: Sizes, gap: float = 0.0, **weights: np.ndarray) -> Start:
+def one_token(sizes: Sizes, gap: float = 0.0, **weights: np.ndarray) -> MultiHeadPoint:
     """Gaussian, one token x = a, query `gap` d^(1/4) from its key."""
     query = np.array([gap * sizes.d**0.25 / sizes.a])
     return start("gaussian", sizes, np.array([[sizes.a]]), W_Q=query, **weights)
 
 
-def bent(sizes: Sizes, keys: float, values: float) -> Start:
+def bent(sizes: Sizes, keys: float, values: float) -> MultiHeadPoint:
     """Softmax at the probabilities where its second derivative is greatest."""
     query = STEEPEST * np.sqrt(sizes.d) / (np.sqrt(2) * sizes.a**2 * keys)
     return told_apart(sizes, W_Q=np.full(2, query), W_K=keys * APART, W_V=values * APART)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from flint import fmpq_poly, fmpz_mat
 
-from gdconv.compiled.sigma_tracker import follow, new_tracker
+from gdconv.compiled.sigma_tracker import new_tracker, track
 from gdconv.compiled.simd import padded, zeros
 from gdconv.rigor.sylvester import _all_roots_at_least, _integers, _square
 
@@ -179,7 +179,7 @@ def walk(number: int, steps: int = STEPS, every: int = 1) -> dict[str, Any]:
             S[0, 0, 0, 0] = (np.nan, np.inf)[step // 50 % 2]
         flat.reshape(H, n, n, padded(N))[..., :N] = S.transpose(1, 2, 3, 0)
         with np.errstate(all="ignore"):
-            lo, hi = (float(x) for x in follow(tracker, flat))
+            lo, hi = (float(x) for x in track(tracker, flat))
         positive += lo > 0.0
         if not np.isfinite(S).all():
             right, exact = (lo, hi) == ((0.0, np.inf) if N * n <= H * D else (0.0, 0.0)), exact + 1

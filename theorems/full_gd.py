@@ -20,11 +20,11 @@ import numpy as np
 
 from gdconv.descent.loop import Outcome
 from gdconv.models.multihead.constants import Constants, Radii
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.rigor.bars import times
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.theory.certificates import run_certificate
-from gdconv.theory.theorem import Hypothesis, Prediction, Theorem, statement
+from gdconv.theory.theorem import Inequality, Prediction, Theorem, statement
 
 NUDGE = 1 + 1e-9
 """Radii chosen as equalities are inflated by this much, so that the inequality is decided."""
@@ -56,7 +56,7 @@ ORDINARY: dict[str, dict[str, Any]] = {
 """Settings of an ordinary run, weights of order one, under which AP and TAIL were seen to hold."""
 
 
-def least_radii(start: Start, o: float) -> Radii | None:
+def least_radii(start: MultiHeadPoint, o: float) -> Radii | None:
     """The smallest radii that satisfy the linear inequalities of Theorem A, None if there are none.
 
     C_V = 2 r_0 max_h g_V / (o^2 sigma_0^2); C_Q and C_K are the least fixed point of
@@ -86,19 +86,19 @@ def least_radii(start: Start, o: float) -> Radii | None:
     return Radii(C_Q, C_K, C_V)
 
 
-def theorem_a(start: Start, o: Enclosure, o_name: str) -> Prediction:
+def theorem_a(start: MultiHeadPoint, o: Enclosure, o_name: str) -> Prediction:
     """Theorem A with a given constant in the place of o: the shape of the paper's theorem."""
     sigma, r_0 = start.sigma_0, start.r_0
     beta = times(o, o, sigma, sigma)
     basic = (
-        Hypothesis("heads are wide enough: H D >= N n", start.H * start.D, ">=", start.N * start.n),
-        Hypothesis(f"beta = {o_name}^2 sigma_min(B_0)^2 is positive", beta, ">", 0.0),
+        Inequality("heads are wide enough: H D >= N n", start.H * start.D, ">=", start.N * start.n),
+        Inequality(f"beta = {o_name}^2 sigma_min(B_0)^2 is positive", beta, ">", 0.0),
     )
     if not (beta.lo > 0 and sigma.lo > 0):
         return Prediction(basic, beta, note="beta is not positive: nothing is predicted")
     radii = least_radii(start, o.lo)
     if radii is None:
-        failed = Hypothesis("radii exist for the query and key paths", 0.0, ">", 1.0)
+        failed = Inequality("radii exist for the query and key paths", 0.0, ">", 1.0)
         return Prediction(
             (*basic, failed), beta, note="the score path outweighs sigma_0 for every radius"
         )
@@ -114,18 +114,18 @@ def theorem_a(start: Start, o: Enclosure, o_name: str) -> Prediction:
         paths = np.sqrt((start.O**2 * c.lambda_V**2).sum())
         drift = 16 * start.n * start.s(4) ** 2 * r_0 / (e * sqrt(start.d) * o.lo**2) * paths
     inequalities = tuple(
-        Hypothesis(f"sigma_0^2 outweighs the {path} path", sigma_2, ">=", pull * float(g.max()))
+        Inequality(f"sigma_0^2 outweighs the {path} path", sigma_2, ">=", pull * float(g.max()))
         for path, g in linear
     )
     needed = start.uncertain(float(drift))
-    cubic = Hypothesis("sigma_0^3 outweighs the drift of B", sigma_3, ">=", needed)
+    cubic = Inequality("sigma_0^3 outweighs the drift of B", sigma_3, ">=", needed)
     L = c.G_squared() + c.M_2() * r_0
     return Prediction((*basic, *inequalities, cubic), beta, 2 / (9 * L))
 
 
-def local_pl(start: Start, kappa: Enclosure, drift_name: str) -> Prediction:
+def local_pl(start: MultiHeadPoint, kappa: Enclosure, drift_name: str) -> Prediction:
     """Theorems A' and K: kappa >= 6 drift(rho) r_0 with rho = 1.5 r_0 / sqrt(kappa)."""
-    positive = Hypothesis("kappa is positive", kappa, ">", 0.0)
+    positive = Inequality("kappa is positive", kappa, ">", 0.0)
     if kappa.lo <= 0:
         return Prediction((positive,), kappa, note="kappa is not positive: nothing is predicted")
     rho = 1.5 * start.r_0 / sqrt(kappa.lo)
@@ -135,7 +135,7 @@ def local_pl(start: Start, kappa: Enclosure, drift_name: str) -> Prediction:
     reach = J_norm + c.M_2() * rho
     L = float(np.minimum(c.G_squared(), reach * reach) + c.M_2() * start.r_0)  # nan stays
     needed = start.uncertain(6 * drift * start.r_0)
-    outweighs = Hypothesis(f"kappa >= 6 {drift_name}(rho) r_0", kappa, ">=", needed)
+    outweighs = Inequality(f"kappa >= 6 {drift_name}(rho) r_0", kappa, ">=", needed)
     return Prediction((positive, outweighs), kappa, 2 / (9 * L))
 
 
@@ -146,8 +146,8 @@ class FullGD(Theorem):
     title = "Full-parameter gradient descent on multi-head attention"
     source = "Song et al. 2024, Theorem 1 (arXiv:2411.07538)"
 
-    @statement("stacked", proof=f"{PROOFS}#stacked", settings=LAZY)
-    def stacked(self, start: Start) -> Prediction:
+    @statement("stacked", proof=f"{PROOFS}#stacked", defaults=LAZY)
+    def stacked(self, start: MultiHeadPoint) -> Prediction:
         """The printed rate, sigma_min of the concatenated W_O: not valid for two heads or more.
 
         Its hypotheses are those of Theorem A with the printed constant in the place of o, so that a
@@ -161,23 +161,23 @@ class FullGD(Theorem):
         """
         return theorem_a(start, start.o_stacked, "sigma_min(W_O)")
 
-    @statement("per-head", default=True, proof=f"{PROOFS}#a", settings=LAZY)
-    def per_head(self, start: Start) -> Prediction:
+    @statement("per-head", default=True, proof=f"{PROOFS}#a", defaults=LAZY)
+    def per_head(self, start: MultiHeadPoint) -> Prediction:
         """Theorem A: beta = o^2 sigma_0^2 with o = min_h sigma_min(W_O,h)."""
         return theorem_a(start, start.o, "o")
 
-    @statement("block-free", proof=f"{PROOFS}#a-prime", settings=LAZY)
-    def block_free(self, start: Start) -> Prediction:
+    @statement("block-free", proof=f"{PROOFS}#a-prime", defaults=LAZY)
+    def block_free(self, start: MultiHeadPoint) -> Prediction:
         """Theorem A': kappa = sigma_m(J_V(0))^2, no free radii."""
         return local_pl(start, times(start.sigma_J_V, start.sigma_J_V), "delta")
 
-    @statement("kernel", proof=f"{PROOFS}#k", settings=LAZY)
-    def kernel(self, start: Start) -> Prediction:
+    @statement("kernel", proof=f"{PROOFS}#k", defaults=LAZY)
+    def kernel(self, start: MultiHeadPoint) -> Prediction:
         """Theorem K: kappa = sigma_m(J(0))^2, the least eigenvalue of the tangent kernel."""
         return local_pl(start, times(start.J_range[0], start.J_range[0]), "M_2")
 
-    @statement("run", posterior=True, proof=f"{PROOFS}#ap-and-tail", settings=ORDINARY)
-    def run(self, start: Start, outcome: Outcome) -> Prediction:
+    @statement("run", posterior=True, proof=f"{PROOFS}#ap-and-tail", defaults=ORDINARY)
+    def run(self, start: MultiHeadPoint, outcome: Outcome) -> Prediction:
         """AP on [0, T] and TAIL at T: certified from the run itself, for every later step too."""
         return run_certificate(outcome, "run", lambda rho: self.constants(outcome.end, rho))
 

@@ -21,11 +21,11 @@ from gdconv.descent.loop import Outcome
 from gdconv.models.multihead.constants import QueryConstants
 from gdconv.models.multihead.initialization import SCORE_SCALES, initialize
 from gdconv.models.multihead.model import Parameters
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.rigor.bars import minus, over, times
 from gdconv.rigor.rounding import Enclosure
 from gdconv.theory.certificates import run_certificate
-from gdconv.theory.theorem import At, Hypothesis, Prediction, Theorem, head_shape, statement
+from gdconv.theory.theorem import At, Inequality, Prediction, Theorem, head_shape, statement
 
 PROOFS = "docs/theory/query-gd.md"
 
@@ -77,13 +77,13 @@ DRAWS = 4
 """Draws per score scale that compete in `QueryGD.base`."""
 
 
-def smoothness(start: Start) -> float:
+def smoothness(start: MultiHeadPoint) -> float:
     """L = G^2 + M_2 r_0, the Lipschitz constant of grad_{W_Q} f where f <= f_0."""
     c = QueryConstants(start)
     return c.G_squared() + c.M_2() * start.r_0
 
 
-def local_smoothness(start: Start) -> float:
+def local_smoothness(start: MultiHeadPoint) -> float:
     """L = min{G^2, (|J_Q(0)| + sqrt(kappa_0)/4)^2} + M_2 r_0, on the ball of Theorem B."""
     c = QueryConstants(start)
     least, greatest = start.J_range
@@ -98,7 +98,7 @@ def decrease(eta: float, L: float) -> Enclosure:
 
 def silent() -> Prediction:
     """What is said where the output does not depend on W_Q at all."""
-    moves = Hypothesis("the output depends on W_Q: L is positive", 0.0, ">", 0.0)
+    moves = Inequality("the output depends on W_Q: L is positive", 0.0, ">", 0.0)
     return Prediction((moves,), 0.0, note="the output does not depend on W_Q")
 
 
@@ -110,7 +110,7 @@ class QueryGD(Theorem):
     source = "Song et al. 2024, Theorem 2 (arXiv:2411.07538)"
     trains = ("W_Q",)
 
-    def theorem_b(self, start: Start) -> Prediction:
+    def theorem_b(self, start: MultiHeadPoint) -> Prediction:
         """Theorem B: kappa_0 = sigma_m(J_Q(0))^2 >= 6 M_2 r_0 and eta <= 2 / (9 L), L local."""
         if (L := local_smoothness(start)) == 0:
             return silent()
@@ -118,45 +118,45 @@ class QueryGD(Theorem):
         kappa = times(sigma, sigma)
         needed = 6 * QueryConstants(start).M_2() * start.r_0
         hypotheses = (
-            Hypothesis("kappa_0 = sigma_m(J_Q)^2 is positive", kappa, ">", 0.0),
-            Hypothesis("kappa_0 >= 6 M_2 r_0", kappa, ">=", start.uncertain(needed)),
+            Inequality("kappa_0 = sigma_m(J_Q)^2 is positive", kappa, ">", 0.0),
+            Inequality("kappa_0 >= 6 M_2 r_0", kappa, ">=", start.uncertain(needed)),
         )
         return Prediction(hypotheses, kappa, 2 / (9 * L))
 
-    @statement("gaussian-rate", default=True, kernel="gaussian", proof=f"{PROOFS}#b", settings=LAZY)
-    def gaussian_rate(self, start: Start) -> Prediction:
+    @statement("gaussian-rate", default=True, kernel="gaussian", proof=f"{PROOFS}#b", defaults=LAZY)
+    def gaussian_rate(self, start: MultiHeadPoint) -> Prediction:
         """Theorem B for the Gaussian kernel: the printed linear rate, gamma = kappa_0."""
         return self.theorem_b(start)
 
-    @statement("softmax-rate", default=True, kernel="softmax", proof=f"{PROOFS}#b", settings=LAZY)
-    def softmax_rate(self, start: Start) -> Prediction:
+    @statement("softmax-rate", default=True, kernel="softmax", proof=f"{PROOFS}#b", defaults=LAZY)
+    def softmax_rate(self, start: MultiHeadPoint) -> Prediction:
         """Theorem B for softmax: it has a linear rate too wherever kappa_0 > 0."""
         return self.theorem_b(start)
 
-    @statement("stationarity", proof=f"{PROOFS}#stationarity", settings=LOUD)
-    def stationarity(self, start: Start) -> Prediction:
+    @statement("stationarity", proof=f"{PROOFS}#stationarity", defaults=LOUD)
+    def stationarity(self, start: MultiHeadPoint) -> Prediction:
         """f_t <= f_0 - eta (1 - eta L/2) sum |grad f_s|^2 for every eta below 2/L."""
         if (L := smoothness(start)) == 0:
             return silent()
         return Prediction((), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: decrease(eta, L))
 
-    @statement("printed-stationarity", proof=f"{PROOFS}#printed-stationarity", settings=LOUD)
-    def printed_stationarity(self, start: Start) -> Prediction:
+    @statement("printed-stationarity", proof=f"{PROOFS}#printed-stationarity", defaults=LOUD)
+    def printed_stationarity(self, start: MultiHeadPoint) -> Prediction:
         """The printed coefficient eta: not valid where the curvature along a step is positive."""
         if (L := smoothness(start)) == 0:
             return silent()
         return Prediction((), 0.0, 2 / L, best_step=1 / L, decrease=lambda eta: Enclosure(eta, eta))
 
-    @statement("run", posterior=True, proof=f"{PROOFS}#run", settings=ORDINARY)
-    def run(self, start: Start, outcome: Outcome) -> Prediction:
+    @statement("run", posterior=True, proof=f"{PROOFS}#run", defaults=ORDINARY)
+    def run(self, start: MultiHeadPoint, outcome: Outcome) -> Prediction:
         """AP on [0, T] and TAIL at T with J_Q: certified from the run itself."""
         return run_certificate(outcome, "run", lambda rho: self.constants(outcome.end, rho))
 
-    def pl_constants(self, start: Start) -> tuple[float, float]:
+    def pl_constants(self, start: MultiHeadPoint) -> tuple[float, float]:
         """sigma_m(J_Q) alone is followed, with its global Lipschitz constant M_2."""
         return 0.0, QueryConstants(start).M_2()
 
-    def constants(self, start: Start, rho: float) -> tuple[float, float]:
+    def constants(self, start: MultiHeadPoint, rho: float) -> tuple[float, float]:
         """(M_2, G^2), global in W_Q: the radius does not matter."""
         c = QueryConstants(start)
         return c.M_2(), c.G_squared()

@@ -31,7 +31,7 @@ from gdconv.models.encoder.model import (
     initialize_encoder,
     scaling,
 )
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 from gdconv.rigor.rounding import Enclosure
 from theorems.ntk_regime.theorem import NTKRegime
 
@@ -53,7 +53,7 @@ OCTAVE = 8
 ROUNDING = 1e-5
 """Relative error bar of what is summed over blocks: neurons are drawn in float32."""
 
-SETS: dict[str, tuple[Callable[[EncoderStart], DataConstants], tuple[int, int, int]]] = {
+SETS: dict[str, tuple[Callable[[EncoderPoint], DataConstants], tuple[int, int, int]]] = {
     "closed": (DataConstants.plain, (2, 8, 16)),
     "closed_two": (DataConstants.plain, (2, 8, 0)),
     "closed_radii": (DataConstants.plain, (2, 0, 0)),
@@ -64,8 +64,8 @@ SETS: dict[str, tuple[Callable[[EncoderStart], DataConstants], tuple[int, int, i
 
 
 @dataclass(frozen=True)
-class StreamedStart(EncoderStart):
-    """An `EncoderStart` whose numbers were summed over blocks of neurons; `params` is unused.
+class StreamedStart(EncoderPoint):
+    """An `EncoderPoint` whose numbers were summed over blocks of neurons; `params` is unused.
 
     Attributes:
         norms: |W|_2 by block.
@@ -180,7 +180,7 @@ def streamed_start(
     )  # fmt: skip
 
 
-def conditions(start: EncoderStart, name: str) -> tuple[bool, str]:
+def conditions(start: EncoderPoint, name: str) -> tuple[bool, str]:
     """Whether the conditions hold, and the tightest of them.
 
     Args:

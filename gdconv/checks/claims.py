@@ -73,7 +73,7 @@ def prepare_claims(theorem: ClaimTheorem, config: Config) -> ClaimSetting:
         remedy = f"leave it out: {theorem.id} reads {known}, statement, seed and seeds"
         raise InputError(name, getattr(config, name), remedy)
     judged = theorem.statement_named(config.statement, config.kernel)
-    own = judged.settings.get("*", {})
+    own = judged.defaults.get("*", {})
     asked = [judged] if config.statement else theorem.statements(config.kernel)
     chosen = None if len(asked) > 1 else judged.name  # a replay evaluates what was evaluated
     config = replace(config, statement=chosen).resolve(own, theorem.reads)

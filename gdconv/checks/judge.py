@@ -10,7 +10,7 @@ import numpy as np
 from gdconv.compiled.ledger import UNTESTED
 from gdconv.descent.loop import Outcome
 from gdconv.theory.claims import judge_claims, trusted
-from gdconv.theory.prediction import Hypothesis, Prediction, middle
+from gdconv.theory.prediction import Inequality, Prediction, middle
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Judgement:
     """
 
     verdict: str
-    hypotheses: tuple[Hypothesis, ...]
+    hypotheses: tuple[Inequality, ...]
     row: dict[str, Any]
 
 
@@ -42,7 +42,7 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
     Returns:
         Verdict, hypotheses and table row.
     """
-    genuine = Hypothesis(
+    genuine = Inequality(
         "the stored steps are gradient steps: defect over rounding", outcome.defect_ratio, "<=", 1.0
     )
     hypotheses = (*prediction.with_step(outcome.eta), genuine)
@@ -75,7 +75,7 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
     return Judgement(verdict, rows, row)
 
 
-def hypothesis_row(run: int, statement: str, h: Hypothesis) -> dict[str, Any]:
+def hypothesis_row(run: int, statement: str, h: Inequality) -> dict[str, Any]:
     """A hypothesis or claim as a row of `Check.hypotheses`.
 
     Args:
@@ -87,7 +87,7 @@ def hypothesis_row(run: int, statement: str, h: Hypothesis) -> dict[str, Any]:
         Name, both sides (their middle), margin, whether it holds, and what it rests on.
 
     Example:
-        >>> hypothesis_row(0, "s", Hypothesis("four heads", 8, ">=", 4))["holds"]
+        >>> hypothesis_row(0, "s", Inequality("four heads", 8, ">=", 4))["holds"]
         'true'
     """
     said = {True: "true", False: "false", None: "undecided"}

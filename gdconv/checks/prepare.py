@@ -37,7 +37,7 @@ FALLBACK: dict[str, Any] = {
     "steps": 10_000, "head_dim": 8, "heads": 8, "target": "digit", "margin": 1.12,
     "width": 256, "scaling": "linear", "loss": "sum", "activation": "relu",
 }  # fmt: skip
-"""Defaults of last resort, behind the options given and the settings of the judged statement."""
+"""Defaults of last resort, behind the options given and the defaults of the judged statement."""
 
 
 @dataclass
@@ -96,7 +96,7 @@ def prepare(config: Config) -> Setting:
     """Build data, weights and predictions from options.
 
     Args:
-        config: Options; None fields are filled from the judged statement's settings.
+        config: Options; None fields are filled from the judged statement's defaults.
 
     Returns:
         The setting of all runs.
@@ -121,11 +121,11 @@ def prepare(config: Config) -> Setting:
     judged = theorem.statement_named(
         config.statement or options.get("statement"), kernel, architecture.name
     )
-    general = judged.settings.get("*", {})
+    general = judged.defaults.get("*", {})
     source = config.data or general.get("data") or FALLBACK["data"]
     config = config.resolve(
         {"statement": judged.name, "model": architecture.name},
-        options, judged.settings.get(source, {}), judged.settings.get(architecture.name, {}),
+        options, judged.defaults.get(source, {}), judged.defaults.get(architecture.name, {}),
         general, FALLBACK,
     )  # fmt: skip
     foreign = foreign_to(architecture)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdconv.models.multihead.point import StartBase
+from gdconv.models.multihead.point import Point
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 
@@ -108,7 +108,7 @@ def require_sizes(asked: Config, found: dict[str, int], name: str) -> None:
             raise InputError(field, value, f"leave it out, or give {size}, which {name} has")
 
 
-def require_descent(start: StartBase) -> None:
+def require_descent(start: Point) -> None:
     """A start from which there is something to descend, in numbers that float64 can hold.
 
     Args:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from gdconv.compiled.attention import Array, Work, gradient
 from gdconv.compiled.cache import njit
 from gdconv.compiled.ledger import new_ledger, new_tests, observe
-from gdconv.compiled.sigma_tracker import Tracker, follow, new_tracker
+from gdconv.compiled.sigma_tracker import Tracker, new_tracker, track
 from gdconv.compiled.simd import add, load, mul, padded, splat, store, token_lanes, zeros
 from gdconv.support.errors import InputError
 from gdconv.support.threads import one_thread
@@ -101,7 +101,7 @@ def advance(  # type: ignore[no-untyped-def]
     if not (np.isfinite(loss) and np.isfinite(grad_sq)):
         return DIVERGED
     if led.step < 0:
-        lo, hi = follow(tracker, w.S)
+        lo, hi = track(tracker, w.S)
         observe(led, tests, loss, grad_sq, lo, hi)
     status = DONE
     while True:
@@ -121,7 +121,7 @@ def advance(  # type: ignore[no-untyped-def]
             status = DIVERGED
             break
         W, W_next, V, V_next = W_next, W, V_next, V
-        lo, hi = follow(tracker, w.S)
+        lo, hi = track(tracker, w.S)
         observe(led, tests, loss, grad_sq, lo, hi)
     _unpack(w, W, V, W_Q, W_K, W_V)
     return status

@@ -304,7 +304,7 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
         led.stale = 1
 
 
-def sharpen(led: np.ndarray, jacobian_lo: float) -> None:
+def enter_jacobian(led: np.ndarray, jacobian_lo: float) -> None:
     """Enter an enclosure of sigma_m(J) made at the last observed iterate.
 
     Args:
@@ -313,7 +313,7 @@ def sharpen(led: np.ndarray, jacobian_lo: float) -> None:
 
     Example:
         >>> led = new_ledger(0.1, 0.0)
-        >>> sharpen(led, 2.0)
+        >>> enter_jacobian(led, 2.0)
         >>> float(led["mu"][0])
         4.0
     """

@@ -103,7 +103,7 @@ def new_tracker(
         X: Tokens, shape (N, n, D).
         H: Number of heads.
         tol: Asked relative width (hi - lo) / lo.
-        on: False makes `follow` return (0, 0) at once.
+        on: False makes `track` return (0, 0) at once.
         lanes: `simd.token_lanes(X)` when the caller has it already.
         block: Number of smallest eigenvectors kept; 0 chooses it from the number of rows.
 
@@ -175,7 +175,7 @@ def _renew(tr, S, lo, hi):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def follow(tr, S):  # type: ignore[no-untyped-def]
+def track(tr, S):  # type: ignore[no-untyped-def]
     """Enclosure of sigma_min(B_t) at the next step.
 
     Args:
@@ -228,5 +228,5 @@ def enclose(X: Array, S: Array) -> tuple[float, float]:
     tracker = new_tracker(X, H)
     weights = zeros(H * n * n * L)
     weights.reshape(H, n, n, L)[..., :N] = S.transpose(1, 2, 3, 0)
-    lo, hi = follow(tracker, weights)
+    lo, hi = track(tracker, weights)
     return float(lo), float(hi)

@@ -18,10 +18,10 @@ from gdconv.compiled.ledger import (
     FIXED,
     POSTERIOR,
     UNTESTED,
+    enter_jacobian,
     new_ledger,
     new_tests,
     observe,
-    sharpen,
 )
 from gdconv.data.problem import Problem
 from gdconv.descent.plan import Bound, Plan
@@ -36,7 +36,7 @@ from gdconv.support.errors import InputError
 FINITE_LIMIT = 1e12
 """A loss above this many times f_0 counts as diverged."""
 
-MOST_SHARPENINGS = 1000
+MOST_ENCLOSURES = 1000
 """How often sigma_m(J) is enclosed between records before it is followed at records only."""
 
 
@@ -58,7 +58,7 @@ class Engine(ABC):
         self.tests = [_tests(plan, r) for r in R]
         self.status = np.full(len(R), DONE)
         self.finished = np.zeros(len(R), bool)
-        self.sharpenings = np.zeros(len(R), int)
+        self.enclosures = np.zeros(len(R), int)
         self.watch: Watch | None = None
         for r in R:
             self.ledgers[r]["jacobian_drift"] = plan.jacobian_drift[r]
@@ -75,21 +75,21 @@ class Engine(ABC):
     def parameters(self) -> Any:
         """Weights of all replicas now."""
 
-    def sharpen(self, r: int) -> Enclosure:
+    def enclose_jacobian(self, r: int) -> Enclosure:
         """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
         problem = self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
         here = self.parameters()[r].to("cpu", torch.float64)
         least = start_at(self.model, problem, here, self.plan.trained).J_range[0]
-        sharpen(self.ledgers[r], least.lo)
+        enter_jacobian(self.ledgers[r], least.lo)
         return least
 
     def freshen(self, r: int) -> None:
         """Answer a stale ledger; once the budget is spent, sigma_m(J) counts at records only."""
         if not self.ledgers[r]["stale"][0]:
             return
-        self.sharpenings[r] += 1
-        if self.sharpenings[r] <= MOST_SHARPENINGS:
-            self.sharpen(r)
+        self.enclosures[r] += 1
+        if self.enclosures[r] <= MOST_ENCLOSURES:
+            self.enclose_jacobian(r)
         else:
             self.ledgers[r]["jacobian_lo"], self.ledgers[r]["stale"] = 0.0, 0
 

@@ -119,7 +119,7 @@ def descend(
         probed = probe(model, problem, here, plan.eta, plan.trained)
         _refresh(engine, probed)
         _record(engine, rows, active, distances(here, params), probed)
-        sharp_here = t in sharp and _sharpen_rows(engine, rows, active, here)
+        sharp_here = t in sharp and _measure_curvature(engine, rows, active, here)
         if progress:
             progress(t, last)
         if not (steppers := engine.live()):
@@ -179,14 +179,14 @@ def _record(
             extra = {name: float(v[r]) for name, v in moved.items()}
             extra["entropy"] = float(probed.entropy[r])
             if engine.plan.jacobian_drift[r] > 0:
-                least = engine.sharpen(r)
+                least = engine.enclose_jacobian(r)
                 extra |= {"sigma_J_lo": least.lo, "sigma_J_hi": least.hi}
             if engine.watch:
                 extra |= engine.watch.record(r, engine.parameters())
             rows[r].append(_row(engine, r, extra))
 
 
-def _sharpen_rows(
+def _measure_curvature(
     engine: Engine, rows: list[list[dict[str, float]]], active: list[int], here: Any
 ) -> bool:
     """Columns lambda_max (estimated, -+ residual) and eta lambda_max at the record just made."""

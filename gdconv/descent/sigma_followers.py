@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gdconv.compiled.sigma_tracker import follow, new_tracker
+from gdconv.compiled.sigma_tracker import new_tracker, track
 from gdconv.compiled.simd import padded
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.model import MultiHeadRegression
@@ -24,7 +24,7 @@ TOLERANCE = 0.01
 """Relative width that the enclosures are kept to, where arithmetic allows it."""
 
 
-class Follower(ABC):
+class SigmaFollower(ABC):
     """Follows sigma_min of all replicas."""
 
     @abstractmethod
@@ -33,7 +33,7 @@ class Follower(ABC):
 
 
 @singledispatch
-def follower(model: Any, problem: Problem, params: Any) -> Follower:
+def follower(model: Any, problem: Problem, params: Any) -> SigmaFollower:
     """The follower that suits a model.
 
     Args:
@@ -48,11 +48,11 @@ def follower(model: Any, problem: Problem, params: Any) -> Follower:
 
 
 @follower.register
-def _(model: MultiHeadRegression, problem: Problem, params: Any) -> Follower:
+def _(model: MultiHeadRegression, problem: Problem, params: Any) -> SigmaFollower:
     return AttentionFollower(problem, *params.W_Q.shape[:2])
 
 
-class AttentionFollower(Follower):
+class AttentionFollower(SigmaFollower):
     """sigma_min(B_t) from the attention weights alone.
 
     Args:
@@ -73,11 +73,11 @@ class AttentionFollower(Follower):
         found = []
         for r in replicas:
             self.lanes[..., : S.shape[2]] = S[r].transpose(0, 2, 3, 1)
-            found.append(follow(self.trackers[r], self.lanes.reshape(-1)))
+            found.append(track(self.trackers[r], self.lanes.reshape(-1)))
         return found
 
 
-class FeatureFollower(Follower):
+class FeatureFollower(SigmaFollower):
     """sigma_min of the rows of any feature matrix, by Weyl around anchors.
 
     Args:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gdconv.models.multihead.point import StartBase
+from gdconv.models.multihead.point import Point
 
 if TYPE_CHECKING:
     from gdconv.descent.loop import Outcome
@@ -45,7 +45,7 @@ def stalled(outcome: Outcome) -> bool:
     return last["loss"] > SLOW * middle["loss"]
 
 
-def diagnose(start: StartBase, outcome: Outcome, G_squared: float) -> str:
+def diagnose(start: Point, outcome: Outcome, G_squared: float) -> str:
     """One sentence that names the cause, empty when the run does not stall.
 
     Args:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdconv.models.multihead.point import StartBase
+from gdconv.models.multihead.point import Point
 from gdconv.rigor.bars import minus, over, plus, positive_part, smaller, times
 from gdconv.rigor.spectrum import Enclosure
-from gdconv.theory.prediction import Hypothesis, Prediction
+from gdconv.theory.prediction import Inequality, Prediction
 
 if TYPE_CHECKING:
     from gdconv.descent.loop import Outcome
@@ -43,7 +43,7 @@ class Tail:
 
     rho: float
     rate: float
-    hypotheses: tuple[Hypothesis, ...]
+    hypotheses: tuple[Inequality, ...]
 
     @property
     def sentence(self) -> str:
@@ -54,7 +54,7 @@ class Tail:
         return "TAIL does not fire at the last step: more steps, or a smaller step size, may help"
 
 
-def tail(end: StartBase, eta: float, constants: Callable[[float], tuple[float, float]]) -> Tail:
+def tail(end: Point, eta: float, constants: Callable[[float], tuple[float, float]]) -> Tail:
     """Look for the radius at which TAIL fires.
 
     What cancels, c = 1 - eta L / 2 and s - M rho, carries its own bar (`gdconv.rigor.bars`).
@@ -84,9 +84,9 @@ def tail(end: StartBase, eta: float, constants: Callable[[float], tuple[float, f
     rho, drift, half, c, room = best
     allowed = times(positive_part(c), rho, positive_part(room))
     hypotheses = (
-        Hypothesis("T1: the Jacobian keeps its rank, M rho < s", drift, "<", s),
-        Hypothesis("T2: the step is below 2 / L near theta_T", half, "<", 1),
-        Hypothesis("T3: r < c rho (s - M rho)", r, "<", allowed),
+        Inequality("T1: the Jacobian keeps its rank, M rho < s", drift, "<", s),
+        Inequality("T2: the step is below 2 / L near theta_T", half, "<", 1),
+        Inequality("T3: r < c rho (s - M rho)", r, "<", allowed),
     )
     rate = times(2, c, room, room).lo if c.lo > 0 and room.lo > 0 else float("nan")
     return Tail(rho, rate, hypotheses)
@@ -115,7 +115,7 @@ def run_certificate(
     return Prediction(hypotheses, float(mean_rate), note=certificate.sentence + gap)
 
 
-def descent_hypotheses(outcome: Outcome) -> tuple[Hypothesis, ...]:
+def descent_hypotheses(outcome: Outcome) -> tuple[Inequality, ...]:
     """(P1) and (P2) of AP over the steps that were compared.
 
     Args:
@@ -129,6 +129,6 @@ def descent_hypotheses(outcome: Outcome) -> tuple[Hypothesis, ...]:
     if outcome.ledger["posterior_closed"] == 1:  # rounding hides the first step already
         moved = least = Enclosure(0.0, float("inf"))
     return (
-        Hypothesis("P1: some step has a positive PL constant", moved, ">", 0.0),
-        Hypothesis("P2: every step descends, least c_t", least, ">", 0.0),
+        Inequality("P1: some step has a positive PL constant", moved, ">", 0.0),
+        Inequality("P2: every step descends, least c_t", least, ">", 0.0),
     )

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from gdconv.support.config import Config
 from gdconv.support.trust import weakest
-from gdconv.theory.prediction import Hypothesis, Prediction
+from gdconv.theory.prediction import Inequality, Prediction
 from gdconv.theory.theorem import Statement, Theorem
 
 
 def trusted(
-    verdict: str, note: str, rows: Sequence[Hypothesis], level: str = "float64"
+    verdict: str, note: str, rows: Sequence[Inequality], level: str = "float64"
 ) -> tuple[str, str, str]:
     """What may be said of a verdict, given what its hypotheses and claims rest on.
 
@@ -32,9 +32,9 @@ def trusted(
     Example:
         >>> from gdconv.support.trust import Estimate, Interval
         >>> guess, drawn = Estimate(2.0, 0.1, "a guess"), Interval(2.0, 3.0, 0.95, 5)
-        >>> trusted("confirmed", "", [Hypothesis("x >= 1", guess, ">=", 1.0)])
+        >>> trusted("confirmed", "", [Inequality("x >= 1", guess, ">=", 1.0)])
         ('undecided', 'it would read confirmed; estimated: a guess', 'estimated')
-        >>> trusted("confirmed", "", [Hypothesis("x >= 1", drawn, ">=", 1.0)])
+        >>> trusted("confirmed", "", [Inequality("x >= 1", drawn, ">=", 1.0)])
         ('confirmed', 'statistical: 95 % Student interval, n = 5', 'statistical')
     """
     levels = [level, *(h.level for h in rows)]
@@ -61,7 +61,7 @@ def judge_claims(prediction: Prediction) -> tuple[str, str]:
         refuted, undecided, vacuous or confirmed, and a note.
 
     Example:
-        >>> judge_claims(Prediction((), 0.0, claims=(Hypothesis("one is two", 1, ">=", 2),)))
+        >>> judge_claims(Prediction((), 0.0, claims=(Inequality("one is two", 1, ">=", 2),)))
         ('refuted', 'violated: one is two')
     """
     held = [c.holds for c in prediction.claims]
@@ -105,8 +105,8 @@ class Finding:
         series: Curves behind the claims.
     """
 
-    claims: tuple[Hypothesis, ...]
-    hypotheses: tuple[Hypothesis, ...] = ()
+    claims: tuple[Inequality, ...]
+    hypotheses: tuple[Inequality, ...] = ()
     note: str = ""
     vacuous: str = ""
     series: tuple[Series, ...] = ()
@@ -118,7 +118,7 @@ class Finding:
             outside or undecided by the hypotheses, else what the claims say.
 
         Example:
-            >>> Finding((Hypothesis("two is at least one", 2, ">=", 1),)).verdict()
+            >>> Finding((Inequality("two is at least one", 2, ">=", 1),)).verdict()
             ('confirmed', '')
         """
         return self.judged()[:2]
@@ -130,7 +130,7 @@ class Finding:
             outside or undecided by the hypotheses, else what the claims say; and the level.
 
         Example:
-            >>> Finding((Hypothesis("two is at least one", 2, ">=", 1),)).judged()
+            >>> Finding((Inequality("two is at least one", 2, ">=", 1),)).judged()
             ('confirmed', '', 'float64')
         """
         held = [h.holds for h in self.hypotheses]

@@ -1,4 +1,4 @@
-"""Hypothesis and Prediction: what a statement assumes and claims of one run."""
+"""Inequality and Prediction: what a statement assumes and claims of one run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def middle(side: Side) -> float:
 
 
 @dataclass(frozen=True)
-class Hypothesis:
+class Inequality:
     """One inequality lhs >= rhs (or lhs > rhs, <=, <), three-valued.
 
     Only finite numbers decide: nan or infinity where the decision would rest makes it undecided.
@@ -65,7 +65,7 @@ class Hypothesis:
         rhs: Right side.
 
     Example:
-        >>> Hypothesis("heads suffice", 8, ">=", 4).holds, Hypothesis("x", 1.0, ">", 1.0).holds
+        >>> Inequality("heads suffice", 8, ">=", 4).holds, Inequality("x", 1.0, ">", 1.0).holds
         (True, None)
     """
 
@@ -143,7 +143,7 @@ class Prediction:
         0.5
     """
 
-    hypotheses: tuple[Hypothesis, ...]
+    hypotheses: tuple[Inequality, ...]
     rate: Number
     max_step: float | None = None
     note: str = ""
@@ -151,7 +151,7 @@ class Prediction:
     best_step: float | None = None
     decrease: Callable[[float], Number] | None = None
     power: int = 1
-    claims: tuple[Hypothesis, ...] = ()
+    claims: tuple[Inequality, ...] = ()
     vacuous: str = ""
 
     @property
@@ -169,7 +169,7 @@ class Prediction:
         """The rate with both its ends, so that an end that is no number decides nothing."""
         return self.rate if isinstance(self.rate, Enclosure) else float(self.rate)
 
-    def with_step(self, eta: float) -> tuple[Hypothesis, ...]:
+    def with_step(self, eta: float) -> tuple[Inequality, ...]:
         """All hypotheses, those about the step included.
 
         Args:
@@ -178,10 +178,10 @@ class Prediction:
         Returns:
             The hypotheses, then eta <= max_step and eta rate < 1.
         """
-        steps: list[Hypothesis] = []
+        steps: list[Inequality] = []
         if self.max_step is not None:
             # the run takes exactly max_step under --step theory: shave the slack, not the theorem
-            steps.append(Hypothesis("the step is small enough", eta, "<=", self.max_step))
+            steps.append(Inequality("the step is small enough", eta, "<=", self.max_step))
         if self.decrease is None:
-            steps.append(Hypothesis("eta beta < 1", times(eta, self._rate), "<", 1.0))
+            steps.append(Inequality("eta beta < 1", times(eta, self._rate), "<", 1.0))
         return (*self.hypotheses, *steps)

@@ -1,4 +1,4 @@
-"""Theorem and Statement (Hypothesis and Prediction: `prediction`; finding them: `registry`).
+"""Theorem and Statement (Inequality and Prediction: `prediction`; finding them: `registry`).
 
 A theorem is a class whose methods, decorated with `statement`, turn a start into a `Prediction`.
 The library never imports a theorem by name.
@@ -16,13 +16,13 @@ from gdconv.descent.watch import Watch
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.initialization import solve_scale, spread_scores
 from gdconv.support.errors import InputError
-from gdconv.theory.prediction import Hypothesis, Prediction
+from gdconv.theory.prediction import Inequality, Prediction
 
 if TYPE_CHECKING:
     from gdconv.descent.loop import Outcome
 
 __all__ = [
-    "Hypothesis",
+    "Inequality",
     "Prediction",
     "Statement",
     "Theorem",
@@ -42,7 +42,7 @@ class Statement:
         default: Whether the verdict speaks of it when none is asked for; the first one counts.
         proof: Where its proof stands, or why it has none.
         posterior: Judged from the finished run (a-posteriori bound).
-        settings: Option defaults under which it was seen to work, by data set or model ("*" for
+        defaults: Option defaults under which it was seen to work, by data set or model ("*" for
             all).
         summary: First line of its docstring.
         kernel: The only attention kernel it speaks of, None for all.
@@ -55,7 +55,7 @@ class Statement:
     default: bool
     proof: str
     posterior: bool
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     summary: str = ""
     kernel: str | None = None
     model: str | None = None
@@ -73,7 +73,7 @@ def statement(
     proof: str,
     default: bool = False,
     posterior: bool = False,
-    settings: dict[str, dict[str, Any]] | None = None,
+    defaults: dict[str, dict[str, Any]] | None = None,
     kernel: str | None = None,
     model: str | None = None,
     claims: bool = False,
@@ -85,7 +85,7 @@ def statement(
         proof: Where the proof stands.
         default: The statement that the theorem's verdict speaks of.
         posterior: The method also takes the finished run.
-        settings: Option defaults by data set or model.
+        defaults: Option defaults by data set or model.
         kernel: The only attention kernel it speaks of.
         model: The only model it speaks of.
         claims: Judged by claims about the finished run; implies posterior.
@@ -107,7 +107,7 @@ def statement(
     def mark(method: Callable[..., Any]) -> Callable[..., Any]:
         summary = (method.__doc__ or "").strip().split("\n")[0]
         made = Statement(
-            name, method, default, proof, posterior or claims, settings or {}, summary, kernel,
+            name, method, default, proof, posterior or claims, defaults or {}, summary, kernel,
             model, claims,
         )  # fmt: skip
         method.statement = made  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
-from gdconv.theory.prediction import Hypothesis
+from gdconv.theory.prediction import Inequality
 from gdconv.theory.theorem import statement
 
 
@@ -36,27 +36,27 @@ class Powers(ClaimTheorem):
     def square(self, x: float) -> Finding:
         """Squares are not negative."""
         curve = Series("square", [1, 2, 3], [1, 4, 9], "x", "x^2")
-        return Finding((Hypothesis("x^2 >= 0", x * x, ">=", 0.0),), series=(curve,))
+        return Finding((Inequality("x^2 >= 0", x * x, ">=", 0.0),), series=(curve,))
 
     @statement("wrong", proof="none")
     def wrong(self, x: float) -> Finding:
         """A number exceeds itself by one."""
-        return Finding((Hypothesis("x >= x + 1", x, ">=", x + 1),))
+        return Finding((Inequality("x >= x + 1", x, ">=", x + 1),))
 
     @statement("empty", proof="none")
     def empty(self, x: float) -> Finding:
         """Nothing is tested."""
-        return Finding((Hypothesis("1 >= 1", 1, ">=", 1),), vacuous="nothing moved")
+        return Finding((Inequality("1 >= 1", 1, ">=", 1),), vacuous="nothing moved")
 
     @statement("blurred", proof="none")
     def blurred(self, x: float) -> Finding:
         """Error bars overlap."""
-        return Finding((Hypothesis("x >= x", Enclosure(x - 1, x + 1), ">=", x),))
+        return Finding((Inequality("x >= x", Enclosure(x - 1, x + 1), ">=", x),))
 
     @statement("elsewhere", proof="none")
     def elsewhere(self, x: float) -> Finding:
         """A hypothesis fails."""
-        return Finding((), (Hypothesis("x < 0", x, "<", 0.0),))
+        return Finding((), (Inequality("x < 0", x, "<", 0.0),))
 
 
 @pytest.fixture(autouse=True)
@@ -131,8 +131,8 @@ def test_an_interruption_keeps_the_finished_cases() -> None:
     assert caught.value.missing == 2
 
 
-MET, UNMET = Hypothesis("met", 2, ">", 1), Hypothesis("unmet", 1, ">", 2)
-OPEN = Hypothesis("open", Enclosure(0.0, 2.0), ">", 1.0)
+MET, UNMET = Inequality("met", 2, ">", 1), Inequality("unmet", 1, ">", 2)
+OPEN = Inequality("open", Enclosure(0.0, 2.0), ">", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ OPEN = Hypothesis("open", Enclosure(0.0, 2.0), ">", 1.0)
     ],
 )
 def test_a_finding(
-    hypotheses: tuple[Hypothesis, ...],
-    claims: tuple[Hypothesis, ...],
+    hypotheses: tuple[Inequality, ...],
+    claims: tuple[Inequality, ...],
     vacuous: str,
     verdict: str,
     note: str,
@@ -168,7 +168,7 @@ def test_one_name_for_two_claims_hides_none() -> None:
 
 
 def test_the_row_of_a_finding_names_its_weakest_claim() -> None:
-    none = Hypothesis("none", float("nan"), ">", 1.0)
+    none = Inequality("none", float("nan"), ">", 1.0)
     for claims, weakest, held in (
         ((MET, OPEN, UNMET), "unmet", 1),
         ((MET, OPEN), "open", 1),

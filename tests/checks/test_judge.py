@@ -13,16 +13,16 @@ from gdconv.checks.judge import hypothesis_row, judge
 from gdconv.compiled.descent import DONE
 from gdconv.compiled.ledger import FIXED, UNTESTED, new_ledger, new_tests, observe
 from gdconv.descent.loop import Outcome
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.trust import Estimate, Interval
 from gdconv.theory.claims import judge_claims
-from gdconv.theory.theorem import Hypothesis, Prediction
+from gdconv.theory.theorem import Inequality, Prediction
 from gdconv.theory.verdict import EXIT_CODES, ORDER, worst
 
-MET = Hypothesis("met", 2.0, ">=", 1.0)
-UNMET = Hypothesis("unmet", 1.0, ">=", 2.0)
-OPEN = Hypothesis("open", Enclosure(0.9, 1.1), ">=", 1.0)
+MET = Inequality("met", 2.0, ">=", 1.0)
+UNMET = Inequality("unmet", 1.0, ">=", 2.0)
+OPEN = Inequality("open", Enclosure(0.9, 1.1), ">=", 1.0)
 
 
 def outcome(
@@ -40,12 +40,12 @@ def outcome(
     for t in range(steps):
         observe(led[0], tests, factor**t, 2 * factor**t, 1.0, 1.0)
         rows.append({"step": float(t), "loss_ratio": factor**t})
-    end = Start(model("softmax"), *draw((1, 1, 1, 1, 1, 1), 0))
+    end = MultiHeadPoint(model("softmax"), *draw((1, 1, 1, 1, 1, 1), 0))
     return Outcome(eta, led[0], {"s": tests[0]}, rows, end, DONE, defect)
 
 
 def verdict(
-    run: Outcome, *hypotheses: Hypothesis, rate: float = 1.0, max_step: float | None = None
+    run: Outcome, *hypotheses: Inequality, rate: float = 1.0, max_step: float | None = None
 ) -> str:
     """Verdict of the only statement."""
     return judge("s", Prediction(hypotheses, rate, max_step), run).verdict
@@ -105,7 +105,7 @@ def recorded(steps: int = 20, eta: float = 0.5, ratios: Any = None, **fields: An
         tests[name] = value
     ratios = {0: 1.0, steps: float(np.exp(-4.0))} if ratios is None else ratios
     rows = [{"step": float(t), "loss_ratio": x} for t, x in ratios.items()]
-    end = Start(model("softmax"), *draw((1, 1, 1, 1, 1, 1), 0))
+    end = MultiHeadPoint(model("softmax"), *draw((1, 1, 1, 1, 1, 1), 0))
     return Outcome(eta, led[0], {"s": tests[0]}, rows, end, DONE, 0.1)
 
 
@@ -244,7 +244,7 @@ def test_tightness_of_a_sum_of_squares_compares_the_falls() -> None:
 
 
 def test_claims_decide_instead_of_the_bound() -> None:
-    one, two = Hypothesis("one", 2, ">", 1), Hypothesis("two", 1, ">", 2)
+    one, two = Inequality("one", 2, ">", 1), Inequality("two", 1, ">", 2)
     cases = [
         ((one,), "", "confirmed", ""),
         ((one, OPEN), "", "undecided", "a claim is within its error bar"),
@@ -298,12 +298,12 @@ def test_rows_of_hypotheses() -> None:
         found = hypothesis_row(3, "s", h)
         assert (found["run"], found["statement"], found["hypothesis"]) == (3, "s", h.name)
         assert (found["relation"], found["holds"], found["margin"]) == (">=", holds, h.margin)
-    found = hypothesis_row(0, "s", Hypothesis("h", drawn, "<", Enclosure(4.0, 6.0)))
+    found = hypothesis_row(0, "s", Inequality("h", drawn, "<", Enclosure(4.0, 6.0)))
     assert (found["lhs"], found["rhs"], found["level"]) == (2.0, 5.0, "statistical")
 
 
 def test_an_estimate_neither_confirms_nor_refutes_a_run() -> None:
-    guess = Hypothesis("guess", Estimate(2.0, 0.1, "a guess"), ">", 1.0)
+    guess = Inequality("guess", Estimate(2.0, 0.1, "a guess"), ">", 1.0)
     for fields, verdict in (({}, "confirmed"), ({"first_violation": 1}, "refuted")):
         for level in ("float64", "float32"):
             found = judge("s", Prediction((MET, guess), 1.0), recorded(**fields), level)

@@ -23,10 +23,10 @@ from gdconv.compiled.ledger import (
     POSTERIOR,
     STALE_SHARE,
     UNTESTED,
+    enter_jacobian,
     new_ledger,
     new_tests,
     observe,
-    sharpen,
 )
 
 
@@ -67,7 +67,7 @@ def fed(
         led["jacobian_error"], led["weight_norm"] = s.J_error, s.weights
         observe(led[0], tests, s.loss, s.grad_sq, s.sigma_lo, s.sigma_hi)
         if s.sharpened is not None:
-            sharpen(led, s.sharpened)
+            enter_jacobian(led, s.sharpened)
     return fields(led[0]), [fields(t) for t in tests]
 
 

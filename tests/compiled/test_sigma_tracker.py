@@ -12,7 +12,7 @@ from stress_tracking import DRIFTS, exactly_contains, walk
 
 from gdconv.compiled import block_bounds as block_check
 from gdconv.compiled.descent import FusedRun
-from gdconv.compiled.sigma_tracker import enclose, follow, new_tracker
+from gdconv.compiled.sigma_tracker import enclose, new_tracker, track
 from gdconv.compiled.simd import padded, zeros
 
 
@@ -76,7 +76,7 @@ def test_contains_the_exact_value_along_a_path(shape, scale):
     tracker = new_tracker(X, H)
     for _ in range(25):
         S = softmax(scores)
-        lo, hi = follow(tracker, lanes(S))
+        lo, hi = track(tracker, lanes(S))
         assert lo <= exact(X, S) <= hi
         scores = scores + scale * rng.standard_normal(scores.shape)
     assert tracker.state["loose"][0] == 0
@@ -109,7 +109,7 @@ def test_few_anchors_when_little_moves():
     tracker = new_tracker(X, 4)
     for _ in range(500):
         scores += 1e-4 * rng.standard_normal(scores.shape)
-        follow(tracker, lanes(softmax(scores)))
+        track(tracker, lanes(softmax(scores)))
     state = tracker.state[0]
     assert state["loose"] == 0
     assert state["anchors"] <= 3
@@ -129,7 +129,7 @@ def test_duplicate_tokens_give_zero_and_few_anchors():
     for step in range(200):
         S = weights(rng, 3, 2, 3)
         S[:, :, 2, :] = np.where(np.arange(3)[:, None, None] == 1, S[:, :, 0, :], S[:, :, 2, :])
-        lo, hi = follow(tracker, lanes(S))
+        lo, hi = track(tracker, lanes(S))
         assert lo == 0.0 <= hi, step
     assert tracker.state["loose"][0] == 200
     assert tracker.state["anchors"][0] < 20
@@ -187,7 +187,7 @@ def test_squares_that_underflow_are_covered_however_large_the_other_factor(token
     S = np.ldexp(rng.integers(1, 9, (3, 2, 2, 2)).astype(float), power)
     tracker = new_tracker(X, 2)
     for _ in range(4):
-        lo, hi = follow(tracker, lanes(S))
+        lo, hi = track(tracker, lanes(S))
         assert exactly_contains(X, S, lo, hi)
         S = 1.5 * S
 
@@ -216,9 +216,9 @@ def test_not_finite_is_unknown_and_recovers():
     tracker = new_tracker(X, 2)
     bad = S.copy()
     bad[0, 0, 0, 0] = np.nan
-    assert follow(tracker, lanes(bad)) == (0.0, np.inf)
+    assert track(tracker, lanes(bad)) == (0.0, np.inf)
     for _ in range(4):
-        lo, hi = follow(tracker, lanes(S))
+        lo, hi = track(tracker, lanes(S))
     assert lo <= exact(X, S) <= hi
     assert hi - lo <= 0.01 * lo
 
@@ -229,7 +229,7 @@ def test_wrong_eigenvectors_widen_and_never_lie(size, kind):
     rng = np.random.default_rng(11)
     X, S = rng.standard_normal((2, 4, 8)), weights(rng, 2, 2, 4)
     tracker = new_tracker(X, 2)
-    honest = follow(tracker, lanes(S))
+    honest = track(tracker, lanes(S))
     noise = rng.standard_normal((8, 8)) * size
 
     def fault(U):
@@ -262,7 +262,7 @@ def followed(tol=0.01, block=0, shape=(3, 2, 4, 2)):
     rng = np.random.default_rng(14)
     X, S = rng.standard_normal((N, n, D)), weights(rng, N, H, n)
     tracker = new_tracker(X, H, tol, block=block)
-    follow(tracker, lanes(S))
+    track(tracker, lanes(S))
     return tracker, tracker.state[0], X, S
 
 
@@ -272,7 +272,7 @@ def test_between_checks_the_last_enclosure_is_widened_by_the_drift():
     moved = S + 1e-3 * np.random.default_rng(15).standard_normal(S.shape)
     e = block_check.drift(tracker, lanes(moved), lanes(S))
     for _ in range(2):  # from the reference, not from the last step
-        lo, hi = follow(tracker, lanes(moved))
+        lo, hi = track(tracker, lanes(moved))
         assert lo == (1.0 - e) * (1.0 - 1e-15)
         assert hi == (2.0 + e) * block_check.UP
         assert (state["lo"], state["hi"]) == (lo, hi)
@@ -280,7 +280,7 @@ def test_between_checks_the_last_enclosure_is_widened_by_the_drift():
     assert state["steps"] == 3
     state["due"] = 99  # no check may be made: the drift alone, and nothing below 0
     state["ref_lo"] = 0.5 * e
-    assert follow(tracker, lanes(moved)) == (0.0, hi)
+    assert track(tracker, lanes(moved)) == (0.0, hi)
 
 
 def test_a_check_is_made_as_soon_as_the_width_is_above_what_is_asked():
@@ -289,13 +289,13 @@ def test_a_check_is_made_as_soon_as_the_width_is_above_what_is_asked():
     for lo, hi, checked in ((1.0, 1.2499, 0), (1.0, 1.2501, 1), (0.0, 1e-9, 1), (0.0, 0.0, 1)):
         state["ref_lo"], state["ref_hi"], state["checks"], state["loose"] = lo, hi, 0, 0
         state["due"] = state["steps"] + 1
-        follow(tracker, lanes(S))
+        track(tracker, lanes(S))
         assert (state["checks"] > 0) == bool(checked), (lo, hi, e)
     state["ref_lo"], state["ref_hi"], state["due"] = 1.0, 2.0, state["steps"] + 2
     state["checks"] = state["loose"] = 0
-    follow(tracker, lanes(S))  # not due yet: the wide one is answered and counted
+    track(tracker, lanes(S))  # not due yet: the wide one is answered and counted
     assert (state["checks"], state["loose"]) == (0, 1)
-    follow(tracker, lanes(S))
+    track(tracker, lanes(S))
     assert (state["checks"] > 0, state["loose"]) == (True, 1)
 
 
@@ -309,7 +309,7 @@ def test_pauses_grow_where_nothing_better_can_be_had():
     state, asked = tracker.state[0], []
     for step in range(1, 1400):
         before = int(state["checks"])
-        assert follow(tracker, lanes(S))[0] == 0.0
+        assert track(tracker, lanes(S))[0] == 0.0
         if state["checks"] > before:
             asked.append(step)
     pauses = np.diff(asked).tolist()
@@ -325,15 +325,15 @@ def test_a_fresh_anchor_that_is_not_sharp_enough_lowers_what_is_asked():
     assert state["tol_now"] == pytest.approx(4.0 * (hi - lo) / lo, rel=1e-12, abs=0)
     assert (state["pause"], state["due"], state["anchors"]) == (2, 2, 1)
     state["checks"] = 0
-    assert follow(tracker, lanes(S))[0] > 0.0
+    assert track(tracker, lanes(S))[0] > 0.0
     assert (state["checks"], state["loose"]) == (0, 2)  # within what can be had, but loose
     state["tol"] = state["tol_now"] = 0.5
     state["ref_hi"] = 2.0 * hi
-    follow(tracker, lanes(S))
+    track(tracker, lanes(S))
     assert (state["pause"], state["tol_now"]) == (2, 0.5)  # the check was enough: no anchor
     assert state["anchors"] == 1
     state["ref_lo"], state["ref_hi"], state["usable"] = 0.0, 2.0 * hi, 0
-    follow(tracker, lanes(S))
+    track(tracker, lanes(S))
     assert (state["pause"], state["tol_now"], state["anchors"]) == (1, 0.5, 2)
 
 
@@ -345,7 +345,7 @@ def test_sizes_of_the_block():
     assert new_tracker(np.ones((9, 1, 2)), 1, block=7).k == 7
     assert new_tracker(np.ones((9, 1, 2)), 1, block=70).k == 9
     off = new_tracker(np.ones((9, 1, 20)), 1, on=False)
-    assert follow(off, zeros(16)) == (0.0, 0.0)
+    assert track(off, zeros(16)) == (0.0, 0.0)
 
 
 def test_token_products_are_doubled_off_the_diagonal():

@@ -11,7 +11,7 @@ import torch
 import gdconv
 from gdconv.gallery.full_gd import FullGD
 from gdconv.models.multihead.attention_kernels import Gaussian, Softmax
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.rigor.spectrum import enclose_sigma_min
 from gdconv.theory.theorem import Prediction
 
@@ -82,7 +82,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, **change: Any) -> dict[str, str]:
     """Verdicts with Theorem A's prediction changed."""
     predict = FullGD.predict
 
-    def changed(self: Any, s: Any, start: Start, outcome: Any = None) -> Prediction:
+    def changed(self: Any, s: Any, start: MultiHeadPoint, outcome: Any = None) -> Prediction:
         made = predict(self, s, start, outcome)
         if s.name != "per-head":
             return made
@@ -106,7 +106,7 @@ def test_sigma_min_of_the_transposed_features(
     monkeypatch: pytest.MonkeyPatch, sound: dict[str, str]
 ) -> None:
     transposed = property(lambda self: enclose_sigma_min(self.B.T))
-    monkeypatch.setattr(Start, "sigma_0", transposed)
+    monkeypatch.setattr(MultiHeadPoint, "sigma_0", transposed)
     assert sound["per-head"] == "confirmed"
     assert verdicts(**ALIGNED)["per-head"] == "outside"
 

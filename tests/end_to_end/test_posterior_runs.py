@@ -12,13 +12,13 @@ from gdconv.data.problem import Problem
 from gdconv.gallery.full_gd import FullGD
 from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.model import BLOCKS, Parameters
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.theory.certificates import Tail, tail
 
 
 def certify(kernel: str, problem: Problem, params: Parameters, eta: float) -> Tail:
     """TAIL with the constants of the full model."""
-    start = Start(model(kernel), problem, params)
+    start = MultiHeadPoint(model(kernel), problem, params)
     return tail(start, eta, lambda rho: FullGD().constants(start, rho))
 
 
@@ -38,7 +38,7 @@ def warmed_up(kernel: str, seed: int) -> tuple[Problem, Parameters, float]:
     """An easy problem trained until TAIL fires."""
     problem, _ = draw((2, 2, 8, 4, 4, 1), seed)
     params = initialize("normal", (4, 8, 4, 1), seed, (1.0, 1.0, 1.0, 2.0))
-    eta = 0.3 / Start(model(kernel), problem, params).J_range[1].hi ** 2
+    eta = 0.3 / MultiHeadPoint(model(kernel), problem, params).J_range[1].hi ** 2
     for _ in range(400):
         params, _ = descend(kernel, problem, params, eta, 25)
         if all(h.holds for h in certify(kernel, problem, params, eta).hypotheses):
@@ -70,7 +70,7 @@ def test_tail_does_not_fire_far_from_zero_loss(kernel: str) -> None:
 def test_tail_refuses_a_large_step() -> None:
     """Negative control: T2 needs eta below 2 / L."""
     problem, params, _ = warmed_up("softmax", 0)
-    start = Start(model("softmax"), problem, params)
+    start = MultiHeadPoint(model("softmax"), problem, params)
     eta = 2.5 / start.J_range[1].hi ** 2
     named = {h.name[:2]: h.holds for h in certify("softmax", problem, params, eta).hypotheses}
     assert named["T2"] is False

@@ -42,7 +42,7 @@ from gdconv.models.encoder.model import (
     initialize_encoder,
     scaling,
 )
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.model import MultiHeadRegression
@@ -269,7 +269,7 @@ def test_streamed_start_has_the_law_of_a_start(rule, tau_0):
         streamed.append(numbers(streamed_start(problem, rule, tau_0, d_m, seed)))
         params = initialize_encoder(rule, (d_m, problem.D), seed)
         model = ShallowEncoder(scaling(tau_0, d_m), 1.0)
-        plain.append(numbers(EncoderStart(model, problem, params)))
+        plain.append(numbers(EncoderPoint(model, problem, params)))
     means = np.mean(streamed, axis=0) / np.mean(plain, axis=0)
     assert np.abs(means[:-1] - 1).max() < 0.03
     assert abs(means[-1] - 1) < 0.3  # r_0 varies by a third from seed to seed

@@ -20,7 +20,7 @@ from gdconv.support.config import Config
 from gdconv.support.statistics import growth, student
 from gdconv.support.trust import LEVELS, Estimate, Interval, weakest
 from gdconv.theory.claims import ClaimTheorem, Finding, trusted
-from gdconv.theory.prediction import Hypothesis, Prediction, ends, middle
+from gdconv.theory.prediction import Inequality, Prediction, ends, middle
 from gdconv.theory.theorem import statement
 
 DRAWN = Interval(1.5, 2.5, 0.95, 12)
@@ -95,19 +95,19 @@ def test_the_weaker_side_is_the_level(other: Any) -> None:
     for flip in (False, True):
 
         def level(side: Any, flip: bool = flip) -> tuple[str, tuple[str, ...]]:
-            h = Hypothesis("h", other, "<", side) if flip else Hypothesis("h", side, "<", other)
+            h = Inequality("h", other, "<", side) if flip else Inequality("h", side, "<", other)
             return h.level, h.weak
 
         assert level(2.0) == level(PROVED) == ("float64", ())
         assert level(DRAWN) == ("statistical", (DRAWN.words,))
         assert level(GUESS) == ("estimated", (GUESS.words,))
-    assert Hypothesis("h", DRAWN, "<", GUESS).level == "estimated"
-    assert Hypothesis("h", DRAWN, "<", GUESS).weak == ("a search",)
-    assert hypothesis_row(0, "s", Hypothesis("h", GUESS, "<", 3.0))["level"] == "estimated"
+    assert Inequality("h", DRAWN, "<", GUESS).level == "estimated"
+    assert Inequality("h", DRAWN, "<", GUESS).weak == ("a search",)
+    assert hypothesis_row(0, "s", Inequality("h", GUESS, "<", 3.0))["level"] == "estimated"
 
 
-def proved(x: Any = 2.0) -> Hypothesis:
-    return Hypothesis("proved", x, ">=", 1.0)
+def proved(x: Any = 2.0) -> Inequality:
+    return Inequality("proved", x, ">=", 1.0)
 
 
 @pytest.mark.parametrize("verdict", ["confirmed", "refuted", "vacuous", "outside", "undecided"])
@@ -151,7 +151,7 @@ class Kinds(ClaimTheorem):
     @statement("wrong", proof="none")
     def wrong(self, seed: int) -> Finding:
         """An interval that misses."""
-        return Finding((Hypothesis("h", DRAWN, ">=", 3.0),))
+        return Finding((Inequality("h", DRAWN, ">=", 3.0),))
 
     @statement("guessed", proof="none")
     def guessed(self, seed: int) -> Finding:

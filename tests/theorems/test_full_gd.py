@@ -14,7 +14,7 @@ import gdconv
 from gdconv.data.problem import Problem
 from gdconv.gallery.full_gd import FullGD, least_radii
 from gdconv.models.multihead.initialization import initialize
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 
 
 def verdicts(**options: Any) -> dict[str, str]:
@@ -23,11 +23,11 @@ def verdicts(**options: Any) -> dict[str, str]:
     return {name: check.verdict_of(name) for name in check.verdicts["statement"].unique()}
 
 
-def lazy(kernel: str, seed: int, values: float = 1e-8) -> Start:
+def lazy(kernel: str, seed: int, values: float = 1e-8) -> MultiHeadPoint:
     """A start of small values and large W_O, where every radius of Theorem A exists."""
     problem, _ = draw((1, 2, 6, 3, 2, 1), seed)
     params = initialize("normal", (2, 6, 3, 1), seed, (0.5, 0.7, values, 1e7))
-    return Start(model(kernel), problem, params)
+    return MultiHeadPoint(model(kernel), problem, params)
 
 
 def sides(prediction: Any) -> dict[str, tuple[Any, Any]]:
@@ -217,7 +217,7 @@ def test_rates_form_a_ladder(kernel: str) -> None:
     theorem = FullGD()
     for seed in range(10):
         problem, params = draw((2, 2, 5, 3, 3, 2), seed)
-        start = Start(model(kernel), problem, params)
+        start = MultiHeadPoint(model(kernel), problem, params)
         rates = [
             theorem.predict(theorem.statement_named(s), start).rate_hi
             for s in ("per-head", "block-free", "kernel")
@@ -232,7 +232,7 @@ def test_least_radii_are_least() -> None:
     """A smaller query radius breaks its inequality, so the fixed point is the best choice."""
     problem, _ = draw((1, 2, 6, 3, 2, 1), 0)
     params = initialize("normal", (2, 6, 3, 1), 0, (0.5, 0.5, 0.0, 1e6))
-    start = Start(model("softmax"), problem, params)
+    start = MultiHeadPoint(model("softmax"), problem, params)
     radii = least_radii(start, start.o.lo)
     assert radii is not None
     pull = 2 * start.r_0 / (start.o.lo**2 * start.sigma_0.lo**2)
@@ -254,7 +254,7 @@ def test_duplicate_tokens_are_outside_not_undecided() -> None:
     X = np.random.default_rng(0).standard_normal((2, 2, 8))
     X[0, 1] = X[0, 0]
     problem = Problem.from_arrays(X, np.ones((2, 2)))
-    start = Start(model("softmax"), problem, initialize("lecun", (2, 8, 4, 1), 0))
+    start = MultiHeadPoint(model("softmax"), problem, initialize("lecun", (2, 8, 4, 1), 0))
     prediction = FullGD().predict(FullGD().statement_named("per-head"), start)
     assert start.sigma_0 == (0.0, 0.0)
     assert any(h.holds is False for h in prediction.hypotheses)

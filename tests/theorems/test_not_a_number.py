@@ -28,7 +28,7 @@ from gdconv.rigor.rounding import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.trust import Estimate, Interval
 from gdconv.theory.claims import ClaimTheorem, Finding
-from gdconv.theory.prediction import Hypothesis, Prediction
+from gdconv.theory.prediction import Inequality, Prediction
 from gdconv.theory.registry import registry
 
 BAD: list[Any] = [
@@ -45,7 +45,7 @@ BAD: list[Any] = [
     Estimate(1.0, nan, "none"),
 ]
 STRONG = ("confirmed", "refuted")
-MET = Hypothesis("met", 2.0, ">", 1.0)
+MET = Inequality("met", 2.0, ">", 1.0)
 SIZES = {"convex-attention": {"samples": 3, "tokens": 2, "embedding": 2, "steps": 20}}
 CLAIMS = [
     (t.id, s.name)
@@ -116,7 +116,7 @@ def setting(theorem: str, statement: str, kernel: str, model: str) -> Setting:
     return prepare(Config(theorem, statement=statement, kernel=kernel, model=given))
 
 
-def planted(rows: tuple[Hypothesis, ...]) -> list[tuple[Hypothesis, ...]]:
+def planted(rows: tuple[Inequality, ...]) -> list[tuple[Inequality, ...]]:
     """Each side of each row no number, all others met."""
     made = []
     for h in rows:
@@ -134,7 +134,7 @@ def test_claims(theorem: str, name: str) -> None:
     for rows in planted((*finding.claims, *finding.hypotheses)):
         assert Finding(rows).verdict()[0] == "undecided"
         assert Finding((MET,), rows).verdict()[0] == "undecided"
-        assert Finding((Hypothesis("wrong", 1, ">", 2),), rows).verdict()[0] == "undecided"
+        assert Finding((Inequality("wrong", 1, ">", 2),), rows).verdict()[0] == "undecided"
 
 
 @pytest.mark.parametrize(("theorem", "name", "kernel", "model"), PRIOR)

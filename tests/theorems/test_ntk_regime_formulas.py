@@ -19,11 +19,11 @@ from samples_encoder import case
 from gdconv.descent.loop import Outcome
 from gdconv.gallery.ntk_regime.theorem import NTKRegime
 from gdconv.models.encoder.model import BLOCKS
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.multihead.point import start_at
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
-from gdconv.theory.prediction import Hypothesis, Prediction
+from gdconv.theory.prediction import Inequality, Prediction
 
 NUDGE = 1 + 1e-9
 A_PRIORI = {"paper": ("printed", 8, 32, 0), "relu-rigorous": ("plain", 4, 16, 16),
@@ -31,21 +31,21 @@ A_PRIORI = {"paper": ("printed", 8, 32, 0), "relu-rigorous": ("plain", 4, 16, 16
 """Data constants and the numerals of the radii, the cubic and the third condition."""
 
 
-def near(distance: float, name: str = "relu", seed: int = 0, output: float = 1.0) -> EncoderStart:
+def near(distance: float, name: str = "relu", seed: int = 0, output: float = 1.0) -> EncoderPoint:
     """A random start whose labels are that far from its outputs; w_O times `output`."""
     model, problem, params = case((2, 2, 4, 9), name, seed)
     params = replace(params, w_O=output * params.w_O)
     F = model.forward(problem, params).F.reshape(problem.y.shape)
-    return EncoderStart(model, replace(problem, y=F + distance * problem.y), params)
+    return EncoderPoint(model, replace(problem, y=F + distance * problem.y), params)
 
 
-def predicted(name: str, start: EncoderStart) -> Prediction:
+def predicted(name: str, start: EncoderPoint) -> Prediction:
     """What a statement says at a start."""
     theorem = NTKRegime()
     return theorem.predict(theorem.statement_named(name), start)
 
 
-def page(name: str, start: EncoderStart) -> tuple[Formulas, bool, float, float]:
+def page(name: str, start: EncoderPoint) -> tuple[Formulas, bool, float, float]:
     """Formulas at the least radii (0 where there are none), whether there are, alpha, |F|."""
     kind, factor, cubic, _ = A_PRIORI[name]
     c = start.model.tau_1 * sqrt(start.model.loss_scale)
@@ -64,7 +64,7 @@ def same(side: Any, value: float, rel: float = 1e-9) -> None:
     assert lo == pytest.approx(value, rel=rel, abs=0.0)
 
 
-def grows(side: Any, value: float, start: EncoderStart) -> None:
+def grows(side: Any, value: float, start: EncoderPoint) -> None:
     """As `same`, for a side that grows with r_0: its lower end allows for the error of r_0."""
     assert isinstance(side, Enclosure)
     assert side.hi == pytest.approx(value * (1 + 1e-11), rel=2e-12, abs=0.0)
@@ -72,7 +72,7 @@ def grows(side: Any, value: float, start: EncoderStart) -> None:
     assert side.lo == pytest.approx(lower, rel=2e-12, abs=0.0)
 
 
-def by_name(made: Prediction) -> dict[str, Hypothesis]:
+def by_name(made: Prediction) -> dict[str, Inequality]:
     """Hypotheses by what they say."""
     found = {h.name: h for h in made.hypotheses}
     assert len(found) == len(made.hypotheses)
@@ -173,7 +173,7 @@ def test_without_a_curvature_or_a_singular_value_there_is_no_step() -> None:
     made = predicted("smooth", near(1e-3))
     assert made.max_step is None
     assert made.hypotheses[0].holds is False
-    narrow = EncoderStart(*case((3, 2, 4, 1), "relu", 0))
+    narrow = EncoderPoint(*case((3, 2, 4, 1), "relu", 0))
     made = predicted("relu-sharp", narrow)
     assert made.max_step is None
     assert made.rate == Enclosure(0.0, 0.0)
@@ -267,7 +267,7 @@ def test_constants_of_the_joint_ball(name: str) -> None:
 def test_small_kernels_are_enclosed_at_every_step() -> None:
     theorem = NTKRegime()
     for d_m, wanted in ((2000, 1e300), (2001, 0.0)):  # (5 * 2)^2 d_m is 200,000
-        assert theorem.pl_constants(EncoderStart(*case((5, 2, 1, d_m), "relu", 0))) == (1.0, wanted)
+        assert theorem.pl_constants(EncoderPoint(*case((5, 2, 1, d_m), "relu", 0))) == (1.0, wanted)
     for D, wanted in ((4, 1e300), (600, 0.0)):
         problem, params = draw((2, 10, D, 2, 1, 1), 0, 0.5, 1)
         start: Any = start_at(multihead("softmax"), problem, params, ("W_V",))

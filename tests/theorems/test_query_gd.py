@@ -21,7 +21,7 @@ from gdconv.gallery.query_gd import QueryGD
 from gdconv.models.multihead.attention_kernels import Gaussian
 from gdconv.models.multihead.constants import QueryConstants
 from gdconv.models.multihead.model import Parameters
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 
 
 def last(check: Any) -> float:
@@ -43,7 +43,9 @@ def near(found: Any, wanted: Any) -> None:
 def test_every_number_is_the_documented_one(kernel: str) -> None:
     """Theorem B and Theorem S from docs/theory/query-gd.md, constants from a second source."""
     theorem, chosen = QueryGD(), set()
-    starts = [Start(model(kernel), *draw((1, 2, 4, 3, 3, 1), seed), ("W_Q",)) for seed in (0, 1)]
+    starts = [
+        MultiHeadPoint(model(kernel), *draw((1, 2, 4, 3, 3, 1), seed), ("W_Q",)) for seed in (0, 1)
+    ]
     if kernel == "softmax":  # here |J_Q|^2 = G^2, so G^2 is the smaller bound
         told = told_apart(Sizes(d=2), W_K=2 * APART, W_V=APART)
         starts.append(replace(told, trained=("W_Q",)))
@@ -187,7 +189,7 @@ def test_global_constants_hold(kernel: str) -> None:
     greatest = 0.0
     for seed in range(60):
         problem, params = draw((2, 2, 3, 2, 2, 1), seed)
-        c = QueryConstants(Start(model(kernel), problem, params, ("W_Q",)))
+        c = QueryConstants(MultiHeadPoint(model(kernel), problem, params, ("W_Q",)))
         here = model(kernel).jacobian(problem, params, ("W_Q",))[0].numpy()
         gap = 1e-4 * torch.from_numpy(np.random.default_rng(seed).standard_normal((1, 2, 3, 2)))
         moved = replace(params, W_Q=params.W_Q + gap)
@@ -214,7 +216,7 @@ def test_half_the_coefficient_is_the_difference(monkeypatch: pytest.MonkeyPatch)
     statement = QueryGD.stationarity.statement  # type: ignore[attr-defined]
     predict = QueryGD.predict
 
-    def changed(self: Any, s: Any, start: Start, outcome: Any = None) -> Any:
+    def changed(self: Any, s: Any, start: MultiHeadPoint, outcome: Any = None) -> Any:
         made = predict(self, s, start, outcome)
         return replace(made, decrease=lambda eta: eta) if s.name == statement.name else made
 
@@ -228,7 +230,7 @@ def test_trap_weights_are_the_theorys(kernel: str) -> None:
     check = gdconv.check("query-gd", problem="softmax-trap", kernel=kernel, steps=1)
     problem = Problem.from_arrays(check.starts["X"], check.starts["y"])
     params = Parameters.from_arrays({b: check.starts[b] for b in ("W_Q", "W_K", "W_V", "W_O")})
-    start = Start(model(kernel), problem, params)
+    start = MultiHeadPoint(model(kernel), problem, params)
     if kernel == "softmax":
         assert start.f_0 == pytest.approx(1.8151943410480755, rel=1e-12)
         assert start.sigma_0.mid == pytest.approx(0.009370447, rel=1e-6)

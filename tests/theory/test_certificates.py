@@ -12,17 +12,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from gdconv.models.multihead.point import StartBase
+from gdconv.models.multihead.point import Point
 from gdconv.rigor.rounding import Enclosure
 from gdconv.theory.certificates import RHO_GRID, Tail, descent_hypotheses, run_certificate, tail
-from gdconv.theory.prediction import Hypothesis, ends
+from gdconv.theory.prediction import Inequality, ends
 
 ANY = Callable[[float], tuple[float, float]]
 GRID = [10.0 ** (-7 + i / 8) for i in range(57)]
 
 
 @dataclass(frozen=True)
-class Point(StartBase):
+class Point(Point):
     """A point of which only sigma_m(J), |J| and |residual| are known."""
 
     boxes: tuple[Enclosure, ...] = ()
@@ -250,7 +250,7 @@ def test_the_grid_of_radii() -> None:
 
 
 def test_sentences() -> None:
-    met, unmet = Hypothesis("a", 2, ">", 1), Hypothesis("a", 1, ">", 2)
+    met, unmet = Inequality("a", 2, ">", 1), Inequality("a", 1, ">", 2)
     said = Tail(0.0123, 0.45678, (met, met)).sentence
     assert said == "TAIL fires: rate 0.457 for all later steps, zero loss within distance 0.012"
     for hypotheses in ((met, unmet), (unmet, met)):

@@ -11,7 +11,7 @@ import pytest
 
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.trust import Estimate, Interval
-from gdconv.theory.prediction import Hypothesis, Prediction, ends, middle
+from gdconv.theory.prediction import Inequality, Prediction, ends, middle
 
 LINE = (-1.0, 0.0, 0.5, 1.0, 2.0)
 BOXES = [Enclosure(a, b) for a, b in product(LINE, LINE) if a <= b]
@@ -31,14 +31,14 @@ def truth(relation: str, a: Enclosure, b: Enclosure) -> bool | None:
 @pytest.mark.parametrize("relation", [">=", ">", "<=", "<"])
 def test_enclosures_decide_what_all_their_points_do(relation: str) -> None:
     for a, b in product(BOXES, BOXES):
-        assert Hypothesis("h", a, relation, b).holds is truth(relation, a, b), (a, b)
+        assert Inequality("h", a, relation, b).holds is truth(relation, a, b), (a, b)
 
 
 @pytest.mark.parametrize("relation", [">=", ">", "<=", "<"])
 def test_whole_numbers_are_exact(relation: str) -> None:
     for a, b in product(range(-2, 3), range(-2, 3)):
         said = truth(relation, Enclosure(a, a), Enclosure(b, b))
-        assert Hypothesis("h", a, relation, b).holds is said
+        assert Inequality("h", a, relation, b).holds is said
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_float_has_its_slack(relation: str, flip: bool) -> None:
         for size in (1.0, 1e-5, 1e9):
             big, small = size * (1 + share), size
             sides = (small, big) if flip else (big, small)
-            assert Hypothesis("h", sides[0], relation, sides[1]).holds is expected
-    assert Hypothesis("h", *((0.0, relation, 0.0))).holds is ("=" in relation)
+            assert Inequality("h", sides[0], relation, sides[1]).holds is expected
+    assert Inequality("h", *((0.0, relation, 0.0))).holds is ("=" in relation)
 
 
 @pytest.mark.parametrize("relation", [">=", ">", "<=", "<"])
@@ -64,19 +64,19 @@ def test_a_float_has_its_slack(relation: str, flip: bool) -> None:
 def test_what_is_no_number_decides_nothing(relation: str, bad: float) -> None:
     for other in (1.0, 1, 0.0, Enclosure(1.0, 2.0), bad, Interval(0.0, 1.0, 0.9, 3)):
         for side in (bad, Enclosure(bad, bad), Estimate(bad, 0.0, "x"), Estimate(0.0, bad, "x")):
-            assert Hypothesis("h", side, relation, other).holds is None
-            assert Hypothesis("h", other, relation, side).holds is None
+            assert Inequality("h", side, relation, other).holds is None
+            assert Inequality("h", other, relation, side).holds is None
 
 
 def test_an_open_end_does_not_matter_where_the_other_decides() -> None:
     half = Enclosure(2.0, inf)
-    assert Hypothesis("h", half, ">", 1.0).holds is True
-    assert Hypothesis("h", half, "<", 1.0).holds is False
-    assert Hypothesis("h", half, ">", 3.0).holds is None
+    assert Inequality("h", half, ">", 1.0).holds is True
+    assert Inequality("h", half, "<", 1.0).holds is False
+    assert Inequality("h", half, ">", 3.0).holds is None
     down = Enclosure(-inf, 2.0)
-    assert Hypothesis("h", down, "<", 3.0).holds is True
-    assert Hypothesis("h", down, ">", 3.0).holds is False
-    assert Hypothesis("h", down, "<", 1.0).holds is None
+    assert Inequality("h", down, "<", 3.0).holds is True
+    assert Inequality("h", down, ">", 3.0).holds is False
+    assert Inequality("h", down, "<", 1.0).holds is None
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_an_open_end_does_not_matter_where_the_other_decides() -> None:
     ],
 )
 def test_margins(lhs: Any, relation: str, rhs: Any, margin: float) -> None:
-    assert Hypothesis("h", lhs, relation, rhs).margin == margin
+    assert Inequality("h", lhs, relation, rhs).margin == margin
 
 
 def test_the_margin_of_floats_is_inside_their_slack() -> None:
-    assert Hypothesis("h", 2.0, ">=", 1.0).margin == pytest.approx(1 - 4e-11, abs=1e-12)
-    assert isnan(Hypothesis("h", nan, ">=", 1.0).margin)
+    assert Inequality("h", 2.0, ">=", 1.0).margin == pytest.approx(1 - 4e-11, abs=1e-12)
+    assert isnan(Inequality("h", nan, ">=", 1.0).margin)
 
 
 def test_ends_and_middles() -> None:
@@ -124,7 +124,7 @@ def test_rates_have_two_ends() -> None:
 
 
 def test_the_step_is_a_hypothesis() -> None:
-    own = Hypothesis("own", 2, ">", 1)
+    own = Inequality("own", 2, ">", 1)
     names = ["own", "the step is small enough", "eta beta < 1"]
     assert [h.name for h in Prediction((own,), 1.0, 0.5).with_step(0.1)] == names
     assert [h.name for h in Prediction((own,), 1.0).with_step(0.1)] == [names[0], names[2]]
@@ -180,12 +180,12 @@ def test_what_a_hypothesis_rests_on_is_its_weaker_side() -> None:
         (1, guess, "estimated", ("a guess",)),
         (guess, drawn, "estimated", ("a guess",)),
     ):
-        for h in (Hypothesis("h", lhs, ">", rhs), Hypothesis("h", rhs, ">", lhs)):
+        for h in (Inequality("h", lhs, ">", rhs), Inequality("h", rhs, ">", lhs)):
             assert (h.level, h.weak) == (level, weak)
 
 
 def test_what_was_predicted_is_not_changed() -> None:
-    own = Hypothesis("own", 2, ">", 1)
+    own = Inequality("own", 2, ">", 1)
     with pytest.raises(FrozenInstanceError):
         own.lhs = 0  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
@@ -193,8 +193,8 @@ def test_what_was_predicted_is_not_changed() -> None:
 
 
 def test_margins_of_numbers_below_one() -> None:
-    assert Hypothesis("h", Enclosure(0.5, 0.5), ">", 0).margin == inf
-    assert Hypothesis("h", 5e-324, ">", 0).margin == inf
-    assert Hypothesis("h", Enclosure(-0.5, 2.0), ">", 0).margin == 0.0
-    assert Hypothesis("h", 3, ">", 1).margin == 2.0
-    assert Hypothesis("h", 3, ">", -1).margin == -4.0
+    assert Inequality("h", Enclosure(0.5, 0.5), ">", 0).margin == inf
+    assert Inequality("h", 5e-324, ">", 0).margin == inf
+    assert Inequality("h", Enclosure(-0.5, 2.0), ">", 0).margin == 0.0
+    assert Inequality("h", 3, ">", 1).margin == 2.0
+    assert Inequality("h", 3, ">", -1).margin == -4.0

@@ -7,7 +7,7 @@ import pytest
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.errors import InputError
 from gdconv.theory.registry import registry
-from gdconv.theory.theorem import Hypothesis, Prediction, Statement, Theorem, statement
+from gdconv.theory.theorem import Inequality, Prediction, Statement, Theorem, statement
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ from gdconv.theory.theorem import Hypothesis, Prediction, Statement, Theorem, st
     ],
 )
 def test_three_truth_values(lhs: object, relation: str, rhs: object, holds: bool | None) -> None:
-    assert Hypothesis("h", lhs, relation, rhs).holds is holds  # type: ignore[arg-type]
+    assert Inequality("h", lhs, relation, rhs).holds is holds  # type: ignore[arg-type]
 
 
 def test_margin_is_from_the_unfavourable_ends() -> None:
-    h = Hypothesis("h", Enclosure(1.5, 2.0), ">=", Enclosure(0.5, 1.0))
+    h = Inequality("h", Enclosure(1.5, 2.0), ">=", Enclosure(0.5, 1.0))
     assert h.margin == pytest.approx(0.5)
-    assert Hypothesis("h", 1.0, "<=", 4.0).margin == pytest.approx(3.0)
-    assert Hypothesis("h", 1.0, ">", 0.0).margin == float("inf")
+    assert Inequality("h", 1.0, "<=", 4.0).margin == pytest.approx(3.0)
+    assert Inequality("h", 1.0, ">", 0.0).margin == float("inf")
 
 
 def test_prediction_adds_the_step() -> None:

@@ -19,7 +19,7 @@ from gdconv.hessian.layer import PARTS, AttentionLayer, attention_layer
 from gdconv.hessian.operators import HessianOperator
 from gdconv.rigor.rounding import UNIT
 from gdconv.support.statistics import BEND, crossover, growth
-from gdconv.theory.prediction import Hypothesis
+from gdconv.theory.prediction import Inequality
 
 from .autograd import layer_output, layer_split, parameters
 from .depth import deep_net
@@ -114,7 +114,7 @@ def curves(layers: list[AttentionLayer], scales: np.ndarray) -> Norms:
 
 def exponents(
     x: np.ndarray, norms: Norms, expected: Laws, variant: str = ""
-) -> tuple[list[Hypothesis], list[Hypothesis], str]:
+) -> tuple[list[Inequality], list[Inequality], str]:
     """Claims that every exponent is its law, and hypotheses that the lines are straight.
 
     Args:
@@ -133,15 +133,15 @@ def exponents(
         values = norms[part, block]
         if not ((values > 0) & np.isfinite(values)).all():
             least = float(values.min())  # nan where one is: a claim about it is undecided
-            claims.append(Hypothesis(f"{name} is not zero", least, ">", 0.0))
+            claims.append(Inequality(f"{name} is not zero", least, ">", 0.0))
             if least > 0:
-                claims.append(Hypothesis(f"{name} is finite", float(values.max()), ">", 0.0))
+                claims.append(Inequality(f"{name} is finite", float(values.max()), ">", 0.0))
             continue
         found = growth(x, values)
         claim = f"{name} ~ s^{law:g}: distance of the exponent"
-        claims.append(Hypothesis(claim, found.distance(law), "<=", NEAR))
+        claims.append(Inequality(claim, found.distance(law), "<=", NEAR))
         bend = f"{name} is a straight line: bend"
-        straight.append(Hypothesis(bend, found.curvature, "<=", BEND))
+        straight.append(Inequality(bend, found.curvature, "<=", BEND))
         if part == "total" and block[0] == block[-1]:
             half = found.interval.width / 2
             said.append(f"{name} {found.slope:.4f} +- {half:.1g}" if isfinite(half) else name)

@@ -25,7 +25,7 @@ from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.npz import LARGEST_BYTES
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
-from gdconv.theory.prediction import Hypothesis
+from gdconv.theory.prediction import Inequality
 from gdconv.theory.theorem import statement
 
 from .autograd import layer_split
@@ -94,9 +94,9 @@ class AttentionHessian(ClaimTheorem):
             products = largest((products, found.product))
             for part, off in found.by_part.items():
                 claim = f"{name}: error of {symbols[part]} over its scale"
-                claims.append(Hypothesis(claim, off, "<=", ROUNDING))
+                claims.append(Inequality(claim, off, "<=", ROUNDING))
                 where[off] = f"{name} {symbols[part]}({found.where[part]})"
-        claims.append(Hypothesis("H v, error over |H v|, all variants", products, "<=", ROUNDING))
+        claims.append(Inequality("H v, error over |H v|, all variants", products, "<=", ROUNDING))
         worst = max(where)
         return Finding(tuple(claims), note=f"largest {worst:.1e}, {where[worst]}")
 
@@ -112,9 +112,9 @@ class AttentionHessian(ClaimTheorem):
             theirs = largest((theirs, float(functional.abs().max() / outer.abs().max())))
             bend = largest((bend, value_curvature(layer)))
         return Finding((
-            Hypothesis("closed form: largest entry", ours, "<=", 0.0),
-            Hypothesis("automatic differentiation: over that of H_o", theirs, "<=", ROUNDING),
-            Hypothesis("second difference of F along W_V, over F", bend, "<=", ROUNDING),
+            Inequality("closed form: largest entry", ours, "<=", 0.0),
+            Inequality("automatic differentiation: over that of H_o", theirs, "<=", ROUNDING),
+            Inequality("second difference of F along W_V, over F", bend, "<=", ROUNDING),
         ))  # fmt: skip
 
     @statement("outer-psd", proof=f"{PROOFS}#outer")
@@ -128,8 +128,8 @@ class AttentionHessian(ClaimTheorem):
             if high[-1] > 0:  # one token: H_o is 0
                 least = min(least, float(low[0] / high[-1]))
             claims += [
-                Hypothesis(f"{name}: eigenvalues below rounding", signs.negative, "<=", 0),
-                Hypothesis(f"{name}: rank is at most that of J", signs.positive, "<=",
+                Inequality(f"{name}: eigenvalues below rounding", signs.negative, "<=", 0),
+                Inequality(f"{name}: rank is at most that of J", signs.positive, "<=",
                            layer.Y.numel()),
             ]  # fmt: skip
         return Finding(tuple(claims), note=f"lambda_min / lambda_max >= {least:.1e}")
@@ -145,10 +145,10 @@ class AttentionHessian(ClaimTheorem):
                 both = [blocks.hessian(a, (block,), part) for a in (layer, mirrored)]
                 counts = [inertia(H.numpy(), rounding_slack(H)).negative for H in both]
                 name = f"{symbol}({block[-1] * 2}): certain negative eigenvalues, Y and -Y"
-                claims.append(Hypothesis(name, sum(counts), ">=", 1))
+                claims.append(Inequality(name, sum(counts), ">=", 1))
         found = inertia(blocks.hessian(layer).numpy(), rounding_slack(blocks.hessian(layer)))
-        claims.append(Hypothesis("H: certain negative eigenvalues", found.negative, ">=", 1))
-        enough = Hypothesis("at least three tokens", L, ">=", 3)
+        claims.append(Inequality("H: certain negative eigenvalues", found.negative, ">=", 1))
+        enough = Inequality("at least three tokens", L, ">=", 3)
         return Finding(tuple(claims), (enough,), note=f"at s = {case.scales[-1]:.2g}")
 
     @statement("linear-attention", proof=f"{PROOFS}#linear")
@@ -163,8 +163,8 @@ class AttentionHessian(ClaimTheorem):
         theirs = largest(float(truth["functional"][a:b, a:b].abs().max()) for a, b in pairs)
         doubled = dict(diagonal(replace(layer, X=2 * layer.X), "total"))
         claims = [
-            Hypothesis("diagonal blocks of H_f: largest entry", zero, "<=", 0.0),
-            Hypothesis("the same by automatic differentiation, over H_o", theirs / scale, "<=",
+            Inequality("diagonal blocks of H_f: largest entry", zero, "<=", 0.0),
+            Inequality("the same by automatic differentiation, over H_o", theirs / scale, "<=",
                        ROUNDING),
         ]  # fmt: skip
         written = sums_of_squares(case)
@@ -173,8 +173,8 @@ class AttentionHessian(ClaimTheorem):
             cubic = float((doubled[name] - 64 * B).abs().max()) / (64 * size)
             formula = float((written[name] - truth["total"][a:b, a:b]).abs().max()) / size
             claims += [
-                Hypothesis(f"{name}: S_x -> 4 S_x multiplies by 64, error", cubic, "<=", ROUNDING),
-                Hypothesis(f"{name}: error of its formula in S_x", formula, "<=", ROUNDING),
+                Inequality(f"{name}: S_x -> 4 S_x multiplies by 64, error", cubic, "<=", ROUNDING),
+                Inequality(f"{name}: error of its formula in S_x", formula, "<=", ROUNDING),
             ]
         norms = curves([replace(a, kernel="linear") for a in case.replicas], case.scales)
         fits, straight, note = exponents(case.scales, norms, LINEAR)
@@ -183,13 +183,13 @@ class AttentionHessian(ClaimTheorem):
     @statement("growth", proof=f"{PROOFS}#growth")
     def growth(self, case: Case) -> Finding:
         """Softmax, L >= 3, Y != 0, s -> 0: QQ, KK 5, QK, VQ, VK 3, VV 2; H_o 6, 6, 4, 2."""
-        enough = Hypothesis("at least three tokens", case.sizes[1], ">=", 3)
+        enough = Inequality("at least three tokens", case.sizes[1], ">=", 3)
         if not enough.holds:
             return Finding((), (enough,))
         x, norms = case.scales, case.softmax_norms
         claims, straight, note = exponents(x, norms, SOFTMAX)
         share = float((norms["outer", "QQ"] / norms["functional", "QQ"])[:, -1].max())
-        apart = Hypothesis("H_o(QQ) over H_f(QQ) at the largest s", share, "<=", DOMINANCE)
+        apart = Inequality("H_o(QQ) over H_f(QQ) at the largest s", share, "<=", DOMINANCE)
         wide = curves([case.bare], WIDE)
         shown = [("total", b) for b in ("QQ", "KK", "VV", "QK", "QV")]
         shown += [("outer", "QQ"), ("functional", "QQ")]
@@ -216,13 +216,13 @@ class AttentionHessian(ClaimTheorem):
             ("W_QK: ", x, curves([case.single(r) for r in range(REPLICAS)], x), SINGLE),
             ("mean 0: ", x, curves(centred, x), CENTRED),
         ]  # fmt: skip
-        claims: list[Hypothesis] = []
-        bends: list[Hypothesis] = []
+        claims: list[Inequality] = []
+        bends: list[Inequality] = []
         notes: list[str] = []
         for name, at, norms, expected in table:
             found, straight, note = exponents(at, norms, expected, name)
             claims, bends, notes = claims + found, bends + straight, [*notes, note]
-        enough = Hypothesis("at least three tokens", L, ">=", 3)
+        enough = Inequality("at least three tokens", L, ">=", 3)
         return Finding(tuple(claims), (enough, *bends), said(x, "; ".join(notes)))
 
     @statement("saturation", proof=f"{PROOFS}#saturation")
@@ -238,13 +238,13 @@ class AttentionHessian(ClaimTheorem):
             start, end = found[0][part, block], found[-1][part, block] * float(taus[-1]) ** power
             if power and start != 0:  # nan stays, and leaves the claim undecided
                 name = f"{part} {block}: tau^{power} its norm, over that at tau = 1"
-                claims.append(Hypothesis(name, end / start, "<=", ROUNDING))
+                claims.append(Inequality(name, end / start, "<=", ROUNDING))
         series = tuple(
             Series(f"H({b})", taus.tolist(), [f["total", b] for f in found], "tau", "block norm")
             for b in ("QQ", "VV")
         )
-        one = Hypothesis("attention is one-hot: least largest weight", float(hot), ">=", 1 - 1e-9)
-        hypotheses = (Hypothesis("at least two tokens", case.sizes[1], ">=", 2), one)
+        one = Inequality("attention is one-hot: least largest weight", float(hot), ">=", 1 - 1e-9)
+        hypotheses = (Inequality("at least two tokens", case.sizes[1], ">=", 2), one)
         return Finding(tuple(claims), hypotheses, f"at tau = {case.hot:.1e}", series=series)
 
     @statement("temperature", proof=f"{PROOFS}#temperature")
@@ -259,7 +259,7 @@ class AttentionHessian(ClaimTheorem):
         expected = laws(f"{low} -1", f"{low} -2", "- -2 -2 -1 -1 -1")
         claims, straight, note = exponents(taus, norms, expected)
         claims = [replace(c, name=c.name.replace("s^", "tau^")) for c in claims]
-        enough = Hypothesis("at least three tokens", case.sizes[1], ">=", 3)
+        enough = Inequality("at least three tokens", case.sizes[1], ">=", 3)
         return Finding(tuple(claims), (enough, *straight), note)
 
     @statement("layer-norm", proof=f"{PROOFS}#layer-norm")
@@ -271,23 +271,23 @@ class AttentionHessian(ClaimTheorem):
         for scale in (1e-6, 0.3, 1e6):
             moved = blocks.hessian(replace(layer, X=scale * layer.X))
             off = float((moved - H).abs().max() / H.abs().max())
-            claims.append(Hypothesis(f"s = {scale:g}: change of H, relative", off, "<=", ROUNDING))
+            claims.append(Inequality(f"s = {scale:g}: change of H, relative", off, "<=", ROUNDING))
         x, eps = case.scales, 1e-5
         drawn = [replace(a, layer_norm=eps) for a in case.replicas]
         found, straight, note = exponents(
             x * eps**0.5, curves(drawn, x * eps**0.5), SOFTMAX, "eps: "
         )
         hypotheses = (
-            Hypothesis("at least three tokens", case.sizes[1], ">=", 3),
-            Hypothesis("at least three features", case.sizes[2], ">=", 3),
+            Inequality("at least three tokens", case.sizes[1], ">=", 3),
+            Inequality("at least three features", case.sizes[2], ">=", 3),
         )
         return Finding((*claims, *found), (*hypotheses, *straight), note)
 
     @statement("perceptron", proof=f"{PROOFS}#perceptron")
     def perceptron(self, case: Case) -> Finding:
         """Linear and ReLU perceptrons: diagonal blocks 2 at any depth, others of H and H_f 1."""
-        claims: list[Hypothesis] = []
-        bends: list[Hypothesis] = []
+        claims: list[Inequality] = []
+        bends: list[Inequality] = []
         for kind, depth in (("linear", 1), ("linear", 3), ("relu", 2), ("relu", 3)):
             x, norms, names = deep_norms(kind, depth, case.seed)
             own = {n + n for n in names}
@@ -299,7 +299,7 @@ class AttentionHessian(ClaimTheorem):
                 if part != "functional" or b not in own
             }
             name = f"{kind}, m = {depth}: "
-            claims.append(Hypothesis(f"{name}diagonal blocks of H_f", zero, "<=", 0.0))
+            claims.append(Inequality(f"{name}diagonal blocks of H_f", zero, "<=", 0.0))
             found, straight, _ = exponents(x, norms, expected, name)
             claims, bends = claims + found, bends + straight
         return Finding(tuple(claims), tuple(bends), "s = 1e-4 .. 1e-3, four draws")
@@ -307,8 +307,8 @@ class AttentionHessian(ClaimTheorem):
     @statement("depth", proof=f"{PROOFS}#depth")
     def depth(self, case: Case) -> Finding:
         """m linear attention layers: diagonal blocks 2 3^m in the last, 3^m in earlier ones."""
-        claims: list[Hypothesis] = []
-        bends: list[Hypothesis] = []
+        claims: list[Inequality] = []
+        bends: list[Inequality] = []
         notes: list[str] = []
         for m in (1, 2, 3):
             x, norms, names = deep_norms("attention", m, case.seed)
@@ -320,7 +320,7 @@ class AttentionHessian(ClaimTheorem):
             }
             zero = largest(float(norms["functional", b].max()) for b in last)
             name = f"m = {m}: "
-            claims.append(Hypothesis(f"{name}H_f of the last layer's own", zero, "<=", 0.0))
+            claims.append(Inequality(f"{name}H_f of the last layer's own", zero, "<=", 0.0))
             found, straight, note = exponents(x, norms, expected, name)
             claims, bends, notes = claims + found, bends + straight, [*notes, note]
         return Finding(tuple(claims), tuple(bends), "s = 0.01 .. 0.05, four draws")

@@ -20,7 +20,7 @@ from gdconv.rigor.balls import square_sum, to_enclosure, working_precision
 from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.rounding import Array, Enclosure
 from gdconv.theory.claims import Finding, Series
-from gdconv.theory.prediction import Hypothesis
+from gdconv.theory.prediction import Inequality
 
 from .exact import exact_gap
 from .sequence import SequenceSolution, heads_of_sequence, solve_sequence
@@ -224,13 +224,13 @@ def same_optimum(
     recovered = heads_objective(program, heads) if needed <= h else inf
     best, alone = min(trained.best, recovered), over(trained.best, box)
     claims = (
-        Hypothesis("P(h) >= F*: best start over F* >= 1 - 1e-9", alone, ">=", 1 - ROUNDING),
-        Hypothesis("P(h) <= F*: best heads found over F* <= 1 + 1e-6",
+        Inequality("P(h) >= F*: best start over F* >= 1 - 1e-9", alone, ">=", 1 - ROUNDING),
+        Inequality("P(h) <= F*: best heads found over F* <= 1 + 1e-6",
                    over(best, box), "<=", 1 + EQUAL),
-        Hypothesis("random starts alone come within 5 %",
+        Inequality("random starts alone come within 5 %",
                    Enclosure(min(1.0, alone.lo), alone.hi), "<=", 1 + NEAR),
     )  # fmt: skip
-    width = Hypothesis("h >= heads that a minimiser needs", h, ">=", needed)
+    width = Inequality("h >= heads that a minimiser needs", h, ">=", needed)
     if nothing_to_do(found):
         return Finding(
             claims[:1] if box.lo > 0.0 else (), (width,), f"F* = {box.mid:.10g}", NOTHING
@@ -250,10 +250,10 @@ def sequence_pair(X: Array, Y: Array, beta: float) -> tuple[SequenceSolution, Se
     return right, printed
 
 
-def near(name: str, found: SequenceSolution, value: float) -> Hypothesis:
+def near(name: str, found: SequenceSolution, value: float) -> Inequality:
     """The claim that an optimum lies within 1e-7 of a value given to eight digits."""
     off = max(abs(found.primal - value), abs(found.dual - value))
-    return Hypothesis(f"{name}: distance <= 1e-7", off, "<=", 1e-7)
+    return Inequality(f"{name}: distance <= 1e-7", off, "<=", 1e-7)
 
 
 def two_heads(C: Array, X: Array, Y: Array, beta: float) -> float:

@@ -11,7 +11,7 @@ from gdconv.convex.group_lasso import Program, token_program
 from gdconv.convex.solvers.first_order import Trace, accelerated_gradient, proximal_gradient
 from gdconv.rigor.rounding import Array, Enclosure
 from gdconv.theory.claims import Finding, Series
-from gdconv.theory.prediction import Hypothesis
+from gdconv.theory.prediction import Inequality
 
 from .evidence import NOTHING, Case, nothing_to_do
 from .witnesses import exactly, worst
@@ -36,13 +36,13 @@ def allowed_step(program: Program) -> float:
     return program.max_step().lo
 
 
-def _single_rate(run: Callable[..., Trace]) -> Hypothesis:
+def _single_rate(run: Callable[..., Trace]) -> Inequality:
     """The rate for X = y = 1."""
     one = token_program([[[1.0]]], [1.0], 0.5)
     trace = run(one, 8, allowed_step(one))
     ratios = [r for z in (0.75, 0.5, 1.5) for r in rate_ratios(one, np.full((1, 1, 1), z), trace)]
     name = "the same for X = y = 1, every Z in three"
-    return Hypothesis(name, worst(ratios), "<=", exactly(1.0))
+    return Inequality(name, worst(ratios), "<=", exactly(1.0))
 
 
 def rate_finding(case: Case, accelerated: bool) -> Finding:
@@ -70,7 +70,7 @@ def rate_finding(case: Case, accelerated: bool) -> Finding:
         "Z drawn": found.Z + 0.02 * np.abs(found.Z).max() * case.draw(3, *program.shape),
     }
     claims = [
-        Hypothesis(f"F(Z_t) - F(Z) over its bound, every t, {name}",
+        Inequality(f"F(Z_t) - F(Z) over its bound, every t, {name}",
                    worst(rate_ratios(program, Z, trace)), "<=", exactly(1.0))
         for name, Z in points.items()
     ]  # fmt: skip
@@ -84,7 +84,7 @@ def rate_finding(case: Case, accelerated: bool) -> Finding:
         float(np.where(np.isfinite(ends[0]), ends[0], -np.inf).max()),
         float(np.where(np.isnan(ends[1]), np.inf, ends[1]).max()),
     )
-    claims.append(Hypothesis("F(Z_t) - F* over bound + gap, every t", share, "<=", exactly(1.0)))
+    claims.append(Inequality("F(Z_t) - F* over bound + gap, every t", share, "<=", exactly(1.0)))
     claims.append(single)
     start = float(trace.enclosures[0, 0] - optimum.hi)
     idle = "" if bound[-1] < 0.5 * start else "the bound exceeds half of F(Z_0) - F*: more steps"

@@ -40,7 +40,7 @@ from gdconv.rigor.rounding import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
-from gdconv.theory.prediction import Hypothesis
+from gdconv.theory.prediction import Inequality
 from gdconv.theory.theorem import statement
 
 from .evidence import (
@@ -125,7 +125,7 @@ class ConvexAttention(ClaimTheorem):
             return finding
         few = train_heads(program, 1, STARTS, TRAINING // 2, case.seed).best
         ratio = over(few, case.solution.certificate.optimum)
-        above = Hypothesis("best single head found, over F*", ratio, ">", exactly(1.0))
+        above = Inequality("best single head found, over F*", ratio, ">", exactly(1.0))
         note = f"{finding.note}; one head {ratio.mid - 1:.2g} above"
         return Finding((*finding.claims, above), finding.hypotheses, note, series=finding.series)
 
@@ -171,13 +171,13 @@ class ConvexAttention(ClaimTheorem):
         claims = (
             near("N = n = 3, seed 1: corrected optimum 1.0598957", right, 1.0598957),
             near("N = n = 3, seed 1: printed optimum 1.0355614", printed, 1.0355614),
-            Hypothesis("N = n = 3, seed 1: printed < corrected",
+            Inequality("N = n = 3, seed 1: printed < corrected",
                        exactly(printed.primal), "<", exactly(right.dual)),
-            Hypothesis("two heads attain it: their value over the optimum <= 1 + 1e-6",
+            Inequality("two heads attain it: their value over the optimum <= 1 + 1e-6",
                        over(two_heads(own.C, X, Y, beta), best), "<=", 1 + EQUAL),
-            Hypothesis("no start is below: best over the optimum >= 1 - 1e-6",
+            Inequality("no start is below: best over the optimum >= 1 - 1e-6",
                        over(starts, best), ">=", 1 - EQUAL),
-            Hypothesis("printed program is a relaxation: its optimum over the other",
+            Inequality("printed program is a relaxation: its optimum over the other",
                        over(Enclosure(relaxed.dual, relaxed.primal), best), "<=", 1 + EQUAL),
         )  # fmt: skip
         missed = starts / best.mid - 1
@@ -194,12 +194,12 @@ class ConvexAttention(ClaimTheorem):
         half = arb(PRINTED_FACTOR)
         box, least = convex_optimum(case.program, PRINTED_FACTOR)[1], case.solution.certificate
         claims = (
-            Hypothesis(
+            Inequality(
                 "X = 0, y = 1, beta = 1: P(1) <= printed optimum, in balls",
                 to_enclosure(P.dual.union(P.primal)), "<=",
                 to_enclosure(half * printed.dual.union(printed.primal)),
             ),
-            Hypothesis("the data: F* = P(n) <= printed optimum", least.optimum, "<=", box),
+            Inequality("the data: F* = P(n) <= printed optimum", least.optimum, "<=", box),
         )  # fmt: skip
         return Finding(claims, note=f"on the data {box.mid:.6g} against {least.optimum.mid:.6g}")
 
@@ -212,10 +212,10 @@ class ConvexAttention(ClaimTheorem):
         Z, v = np.array([[[15.0]], [[-15.0]]]) / 16, np.array([[1.0], [-1.0]]) / 8
         found = exact_gap(program, Z, v)
         claims = (
-            Hypothesis("X_i = e_i, y = (1, -1), beta = 1/8: P(1) <= F*, rational",
+            Inequality("X_i = e_i, y = (1, -1), beta = 1/8: P(1) <= F*, rational",
                        exactly(one), "<=", exactly(two)),
-            Hypothesis("the same with F* in balls", exactly(one), "<=", to_enclosure(found.primal)),
-            Hypothesis("P(2) >= F*, in balls", exactly(two), ">=", to_enclosure(found.dual)),
+            Inequality("the same with F* in balls", exactly(one), "<=", to_enclosure(found.primal)),
+            Inequality("P(2) >= F*, in balls", exactly(two), ">=", to_enclosure(found.dual)),
         )  # fmt: skip
         return Finding(claims, note=f"P(1) = {one}, P(2) = F* = {two}")
 
@@ -231,15 +231,15 @@ class ConvexAttention(ClaimTheorem):
         found = solve_sequence([[1.0, -1.0]], [[1.0, 1.0]], 1.0, tolerance=1e-11)
         least = Enclosure(min(v.lo for v in values), min(v.hi for v in values))
         claims = (
-            Hypothesis("(3): F is odd, |F_1 + F_2| <= 1e-60, in balls", odd, "<=", 1e-60),
-            Hypothesis("(3): 30 drawn weights cost >= 2, in balls", least, ">=", exactly(2.0)),
-            Hypothesis("(3): zero weights cost <= 2, in balls",
+            Inequality("(3): F is odd, |F_1 + F_2| <= 1e-60, in balls", odd, "<=", 1e-60),
+            Inequality("(3): 30 drawn weights cost >= 2, in balls", least, ">=", exactly(2.0)),
+            Inequality("(3): zero weights cost <= 2, in balls",
                        to_enclosure(zero), "<=", exactly(2.0)),
-            Hypothesis("(4): A = (e_1, e_1), w = 3/4 costs <= 7/8, rational",
+            Inequality("(4): A = (e_1, e_1), w = 3/4 costs <= 7/8, rational",
                        exactly(four), "<=", exactly(7 / 8)),
-            Hypothesis("(4): its convex program's dual >= 7/8 - 1e-9",
+            Inequality("(4): its convex program's dual >= 7/8 - 1e-9",
                        exactly(found.dual), ">=", exactly(7 / 8 - 1e-9)),
-            Hypothesis("(4) < (3)", exactly(four), "<", exactly(2.0)),
+            Inequality("(4) < (3)", exactly(four), "<", exactly(2.0)),
         )  # fmt: skip
         return Finding(claims, note="optima 2 and 7/8")
 
@@ -259,9 +259,9 @@ class ConvexAttention(ClaimTheorem):
             least = arb(2) ** -1074  # both may be 0
             shares.append(to_enclosure((exact.gap + least) / (arb(found.gap) + least)))
         claims = (
-            Hypothesis("every D(v) <= F(certified Z)", exactly(max(duals)), "<=", exactly(top)),
-            Hypothesis("balls: v is feasible at every Z", feasible, ">=", len(balls)),
-            Hypothesis(
+            Inequality("every D(v) <= F(certified Z)", exactly(max(duals)), "<=", exactly(top)),
+            Inequality("balls: v is feasible at every Z", feasible, ">=", len(balls)),
+            Inequality(
                 "balls: F(Z) - D(v) over the reported gap", worst(shares), "<=", exactly(1.0)
             ),
         )
@@ -285,11 +285,11 @@ class ConvexAttention(ClaimTheorem):
             ]  # fmt: skip
             costs = [heads_objective(program, g) / program.objective(weights_of(g)) for g in drawn]
             claims += [
-                Hypothesis(f"{penalty}: cost of the heads over F(Z)", cost, "<=", 1 + ROUNDING),
-                Hypothesis(f"{penalty}: cost of the heads, from below", cost, ">=", 1 - ROUNDING),
-                Hypothesis(f"{penalty}: number of heads", heads.count, "<=", most),
-                Hypothesis(f"{penalty}: Z of the heads is Z, relative 1e-12", back, "<=", 1e-12),
-                Hypothesis(f"{penalty}: drawn heads cost at least F(their Z), least ratio",
+                Inequality(f"{penalty}: cost of the heads over F(Z)", cost, "<=", 1 + ROUNDING),
+                Inequality(f"{penalty}: cost of the heads, from below", cost, ">=", 1 - ROUNDING),
+                Inequality(f"{penalty}: number of heads", heads.count, "<=", most),
+                Inequality(f"{penalty}: Z of the heads is Z, relative 1e-12", back, "<=", 1e-12),
+                Inequality(f"{penalty}: drawn heads cost at least F(their Z), least ratio",
                            min(costs), ">=", 1 - ROUNDING),
             ]  # fmt: skip
         return Finding(tuple(claims))
@@ -312,9 +312,9 @@ class ConvexAttention(ClaimTheorem):
             kept = token_program(program.design.A[:, ~out], program.y[:, 0], program.beta)
             rest = over(solve(kept, GAP).certificate.optimum, found.certificate.optimum)
             claims = [
-                Hypothesis("balls: (|sum v_i x_ik| + |x_k| radius)/beta < 1, inactive tokens",
+                Inequality("balls: (|sum v_i x_ik| + |x_k| radius)/beta < 1, inactive tokens",
                            worst(margins), "<", exactly(1.0)),
-                Hypothesis("optimum without the inactive tokens over F*", rest, "<=", 1 + ROUNDING),
+                Inequality("optimum without the inactive tokens over F*", rest, "<=", 1 + ROUNDING),
             ]  # fmt: skip
         wide, Z = spread_over_copies(case)
         N, before = len(wide.y), int(np.any(Z != 0, axis=(1, 2)).sum())
@@ -322,8 +322,8 @@ class ConvexAttention(ClaimTheorem):
         active = int(few.any(axis=(1, 2)).sum())
         cost = over(objective_enclosure(wide, few), certify(wide, Z).optimum)
         claims += [
-            Hypothesis("active tokens of some optimum <= N", active, "<=", N),
-            Hypothesis("its objective over F*", cost, "<=", 1 + EQUAL),
+            Inequality("active tokens of some optimum <= N", active, "<=", N),
+            Inequality("its objective over F*", cost, "<=", 1 + EQUAL),
         ]
         idle = "" if before > N and len(inactive) else "no token is inactive, or none to spare"
         return Finding(
@@ -338,7 +338,7 @@ class ConvexAttention(ClaimTheorem):
         if top.hi == 0.0:
             return Finding((), vacuous="beta_max = 0: Z = 0 is optimal at every weight decay")
         if not 0.0 < top.lo <= top.hi < inf:
-            claim = Hypothesis("beta_max > 0, to be enclosed", top, ">", exactly(0.0))
+            claim = Inequality("beta_max > 0, to be enclosed", top, ">", exactly(0.0))
             return Finding((claim,), note="beta_max drowns in rounding")
         at, above = program.with_beta(top.hi), program.with_beta(1.001 * top.hi)
         below = solve(program.with_beta(0.99 * top.lo), GAP)
@@ -349,13 +349,13 @@ class ConvexAttention(ClaimTheorem):
         heads = train_heads(at, case.h or n, STARTS, 100, case.seed).best
         out = int(certified_inactive(above, certify(above, zero)).sum())
         claims = (
-            Hypothesis("beta_max: F(0) over F* <= 1 + 1e-9",
+            Inequality("beta_max: F(0) over F* <= 1 + 1e-9",
                        over(start, solve(at, GAP).certificate.optimum), "<=", 1 + ROUNDING),
-            Hypothesis("0.99 beta_max: F* <= F(0) - (beta_max - beta)^2/(8 lambda_max)",
+            Inequality("0.99 beta_max: F* <= F(0) - (beta_max - beta)^2/(8 lambda_max)",
                        below.certificate.optimum, "<=", start_less),
-            Hypothesis("1.001 beta_max: inactive tokens, from those certified on",
+            Inequality("1.001 beta_max: inactive tokens, from those certified on",
                        Enclosure(float(out), float(n)), ">=", exactly(float(n))),
-            Hypothesis("beta_max: best heads found over F(0) >= 1 - 1e-9",
+            Inequality("beta_max: best heads found over F(0) >= 1 - 1e-9",
                        heads / start.hi, ">=", 1 - ROUNDING),
         )  # fmt: skip
         return Finding(claims, note=f"beta_max = {top.mid:.6g}")
@@ -376,7 +376,7 @@ class ConvexAttention(ClaimTheorem):
         forms = ("plain", "accelerated")
         runs = {name: excesses(1.0, 0.5, 12, name == "accelerated") for name in forms}
         claims = tuple(
-            Hypothesis(f"X = y = 1, {name}: F(Z_t) - F* over its bound, t <= 12, in balls",
+            Inequality(f"X = y = 1, {name}: F(Z_t) - F* over its bound, t <= 12, in balls",
                        worst(boxes), "<=", exactly(1.0))
             for name, boxes in runs.items()
         )  # fmt: skip

@@ -127,7 +127,7 @@ def _(
 
 
 @dataclass
-class Follow:
+class LinearisedRun:
     """One replica's state; the residual is r_t, `linear` is l_t.
 
     Attributes:
@@ -204,7 +204,7 @@ class LazyWatch(Watch):
         self.model, self.problem, self.plan, self.start = model, problem, plan, params
         self.K_0 = to_numpy(kernel_at(model, problem, params, plan.trained))
         self.norms = _norms(params)
-        self.follows: dict[int, Follow] = {}
+        self.follows: dict[int, LinearisedRun] = {}
         self.curvature: dict[int, Curvature] = {}
         self.last: Any = None
 
@@ -233,7 +233,7 @@ class LazyWatch(Watch):
             self.follows[r].advance(float(self.plan.eta[r]), r_t[r], k_t[r], allowed)
         self.last = params, forward
 
-    def _begin(self, r: int, residual: np.ndarray, product: np.ndarray) -> Follow:
+    def _begin(self, r: int, residual: np.ndarray, product: np.ndarray) -> LinearisedRun:
         K, eta = self.K_0[r], float(self.plan.eta[r])
         least, greatest = lambda_min_enclosure(K), lambda_max_enclosure(K)
         step = Enclosure(eta, eta)
@@ -244,7 +244,7 @@ class LazyWatch(Watch):
         start = self._alone(self.start, r)
         self.curvature[r] = curvature_at(self.model, self._data(r), start, self.plan.trained)
         rounding = self._rounding(r, start, first)
-        state = Follow(K, float(q), residual, product, residual.copy(), first, rounding)
+        state = LinearisedRun(K, float(q), residual, product, residual.copy(), first, rounding)
         apart = eta * float(np.linalg.norm(product - K @ residual))
         if rounding > 0:  # a wrong block of K_0 shows here
             state.curved = apart / (16 * rounding)

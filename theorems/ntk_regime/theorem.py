@@ -25,12 +25,12 @@ import numpy as np
 from gdconv.descent.loop import Outcome
 from gdconv.models.encoder.constants import DataConstants, EncoderConstants, least_radii
 from gdconv.models.encoder.model import BLOCKS, initialize_encoder
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 from gdconv.rigor.bars import minus, over, positive_part, times
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
 from gdconv.theory.certificates import descent_hypotheses, run_certificate
-from gdconv.theory.theorem import At, Hypothesis, Prediction, Theorem, statement
+from gdconv.theory.theorem import At, Inequality, Prediction, Theorem, statement
 
 from .lazy import LazyWatch
 
@@ -98,13 +98,13 @@ class NTKRegime(Theorem):
 
     def pl_constants(self, start: Any) -> tuple[float, float]:
         """alpha_t^2 or o^2 sigma_min(B_t)^2; small kernels are enclosed at every step as well."""
-        encoder = isinstance(start, EncoderStart)
+        encoder = isinstance(start, EncoderPoint)
         entries = (start.N * start.n) ** 2 * (start.d_m if encoder else start.H * start.D)
         return (1.0 if encoder else start.o.lo**2), (NO_LIPSCHITZ if entries <= SMALL else 0.0)
 
     def a_priori(
-        self, start: EncoderStart, data: DataConstants, factors: tuple[float, float, float]
-    ) -> tuple[EncoderConstants, list[Hypothesis], Enclosure]:
+        self, start: EncoderPoint, data: DataConstants, factors: tuple[float, float, float]
+    ) -> tuple[EncoderConstants, list[Inequality], Enclosure]:
         """The conditions on alpha: radii (k_1), cubic (k_2), features (k_3, none when 0).
 
         alpha^2 C_W >= k_1 g_W r_0, alpha^3 >= k_2 lambda_O Lambda^2 r_0,
@@ -123,43 +123,43 @@ class NTKRegime(Theorem):
         found = least_radii(start, data, radius, sharpen=not cubic)
         c = found or EncoderConstants(start, data, dict.fromkeys(BLOCKS, 0.0))
         square, cube = (Enclosure(alpha.lo**p, alpha.hi**p) for p in (2, 3))
-        hypotheses = [Hypothesis("alpha = sigma_min(F_pre) is positive", alpha, ">", 0.0)]
+        hypotheses = [Inequality("alpha = sigma_min(F_pre) is positive", alpha, ">", 0.0)]
         if found is None:
             name = f"radii with alpha^2 C_W >= {radius:g} |J_W| r_0 exist"
-            hypotheses.append(Hypothesis(name, 0, ">=", 1))
+            hypotheses.append(Inequality(name, 0, ">=", 1))
         for b in BLOCKS if found else ():
             left = Enclosure(square.lo * c.radii[b], square.hi * c.radii[b])
             right = start.uncertain(radius * c.g(b) * start.r_0)
             name = f"alpha^2 C_{b[-1]} >= {radius:g} |J_{b[-1]}| r_0"
-            hypotheses.append(Hypothesis(name, left, ">=", right))
+            hypotheses.append(Inequality(name, left, ">=", right))
         O, where = c.reach("w_O"), "" if found else ", at radius 0"  # noqa: E741
         if cubic:
             drift = start.uncertain(cubic * O * c.Lambda_squared * start.r_0)
             name = f"alpha^3 >= {cubic:g} lambda_O Lambda^2 r_0{where}"
-            hypotheses.append(Hypothesis(name, cube, ">=", drift))
+            hypotheses.append(Inequality(name, cube, ">=", drift))
         if features:
             name = f"alpha^2 >= {features:g} lambda_O^2 Lambda^2{where}"
-            hypotheses.append(Hypothesis(name, square, ">=", features * O**2 * c.Lambda_squared))
+            hypotheses.append(Inequality(name, square, ">=", features * O**2 * c.Lambda_squared))
         return c, hypotheses, square
 
-    @statement("paper", proof=f"{PROOFS}#paper", settings=EASIER, model="encoder")
-    def paper(self, start: EncoderStart) -> Prediction:
+    @statement("paper", proof=f"{PROOFS}#paper", defaults=EASIER, model="encoder")
+    def paper(self, start: EncoderPoint) -> Prediction:
         """The printed theorem, its numerals read from memory; it has no third condition."""
         c, hypotheses, square = self.a_priori(start, DataConstants.printed(start), (8, 32, 0))
         note = "numerals from memory; 'small gamma' is read as the step of relu-rigorous"
         return Prediction(tuple(hypotheses), half(square), rigorous_step(c), note=note)
 
     @statement(
-        "relu-rigorous", default=True, proof=f"{PROOFS}#relu-rigorous", settings=EASY,
+        "relu-rigorous", default=True, proof=f"{PROOFS}#relu-rigorous", defaults=EASY,
         model="encoder",
     )  # fmt: skip
-    def relu_rigorous(self, start: EncoderStart) -> Prediction:
+    def relu_rigorous(self, start: EncoderPoint) -> Prediction:
         """Theorem C-ReLU: any activation with |s(x)| <= |x| and slopes up to 1, any subgradient."""
         c, hypotheses, square = self.a_priori(start, DataConstants.plain(start), (4, 16, 16))
         return Prediction(tuple(hypotheses), half(square), rigorous_step(c))
 
-    @statement("relu-sharp", proof=f"{PROOFS}#relu-sharp", settings=EASY, model="encoder")
-    def relu_sharp(self, start: EncoderStart) -> Prediction:
+    @statement("relu-sharp", proof=f"{PROOFS}#relu-sharp", defaults=EASY, model="encoder")
+    def relu_sharp(self, start: EncoderPoint) -> Prediction:
         """Theorem S: one condition for two, larger steps, the factor squared."""
         c, hypotheses, square = self.a_priori(start, DataConstants.sharp(start), (2, 0, 0))
         alpha = start.alpha.lo
@@ -171,39 +171,39 @@ class NTKRegime(Theorem):
         kept = positive_part(minus(1, times(start.uncertain(delta), share, share, share)))
         features = over(times(O, O, c.Lambda_squared), times(start.alpha, start.alpha))
         name = "(1 - delta)^2 - lambda_O^2 Lambda^2 / alpha^2 >= 1/2"
-        combined = Hypothesis(name, minus(times(kept, kept), features), ">=", 0.5)
+        combined = Inequality(name, minus(times(kept, kept), features), ">=", 0.5)
         reach = start.feature_range[1].hi + min(delta, 1.0) * alpha
         return Prediction((*hypotheses, combined), half(square), 1 / reach**2, power=2)
 
-    @statement("smooth", proof=f"{PROOFS}#smooth", settings=SMOOTH, model="encoder")
-    def smooth(self, start: EncoderStart) -> Prediction:
+    @statement("smooth", proof=f"{PROOFS}#smooth", defaults=SMOOTH, model="encoder")
+    def smooth(self, start: EncoderPoint) -> Prediction:
         """Theorem C-smooth with an explicit L, for activations without a kink."""
         c, hypotheses, square = self.a_priori(start, DataConstants.sharp(start), (2, 8, 0))
         kink = start.model.act.curvature
         smooth = int(kink < 1e300)  # a count: infinity decides nothing
-        bounded = Hypothesis("the activation has a bounded second derivative", smooth, ">=", 1)
+        bounded = Inequality("the activation has a bounded second derivative", smooth, ">=", 1)
         step = 2 / (9 * c.L()) if smooth else None
         return Prediction((bounded, *hypotheses), square, step)
 
-    @statement("run", posterior=True, default=True, proof=f"{PROOFS}#run", settings=ORDINARY)
+    @statement("run", posterior=True, default=True, proof=f"{PROOFS}#run", defaults=ORDINARY)
     def run(self, start: Any, outcome: Outcome) -> Prediction:
         """AP from the run itself; with the multi-head model TAIL too, ReLU has none."""
-        if not isinstance(start, EncoderStart):
+        if not isinstance(start, EncoderPoint):
             return run_certificate(outcome, "run", lambda rho: self.constants(outcome.end, rho))
         steps = max(outcome.compared_steps("run"), 1)
         rate = (1 - exp(outcome.log_posterior / steps)) / outcome.eta
         note = "says nothing of later steps: J of the encoder has no Lipschitz constant"
         return Prediction(descent_hypotheses(outcome), rate, note=note)
 
-    @statement("linearised", claims=True, proof=f"{PROOFS}#linearised", settings=LAZY)
+    @statement("linearised", claims=True, proof=f"{PROOFS}#linearised", defaults=LAZY)
     def linearised(self, start: Any, outcome: Outcome) -> Prediction:
         """The residual stays within an explicit distance of the linearised model's."""
         w = outcome.watched
         claims = (
-            Hypothesis("|delta_t| over its bound, at every step", w["curved_worst"], "<=", 1.0),
-            Hypothesis("|r_t - l_t| over its bound, at every step", w["linear_worst"], "<=", 1.0),
+            Inequality("|delta_t| over its bound, at every step", w["curved_worst"], "<=", 1.0),
+            Inequality("|r_t - l_t| over its bound, at every step", w["linear_worst"], "<=", 1.0),
         )
-        contracts = Hypothesis("q = max |1 - eta lambda(K_0)| <= 1", w["q"], "<=", 1 + 1e-9)
+        contracts = Inequality("q = max |1 - eta lambda(K_0)| <= 1", w["q"], "<=", 1 + 1e-9)
         vacuous = ""
         if not 0 <= w["linear_last"] <= w["first"] / 2:
             vacuous = "the linearised model has not halved its residual: give more steps"
@@ -213,17 +213,17 @@ class NTKRegime(Theorem):
         note = f"bound of the distance at the end: {share:.3g} |r_0|"
         return Prediction((contracts,), 0.0, note=note, claims=claims, vacuous=vacuous)
 
-    @statement("ladder", claims=True, proof=f"{PROOFS}#ladder", settings=ORDINARY)
+    @statement("ladder", claims=True, proof=f"{PROOFS}#ladder", defaults=ORDINARY)
     def ladder(self, start: Any, outcome: Outcome) -> Prediction:
         """lambda_min(K_t) is not below alpha_t^2 and the other rungs, at every recorded step."""
         w = outcome.watched
         ratio = Enclosure(w["rung_lo"] * (1 + RUNG_ROOM), w["rung_hi"] * (1 + RUNG_ROOM))
-        claim = Hypothesis("least lambda_min(K_t) over a rung, (1 + 1e-9) times", ratio, ">=", 1.0)
+        claim = Inequality("least lambda_min(K_t) over a rung, (1 + 1e-9) times", ratio, ">=", 1.0)
         return Prediction((), 0.0, claims=(claim,))
 
     def constants(self, start: Any, rho: float) -> tuple[float, float]:
         """(M_2, G^2) on the ball of radius rho; M_2 of the ReLU encoder is infinite."""
-        if not isinstance(start, EncoderStart):
+        if not isinstance(start, EncoderPoint):
             return super().constants(start, rho)
         c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, rho))
         smooth = start.model.act.curvature < 1e300

@@ -20,7 +20,7 @@ import numpy as np
 from numpy import sqrt
 
 from gdconv.models.encoder.model import BLOCKS
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.multihead.constants import SOFTMAX_SECOND
 from gdconv.rigor.lapack import spectral_norm
 
@@ -31,7 +31,7 @@ NUDGE = 1 + 1e-9
 """Radii are taken this much above the least, so that rounding leaves no inequality undecided."""
 
 
-def _tokens(s: EncoderStart) -> np.ndarray:
+def _tokens(s: EncoderPoint) -> np.ndarray:
     """The tokens of the one replica, shape (N, n, D)."""
     (X,) = s.problem.X.cpu().double().numpy()
     return X
@@ -47,21 +47,21 @@ class DataConstants:
     A_K: float
 
     @classmethod
-    def plain(cls, s: EncoderStart) -> DataConstants:
+    def plain(cls, s: EncoderPoint) -> DataConstants:
         """Constants of C-ReLU: rho = sqrt(N) n^(3/2) tau_1 C_x and rho tau_0 C_x^2 sqrt(n) / 2."""
         rho = sqrt(s.N) * s.n**1.5 * s.model.scale * s.C_x
         score = rho * s.model.tau_0 * s.C_x**2 * sqrt(s.n) / 2
         return cls(rho, rho, score, score)
 
     @classmethod
-    def printed(cls, s: EncoderStart) -> DataConstants:
+    def printed(cls, s: EncoderPoint) -> DataConstants:
         """The constants that the paper's formula has, read from memory: 2 rho tau_0 C_x^2 n."""
         rho = sqrt(s.N) * s.n**1.5 * s.model.scale * s.C_x
         score = 2 * rho * s.model.tau_0 * s.C_x**2 * s.n
         return cls(rho, rho, score, score)
 
     @classmethod
-    def sharp(cls, s: EncoderStart) -> DataConstants:
+    def sharp(cls, s: EncoderPoint) -> DataConstants:
         """From the samples themselves, with t_i = |X_i - mean token|_2; never above `plain`."""
         X, t = _tokens(s), s.t
         centred = X - X.mean(1, keepdims=True)
@@ -93,7 +93,7 @@ class EncoderConstants:
         cap: Upper bound of |F_pre| on the ball that replaces A_O lambda_V where it is smaller.
     """
 
-    start: EncoderStart
+    start: EncoderPoint
     data: DataConstants
     radii: dict[str, float]
     cap: float = inf
@@ -163,7 +163,7 @@ class EncoderConstants:
 
 
 def least_radii(
-    start: EncoderStart, data: DataConstants, factor: float, sharpen: bool = False
+    start: EncoderPoint, data: DataConstants, factor: float, sharpen: bool = False
 ) -> EncoderConstants | None:
     """Constants at the least radii with alpha^2 C_W >= factor g_W(C) r_0 for every block.
 
@@ -184,7 +184,7 @@ def least_radii(
         >>> from gdconv.models.encoder.model import ShallowEncoder, initialize_encoder
         >>> from gdconv.data.problem import Problem
         >>> problem = Problem.per_sample(np.eye(4).reshape(2, 2, 4), np.array([1e-3, 0.0]))
-        >>> start = EncoderStart(ShallowEncoder(1 / 64, 1.0), problem,
+        >>> start = EncoderPoint(ShallowEncoder(1 / 64, 1.0), problem,
         ...     initialize_encoder("zero-output", (64, 4), 0))
         >>> made = least_radii(start, DataConstants.plain(start), 4.0)
         >>> made is not None and bool(0 < made.radii["w_O"] < 0.1)

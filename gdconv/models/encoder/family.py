@@ -18,7 +18,7 @@ from gdconv.models.encoder.model import (
     initialize_encoder,
     scaling,
 )
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 
@@ -146,6 +146,6 @@ class Encoder(Architecture):
 
     def start(
         self, model: Any, problem: Problem, params: EncoderParameters, trained: tuple[str, ...]
-    ) -> EncoderStart:
+    ) -> EncoderPoint:
         """Norms, features and tangent kernel of one run."""
-        return EncoderStart(model, problem, params, trained)
+        return EncoderPoint(model, problem, params, trained)

@@ -21,7 +21,7 @@ from gdconv.models.encoder.model import (
     ShallowEncoder,
 )
 from gdconv.models.encoder.tangent import encoder_kernel
-from gdconv.models.multihead.point import StartBase, start_at
+from gdconv.models.multihead.point import Point, start_at
 from gdconv.models.multihead.probes import Probe, attention_entropy, probe, stepped, to_numpy
 from gdconv.models.multihead.tangent import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.rigor.lapack import spectral_norm
@@ -29,7 +29,7 @@ from gdconv.rigor.spectrum import Enclosure, enclose_singular_range
 
 
 @dataclass(frozen=True)
-class EncoderStart(StartBase):
+class EncoderPoint(Point):
     """One run of the shallow encoder at theta.
 
     Attributes:
@@ -41,7 +41,7 @@ class EncoderStart(StartBase):
     Example:
         >>> from gdconv.models.encoder.model import initialize_encoder
         >>> problem = Problem.per_sample(np.eye(4).reshape(2, 2, 4), np.array([0.6, 0.8]))
-        >>> start = EncoderStart(ShallowEncoder(1 / 8, 1.0), problem,
+        >>> start = EncoderPoint(ShallowEncoder(1 / 8, 1.0), problem,
         ...     initialize_encoder("zero-output", (8, 4), 0))
         >>> round(start.f_0, 12), round(start.r_0, 9), bool(start.alpha.lo > 0)
         (0.5, 1.0, True)
@@ -130,7 +130,7 @@ class EncoderStart(StartBase):
         return not self.K.any()
 
 
-start_at.register(ShallowEncoder, EncoderStart)
+start_at.register(ShallowEncoder, EncoderPoint)
 
 
 @probe.register

@@ -15,7 +15,7 @@ from math import e, sqrt
 
 import numpy as np
 
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.rigor.lapack import spectral_norm
 
 SOFTMAX_SECOND = sqrt(6) / 9
@@ -58,7 +58,7 @@ class Constants:
         >>> from gdconv.models.multihead.constants import Radii
     """
 
-    def __init__(self, start: Start, radii: Radii) -> None:
+    def __init__(self, start: MultiHeadPoint, radii: Radii) -> None:
         self.start, self.radii = start, radii
         self.softmax = start.kernel == "softmax"
         self.lambda_Q = start.norm("W_Q") + radii.C_Q
@@ -135,7 +135,7 @@ class QueryConstants:
         0.0
     """
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: MultiHeadPoint) -> None:
         self.start, self.softmax = start, start.kernel == "softmax"
         values = start.arrays["W_V"] @ start.arrays["W_O"]
         self.vo = spectral_norm(values)

@@ -12,7 +12,7 @@ from gdconv.models.base import Architecture
 from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.model import BLOCKS, MultiHeadRegression, Parameters
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 
@@ -116,6 +116,6 @@ class MultiHead(Architecture):
 
     def start(
         self, model: Any, problem: Problem, params: Parameters, trained: tuple[str, ...]
-    ) -> Start:
+    ) -> MultiHeadPoint:
         """Norms, features and Jacobian of one run."""
-        return Start(model, problem, params, trained)
+        return MultiHeadPoint(model, problem, params, trained)

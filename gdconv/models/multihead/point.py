@@ -1,7 +1,7 @@
 """What a theorem reads at one point theta of one run: norms, features, Jacobian, as numpy numbers.
 
-A `Start` is one replica. Singular values that decide a hypothesis are enclosures; spectral norms
-are float64 and compared with the slack that `gdconv.theory.theorem.Hypothesis` states.
+A `MultiHeadPoint` is one replica. Singular values that decide a hypothesis are enclosures; spectral
+norms are float64 and compared with the slack that `gdconv.theory.theorem.Inequality` states.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gdconv.rigor.spectrum import Enclosure, enclose_sigma_min, enclose_singular
 
 
 @dataclass(frozen=True)
-class StartBase:
+class Point:
     """What every model's start knows; `start_at` makes the one that fits.
 
     Attributes:
@@ -125,7 +125,7 @@ class StartBase:
 
 
 @singledispatch
-def start_at(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> StartBase:
+def start_at(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Point:
     """The start that fits the class of the model.
 
     Args:
@@ -144,7 +144,7 @@ def start_at(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Start(StartBase):
+class MultiHeadPoint(Point):
     """One run of the multi-head model at theta (its start, or where a certificate is issued).
 
     Attributes:
@@ -157,7 +157,7 @@ class Start(StartBase):
         >>> from gdconv.models.multihead.attention_kernels import kernel_named
         >>> zero, one = np.zeros((1, 1, 1)), np.ones((1, 1, 1))
         >>> weights = {"W_Q": zero, "W_K": zero, "W_V": zero, "W_O": one}
-        >>> start = Start(MultiHeadRegression(kernel_named("softmax")),
+        >>> start = MultiHeadPoint(MultiHeadRegression(kernel_named("softmax")),
         ...     Problem.from_arrays(one, np.ones((1, 1))), Parameters.from_arrays(weights))
         >>> start.f_0, round(start.r_0, 12), start.sigma_0.lo > 0.999
         (0.5, 1.0, True)
@@ -264,4 +264,4 @@ class Start(StartBase):
         return enclose_singular_range(self._jacobian(("W_V",)))[0]
 
 
-start_at.register(MultiHeadRegression, Start)
+start_at.register(MultiHeadRegression, MultiHeadPoint)

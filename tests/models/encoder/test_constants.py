@@ -35,7 +35,7 @@ from gdconv.models.encoder.model import (
     ShallowEncoder,
     initialize_encoder,
 )
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 from gdconv.rigor.spectrum import Enclosure
 
 SLACK = 1 + 1e-9
@@ -46,12 +46,12 @@ SHAPES = [(3, 2, 4, 5), (2, 3, 1, 4), (1, 4, 6, 3), (2, 1, 3, 2)]
 RADII = {"w_O": 0.3, "W_V": 0.7, "W_Q": 1.1, "W_K": 0.2}
 
 
-def started(shape: tuple[int, ...], name: str = "relu", seed: int = 0) -> EncoderStart:
+def started(shape: tuple[int, ...], name: str = "relu", seed: int = 0) -> EncoderPoint:
     """A random start with factors of its own."""
-    return EncoderStart(*case(shape, name, seed))
+    return EncoderPoint(*case(shape, name, seed))
 
 
-def formulas(start: EncoderStart, kind: str, **options: Any) -> Formulas:
+def formulas(start: EncoderPoint, kind: str, **options: Any) -> Formulas:
     """The formulas written apart, at a start."""
     c = start.model.tau_1 * sqrt(start.model.loss_scale)
     return Formulas(start.problem.X[0].numpy(), start.arrays, start.model.tau_0, c, kind, **options)
@@ -95,7 +95,7 @@ def test_every_constant_is_that_of_the_page(shape: tuple[int, ...], name: str, c
     assert c.delta() == pytest.approx(wanted, rel=TIGHT, abs=0.0)
 
 
-class Given(EncoderStart):
+class Given(EncoderPoint):
     """A start of which only the numbers that the radii read are given."""
 
     alpha = Enclosure(2.0, 3.0)
@@ -225,7 +225,7 @@ def test_value_norm_is_attained_by_one_hot_attention() -> None:
     W = {b: np.vstack([row, np.zeros(6)]) for b, row in rows.items()}
     params = EncoderParameters.from_arrays(W | {"w_O": np.array([2.0, 0.0])})
     problem, model = Problem.per_sample(X, [1.0, 1.0]), ShallowEncoder(1.0, 0.7)
-    start = EncoderStart(model, problem, params)
+    start = EncoderPoint(model, problem, params)
     c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
     found = block_norms(model, problem, params)
     assert found["W_V"] == pytest.approx(c.g("W_V"), rel=1e-9, abs=0.0)
@@ -239,11 +239,11 @@ def test_curvature_of_the_activation_is_attained(name: str) -> None:
     W = {b: np.zeros((2, 2)) for b in BLOCKS[:3]} | {"w_O": np.array([1e3, 0.0])}
     model = ShallowEncoder(1.0, 0.7, activation=name)
     params = EncoderParameters.from_arrays(W)
-    start = EncoderStart(model, Problem.per_sample(x, [0.0, 0.0]), params)
+    start = EncoderPoint(model, Problem.per_sample(x, [0.0, 0.0]), params)
     c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
     assert 0.99 < second_derivative(start) / c.M_2(1e3) <= SLACK
     two = replace(params, w_O=torch.tensor([[1e3, 1e3]], dtype=torch.float64))
-    start = EncoderStart(model, start.problem, two)
+    start = EncoderPoint(model, start.problem, two)
     c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
     assert 0.99 < second_derivative(start) / c.M_2(1e3) <= SLACK  # an entry, not the norm
 
@@ -285,7 +285,7 @@ def test_block_norms_hold_on_balls(
 ) -> None:
     model, problem, params = case(shape, name, seed)
     problem = replace(problem, X=size * problem.X)
-    start = EncoderStart(model, problem, params)
+    start = EncoderPoint(model, problem, params)
     radii = dict(zip(BLOCKS, radius * np.random.default_rng(seed).uniform(0, 1, 4), strict=True))
     found = block_norms(model, problem, moved(params, radii, seed + 1, rank))
     sharp, plain, printed = (
@@ -308,7 +308,7 @@ def test_features_move_by_at_most_Lambda(name: str) -> None:
         radii = dict.fromkeys(BLOCKS, 0.5) | {"w_O": 0.0}
         other = moved(params, radii, seed, seed % 2)
         c = EncoderConstants(
-            start := EncoderStart(model, problem, params), DataConstants.sharp(start), radii
+            start := EncoderPoint(model, problem, params), DataConstants.sharp(start), radii
         )
         far = [getattr(other, b) - getattr(params, b) for b in BLOCKS[:3]]
         length = float(sum(W.square().sum() for W in far)) ** 0.5
@@ -322,7 +322,7 @@ def test_curvature_bounds_hold(name: str) -> None:
     for seed in range(3):
         shape = (1 + seed % 3, 1 + seed % 2, 1 + seed % 4, 1 + seed % 5)
         model, problem, params = case(shape, name, seed)
-        start = EncoderStart(model, problem, params)
+        start = EncoderPoint(model, problem, params)
         c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
         loss, second = hessian_norms(model, problem, params)
         M_2 = c.M_2(float(params.w_O.abs().max()))
@@ -334,7 +334,7 @@ def test_curvature_bounds_hold(name: str) -> None:
 
 def test_relu_has_no_lipschitz_constant_of_its_slope() -> None:
     model, problem, params = case((2, 2, 3, 4), "relu", 0)
-    start = EncoderStart(model, problem, params)
+    start = EncoderPoint(model, problem, params)
     c = EncoderConstants(start, DataConstants.sharp(start), dict.fromkeys(BLOCKS, 0.0))
     assert c.M_2(1.0) == np.inf
     assert np.isfinite(c.curved())
@@ -346,7 +346,7 @@ def test_least_radii_are_least_and_sufficient(sharpen: bool) -> None:
     for seed in range(6):
         model, problem, params = case((2, 2, 4, 9), "relu", seed)
         small = replace(problem, y=model.forward(problem, params).F[:, :, None, None] + 1e-6)
-        start = EncoderStart(model, small, params)
+        start = EncoderPoint(model, small, params)
         data = DataConstants.sharp(start)
         c = least_radii(start, data, 4.0, sharpen)
         if c is None:
@@ -361,9 +361,9 @@ def test_least_radii_are_least_and_sufficient(sharpen: bool) -> None:
 def test_no_radii_where_the_labels_are_large() -> None:
     model, problem, params = case((2, 2, 4, 9), "relu", 0)
     far = replace(problem, y=1e6 + problem.y)
-    start = EncoderStart(model, far, params)
+    start = EncoderPoint(model, far, params)
     assert least_radii(start, DataConstants.plain(start), 4.0) is None
-    narrow = EncoderStart(*case((3, 2, 4, 1), "relu", 0))  # d_m < N: alpha = 0
+    narrow = EncoderPoint(*case((3, 2, 4, 1), "relu", 0))  # d_m < N: alpha = 0
     assert least_radii(narrow, DataConstants.plain(narrow), 4.0) is None
 
 
@@ -371,7 +371,7 @@ def test_no_radii_where_the_labels_are_large() -> None:
 @pytest.mark.parametrize("size", [1e-90, 1e90])
 def test_absurd_scales_give_no_exception(size: float) -> None:
     model, problem, params = case((2, 2, 4, 9), "gelu", 0)
-    start = EncoderStart(model, replace(problem, X=size * problem.X), params)
+    start = EncoderPoint(model, replace(problem, X=size * problem.X), params)
     for make in (DataConstants.sharp, DataConstants.plain, DataConstants.printed):
         c = EncoderConstants(start, make(start), dict.fromkeys(BLOCKS, 1.0))
         assert not c.L() < 0
@@ -386,7 +386,7 @@ def test_the_search_ends_at_a_radius_of_1e12() -> None:
         problem = Problem.per_sample(np.eye(4).reshape(2, 2, 4), np.array([label, 0.0]))
         params = initialize_encoder("zero-output", (64, 4), 0)
         params = replace(params, W_V=1e20 * params.W_V)
-        start = EncoderStart(ShallowEncoder(1e-60, 1.0), problem, params)
+        start = EncoderPoint(ShallowEncoder(1e-60, 1.0), problem, params)
         return least_radii(start, DataConstants.plain(start), 4.0)
 
     found = made(1e30)

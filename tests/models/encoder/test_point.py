@@ -14,7 +14,7 @@ from samples_encoder import case, shapes
 
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.model import BLOCKS, EncoderParameters, ShallowEncoder
-from gdconv.models.encoder.point import EncoderStart
+from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.multihead.point import start_at
 from gdconv.models.multihead.probes import distances, gap, probe
 
@@ -155,7 +155,7 @@ def test_error_bars_are_those_of_the_page(name: str, trained: tuple[str, ...]) -
 
 def test_norms_of_the_data() -> None:
     model, problem, params = case((3, 2, 4, 5), "relu", 4)
-    start = EncoderStart(model, problem, params)
+    start = EncoderPoint(model, problem, params)
     X = problem.X[0].numpy()
     assert start.C_x == pytest.approx(max(np.sqrt((x**2).sum() / 2) for x in X), rel=1e-12)
     centred = [x - (x[0] + x[1]) / 2 for x in X]
@@ -171,7 +171,7 @@ def test_norms_of_the_data() -> None:
 def test_the_residual_norm_is_taken_from_above() -> None:
     """r_0 = |r| + its error bar; a side that grows with r_0 allows for eight times its share."""
     model, problem, params = case((3, 2, 4, 5), "relu", 4)
-    start = EncoderStart(model, problem, params)
+    start = EncoderPoint(model, problem, params)
     residual = float(model.forward(problem, params).residual.norm())
     noise = loops_probe(model, problem, params, BLOCKS)[0]
     assert start.r_error == pytest.approx(noise, rel=1e-12, abs=0.0)
@@ -180,7 +180,7 @@ def test_the_residual_norm_is_taken_from_above() -> None:
     assert side.hi == pytest.approx(3 * (1 + 1e-11), rel=1e-13, abs=0.0)
     assert side.lo == pytest.approx(3 * (1 - 8 * noise / residual), rel=1e-14, abs=0.0)
     exact = replace(problem, y=model.forward(problem, params).F.reshape(problem.y.shape))
-    assert EncoderStart(model, exact, params).uncertain(3.0).lo == 0.0
+    assert EncoderPoint(model, exact, params).uncertain(3.0).lo == 0.0
 
 
 def test_noise_covers_attended_tokens_that_cancel() -> None:
@@ -219,7 +219,7 @@ def test_frozen_blocks_do_not_move() -> None:
 def test_spectra_are_enclosed(shape: tuple[int, ...], seed: int, name: str) -> None:
     model, problem, params = case(shape, name, seed)
     start = start_at(model, problem, params, BLOCKS)
-    assert isinstance(start, EncoderStart)
+    assert isinstance(start, EncoderPoint)
     s = np.linalg.svd(start.F_pre, compute_uv=False)
     least, greatest = start.feature_range
     expected = s[-1] if shape[3] >= shape[0] else 0.0
@@ -236,14 +236,14 @@ def test_spectra_are_enclosed(shape: tuple[int, ...], seed: int, name: str) -> N
 
 
 def test_a_narrow_encoder_has_alpha_zero() -> None:
-    start = EncoderStart(*case((4, 2, 3, 2), "relu", 0))
+    start = EncoderPoint(*case((4, 2, 3, 2), "relu", 0))
     assert start.alpha == (0.0, 0.0)
 
 
 def test_r_0_is_an_upper_end_where_the_residual_cancels() -> None:
     model, problem, params = case((2, 2, 4, 9), "relu", 1)
     F = model.forward(problem, params).F[:, :, None, None]
-    start = EncoderStart(model, replace(problem, y=F.clone()), params)
+    start = EncoderPoint(model, replace(problem, y=F.clone()), params)
     assert start.f_0 == 0.0
     assert 0 < start.r_0 < 1e-12
 
@@ -253,8 +253,8 @@ def test_loss_scale_is_part_of_every_norm() -> None:
     model, problem, params = case((4, 2, 3, 9), "relu", 3)
     mean = replace(model, loss_scale=0.25, tau_1=1.0)
     summed = replace(model, loss_scale=1.0, tau_1=0.5)
-    one = EncoderStart(mean, problem, params)
-    other = EncoderStart(summed, replace(problem, y=0.5 * problem.y), params)
+    one = EncoderPoint(mean, problem, params)
+    other = EncoderPoint(summed, replace(problem, y=0.5 * problem.y), params)
     assert one.f_0 == pytest.approx(other.f_0, rel=1e-12)
     assert one.alpha.lo == pytest.approx(other.alpha.lo, rel=1e-12)
     assert np.allclose(one.K, other.K, rtol=1e-12)

@@ -17,7 +17,7 @@ from samples import KERNELS, draw, model, shapes
 
 from gdconv.models.multihead.constants import SOFTMAX_SECOND, Constants, QueryConstants, Radii
 from gdconv.models.multihead.model import BLOCKS, Parameters
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 
 CASES = [
     ((3, 4, 5, 3, 2, 2), 0.3, (0.2, 0.4, 0.1)),
@@ -42,7 +42,7 @@ def test_every_constant_is_that_of_the_second_implementation(
     kernel: str, shape: tuple[int, ...], scale: float, radii: tuple[Any, ...]
 ) -> None:
     problem, params = draw(shape, 5, scale)
-    at = Start(model(kernel), problem, params)
+    at = MultiHeadPoint(model(kernel), problem, params)
     c, q = Constants(at, Radii(*radii)), QueryConstants(at)
     with workdps(30):
         r = MultiHead(kernel, problem.X[0].numpy(), at.arrays, radii)
@@ -78,7 +78,7 @@ def test_the_second_derivative_of_softmax_is_attained() -> None:
     assert second.max() == pytest.approx(SOFTMAX_SECOND, rel=1e-12)
 
 
-def measured(at: Start, what: str) -> float:
+def measured(at: MultiHeadPoint, what: str) -> float:
     """|J_V|, |J_Q|, |J_K|, |(J_Q, J_K)| or |J| of a start."""
     blocks = {"V": ("W_V",), "Q": ("W_Q",), "K": ("W_K",), "QK": ("W_Q", "W_K"), "": BLOCKS}
     return float(np.linalg.norm(at._jacobian(blocks[what]), 2))
@@ -115,7 +115,7 @@ def test_first_derivatives_are_attained(sizes: Sizes) -> None:
 
 
 def turned(
-    at: Start, size: float, seen: tuple[str, ...] = BLOCKS, **direction: np.ndarray
+    at: MultiHeadPoint, size: float, seen: tuple[str, ...] = BLOCKS, **direction: np.ndarray
 ) -> float:
     """|J(theta + s v) - J(theta - s v)| / (2 s), v the unit vector that moves head 0 so."""
     length = np.sqrt(sum(float(np.sum(u**2)) for u in direction.values()))
@@ -226,7 +226,7 @@ def test_norm_and_lipschitz_constants_hold(
     kernel: str, shape: tuple[int, ...], seed: int, rho: float, scale: float
 ) -> None:
     problem, params = draw(shape, seed, scale)
-    c = Constants(Start(model(kernel), problem, params), Radii.joint(rho))
+    c = Constants(MultiHeadPoint(model(kernel), problem, params), Radii.joint(rho))
     other, gap = nearby(params, rho, seed + 1)
     here, there = jacobian(kernel, problem, params), jacobian(kernel, problem, other)
     slack = 1 + 1e-9
@@ -240,7 +240,7 @@ def test_norm_and_lipschitz_constants_hold(
 def test_block_norms_hold_head_by_head(kernel: str) -> None:
     for seed in range(10):
         problem, params = draw((2, 3, 4, 2, 2, 1), seed)
-        start = Start(model(kernel), problem, params)
+        start = MultiHeadPoint(model(kernel), problem, params)
         c = Constants(start, Radii.joint(0.0))
         at = model(kernel).forward(problem, params)
         for h in range(2):

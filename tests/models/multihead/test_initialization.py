@@ -10,7 +10,7 @@ from samples import KERNELS, draw, model
 from gdconv.gallery.full_gd import FullGD
 from gdconv.models.multihead.initialization import initialize, solve_scale, spread_scores
 from gdconv.models.multihead.model import Parameters
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.support.errors import InputError
 
 SHAPE = (4, 40, 30, 2)
@@ -116,10 +116,12 @@ def test_solved_scale_is_the_least_one(kernel: str, statement: str) -> None:
     problem, _ = draw((2, 2, 8, 4, 2, 1), 4)
 
     def holds(params: object) -> bool:
-        start = Start(model(kernel), problem, params)  # type: ignore[arg-type]
+        start = MultiHeadPoint(model(kernel), problem, params)  # type: ignore[arg-type]
         return all(h.holds for h in theorem.predict(s, start).hypotheses)
 
-    base = spread_scores((2, 8, 4, 1), 4, lambda p: Start(model(kernel), problem, p).sigma_0.lo)
+    base = spread_scores(
+        (2, 8, 4, 1), 4, lambda p: MultiHeadPoint(model(kernel), problem, p).sigma_0.lo
+    )
     assert holds(solve_scale(base, holds, 1.12))
     assert not holds(solve_scale(base, holds, 0.98))  # a little below, they fail
 
@@ -128,7 +130,7 @@ def test_spread_scores_beats_a_single_draw() -> None:
     problem, _ = draw((2, 2, 8, 4, 2, 1), 4)
 
     def quality(params: object) -> float:
-        return Start(model("softmax"), problem, params).sigma_0.lo  # type: ignore[arg-type]
+        return MultiHeadPoint(model("softmax"), problem, params).sigma_0.lo  # type: ignore[arg-type]
 
     single = np.median([quality(initialize("lecun", (2, 8, 4, 1), s)) for s in range(9)])
     assert quality(spread_scores((2, 8, 4, 1), 0, quality)) > single

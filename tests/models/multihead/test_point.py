@@ -13,7 +13,7 @@ from samples import KERNELS, draw, model
 
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.model import Parameters
-from gdconv.models.multihead.point import Start
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.models.multihead.probes import probe
 
 
@@ -27,7 +27,7 @@ def test_r_0_is_an_upper_end_where_the_residual_cancels() -> None:
         zero = np.zeros((1, 1, 1))
         arrays = {"W_Q": zero, "W_K": zero, "W_V": zero + w, "W_O": zero + o}
         problem = Problem.from_arrays(np.ones((1, 1, 1)), np.full((1, 1), y))
-        start = Start(model("softmax"), problem, Parameters.from_arrays(arrays))
+        start = MultiHeadPoint(model("softmax"), problem, Parameters.from_arrays(arrays))
         exact = abs(Fraction(w) * Fraction(o) - Fraction(y))
         assert exact <= Fraction(start.r_0)
         # an enclosed side reaches below what the exact residual gives
@@ -40,7 +40,7 @@ def test_r_0_is_an_upper_end_where_the_residual_cancels() -> None:
 def test_every_quantity_is_that_of_a_second_implementation(kernel: str) -> None:
     for seed, shape in enumerate([(3, 2, 5, 4, 2, 3), (2, 3, 4, 3, 3, 1)]):
         problem, params = draw(shape, seed)
-        start = Start(model(kernel), problem, params)
+        start = MultiHeadPoint(model(kernel), problem, params)
         N, n, D, d, H, D_y = shape
         assert (start.N, start.n, start.D, start.d, start.H, start.D_y) == (N, n, D, d, H, D_y)
         assert start.kernel == kernel
@@ -85,7 +85,7 @@ def test_every_quantity_is_that_of_a_second_implementation(kernel: str) -> None:
 def test_the_error_of_the_residual_takes_a_side_down_to_zero_and_no_further() -> None:
     problem, params = draw((1, 1, 2, 2, 1, 1), 0)
     exact = replace(problem, y=model("softmax").forward(problem, params).F.clone())
-    start = Start(model("softmax"), exact, params)
+    start = MultiHeadPoint(model("softmax"), exact, params)
     assert start.f_0 == 0
     assert start.r_0 == start.r_error > 0
     assert start.uncertain(2.0).lo == 0
@@ -97,10 +97,10 @@ def test_equal_tokens_and_idle_weights_have_no_slope() -> None:
     X[1, 1] = X[1, 0]
     again = Problem.from_arrays(X, problem.y[0].numpy())
     assert again.duplicate_tokens
-    twice = Start(model("softmax"), again, params)
+    twice = MultiHeadPoint(model("softmax"), again, params)
     assert twice.sigma_0 == twice.J_range[0] == twice.sigma_J_V == (0.0, 0.0)
     assert twice.J_range[1].lo > 0
     idle = replace(params, W_O=0 * params.W_O)
-    assert Start(model("softmax"), problem, idle).flat
+    assert MultiHeadPoint(model("softmax"), problem, idle).flat
     wild = replace(params, W_V=np.inf * params.W_V)
-    assert not Start(model("softmax"), problem, wild).slope_is_finite
+    assert not MultiHeadPoint(model("softmax"), problem, wild).slope_is_finite

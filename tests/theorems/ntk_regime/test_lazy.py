@@ -14,7 +14,14 @@ from samples_encoder import case
 
 import gdconv.gallery.ntk_regime.lazy
 from gdconv.descent.plan import Plan
-from gdconv.gallery.ntk_regime.lazy import Follow, LazyWatch, _ratio, kernel_at, kernel_times, rungs
+from gdconv.gallery.ntk_regime.lazy import (
+    LazyWatch,
+    LinearisedRun,
+    _ratio,
+    kernel_at,
+    kernel_times,
+    rungs,
+)
 from gdconv.models.encoder.model import BLOCKS
 from gdconv.models.multihead.probes import probe, stepped
 from gdconv.rigor.spectrum import Enclosure
@@ -62,7 +69,7 @@ def test_the_recursion_is_that_of_the_page() -> None:
     K = rng.standard_normal((3, 3))
     K, r = K + K.T, rng.standard_normal(3)
     p, q, eta, rounding = rng.standard_normal(3), 0.875, 0.25, 1e-3
-    state = Follow(K, q, r, p, r.copy(), float(np.linalg.norm(r)), rounding)
+    state = LinearisedRun(K, q, r, p, r.copy(), float(np.linalg.norm(r)), rounding)
     linear, bound, noise, worst, curved = r.copy(), 0.0, 0.0, 0.0, 0.0
     for t in range(6):
         after, product, allowed = rng.standard_normal(3), rng.standard_normal(3), 0.01 * t
@@ -247,7 +254,7 @@ def test_the_least_ratio_keeps_both_ends() -> None:
 def test_the_bound_follows_a_linear_model_exactly() -> None:
     """K_t = K_0 and delta = 0: nothing is lost but rounding."""
     K, r = np.diag([2.0, 1.0]), np.array([1.0, 1.0])
-    state = Follow(K, 0.75, r, K @ r, r.copy(), float(np.linalg.norm(r)), 1e-14)
+    state = LinearisedRun(K, 0.75, r, K @ r, r.copy(), float(np.linalg.norm(r)), 1e-14)
     for _ in range(50):
         after = state.residual - 0.25 * state.product
         state.advance(0.25, after, K @ after, 0.0)
