@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gdconv.checks.run import check as check
     from gdconv.data.problem import Problem as Problem
     from gdconv.models.multihead.model import MultiHeadRegression as MultiHeadRegression
-    from gdconv.models.multihead.model import Parameters as Parameters
+    from gdconv.models.multihead.parameters import Parameters as Parameters
     from gdconv.support.config import Config as Config
     from gdconv.theory.catalogue import theorems as theorems
 

@@ -13,7 +13,7 @@ import numpy as np
 from samples import model
 
 from gdconv.data.problem import Problem
-from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
 
 APART = np.array([1.0, -1.0]) / np.sqrt(2)

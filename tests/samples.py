@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.attention_kernels import kernel_named
-from gdconv.models.multihead.model import MultiHeadRegression, Parameters
+from gdconv.models.multihead.model import MultiHeadRegression
+from gdconv.models.multihead.parameters import Parameters
 
 KERNELS = ("softmax", "gaussian")
 

@@ -20,7 +20,7 @@ import numpy as np
 from gdconv.descent.loop import Outcome
 from gdconv.models.multihead.constants import QueryConstants
 from gdconv.models.multihead.initialization import SCORE_SCALES, initialize
-from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.rigor.bars import minus, over, times
 from gdconv.rigor.rounding import Enclosure

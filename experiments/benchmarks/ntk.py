@@ -96,7 +96,8 @@ def closed(data: dict[str, Any], kernel: str, compiled: bool) -> Callable[[], An
     """The closed form of gdconv, forward pass included."""
     from gdconv.data.problem import Problem
     from gdconv.models.multihead.attention_kernels import kernel_named
-    from gdconv.models.multihead.model import BLOCKS, MultiHeadRegression, Parameters
+    from gdconv.models.multihead.model import MultiHeadRegression
+    from gdconv.models.multihead.parameters import BLOCKS, Parameters
     from gdconv.models.multihead.tangent import tangent_kernel
 
     model = MultiHeadRegression(kernel_named(kernel))

@@ -24,7 +24,8 @@ from gdconv.checks.prepare import prepare, step_sizes
 from gdconv.data.problem import Problem
 from gdconv.hessian.spectra import extreme_eigenpairs
 from gdconv.models.multihead.hessian import multihead_operators
-from gdconv.models.multihead.model import BLOCKS, MultiHeadRegression, Parameters
+from gdconv.models.multihead.model import MultiHeadRegression
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.support.config import Config
 
 MARGIN = 0.3

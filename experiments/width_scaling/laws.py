@@ -25,12 +25,8 @@ import torch
 from gdconv.data.problem import Problem
 from gdconv.data.sources import orthonormal
 from gdconv.models.encoder.constants import DataConstants
-from gdconv.models.encoder.model import (
-    ShallowEncoder,
-    default_tau_1,
-    initialize_encoder,
-    scaling,
-)
+from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import default_tau_1, initialize_encoder, scaling
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.rigor.rounding import Enclosure
 from theorems.ntk_regime.theorem import NTKRegime

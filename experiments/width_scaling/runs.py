@@ -25,12 +25,8 @@ from gdconv.data.idx import load_folder
 from gdconv.data.images import digit_patches
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.limit import relative_distance
-from gdconv.models.encoder.model import (
-    ShallowEncoder,
-    default_tau_1,
-    initialize_encoder,
-    scaling,
-)
+from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import default_tau_1, initialize_encoder, scaling
 from gdconv.models.encoder.tangent import block_kernels
 from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.initialization import initialize

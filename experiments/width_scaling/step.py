@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.model import EncoderParameters, EncoderPass, ShallowEncoder
+from gdconv.models.encoder.parameters import EncoderParameters
+from gdconv.models.encoder.formulas import EncoderPass
+from gdconv.models.encoder.model import ShallowEncoder
 
 WIDTH = 512
 """Neurons treated at once."""
@@ -32,7 +34,7 @@ class Descent:
         params: Weights, one replica; changed in place.
 
     Example:
-        >>> from gdconv.models.encoder.model import initialize_encoder
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> problem = Problem.per_sample([[[1.0, 2.0]], [[3.0, 1.0]]], [1.0, 0.0])
         >>> model, params = ShallowEncoder(0.1, 1.0), initialize_encoder("lecun", (8, 2), 0)
         >>> expected = params.W_V - 0.1 * model.gradient(problem, params)[1].W_V

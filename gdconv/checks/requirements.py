@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdconv.models.multihead.point import Point
+from gdconv.models.point import Point
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 

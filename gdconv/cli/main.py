@@ -30,7 +30,7 @@ from gdconv.support.errors import (
     quoted,
 )
 from gdconv.support.files import require_working_directory
-from gdconv.support.interruption import deferred
+from gdconv.support.interruption import deferred, forget
 from gdconv.theory.verdict import EXIT_CODES
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # all is said and the process ends: control-C has nothing left to break off
         with contextlib.suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+        forget()
     return code
 
 

@@ -25,11 +25,12 @@ from gdconv.compiled.ledger import (
 )
 from gdconv.data.problem import Problem
 from gdconv.descent.plan import Bound, Plan
-from gdconv.descent.sigma_followers import follower
+from gdconv.models.sigma import follower
 from gdconv.descent.watch import Watch
-from gdconv.models.multihead.model import MultiHeadRegression, Parameters
+from gdconv.models.multihead.model import MultiHeadRegression
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.multihead.point import start_at
-from gdconv.models.multihead.probes import stepped
+from gdconv.models.probes import stepped
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
 

@@ -19,8 +19,11 @@ from gdconv.data.problem import Problem
 from gdconv.descent.engines import FINITE_LIMIT, Engine, make_engine
 from gdconv.descent.plan import Plan
 from gdconv.models.multihead.point import start_at
-from gdconv.models.multihead.probes import Probe, distances, gap, probe, record_steps
-from gdconv.models.multihead.sharpness import measured_steps, share, sharpness
+from gdconv.models.multihead.probes import probe
+from gdconv.descent.records import record_steps
+from gdconv.models.probes import Probe, distances, gap
+from gdconv.models.multihead.sharpness import sharpness
+from gdconv.descent.records import measured_steps, share
 from gdconv.support.errors import DivergenceError, InputError
 
 STOPPED = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gdconv.descent.watch import Watch
-from gdconv.models.multihead.model import BLOCKS
+from gdconv.models.multihead.parameters import BLOCKS
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gdconv.models.multihead.point import Point
+from gdconv.models.point import Point
 
 if TYPE_CHECKING:
     from gdconv.descent.loop import Outcome

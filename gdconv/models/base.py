@@ -1,99 +1,74 @@
-"""Architecture: how options become a model, data, weights and a start."""
+"""What a model must deliver: `Formulas` its mathematics, `Model` what descent and theorems ask."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.support.config import Config
-from gdconv.support.errors import InputError
-from gdconv.support.npz import LARGEST_BYTES
+from gdconv.models.point import Point
+from gdconv.models.probes import Probe
+from gdconv.models.sigma import FeatureFollower, SigmaFollower
 
 
-class Architecture(ABC):
-    """One family of models behind `--model`.
+class Formulas(ABC):
+    """A map from weights to outputs with its loss, in closed form and batched over R replicas.
 
-    Weights are a dataclass of tensors with a leading replica axis, a model has `forward` and
-    `gradient`, a start is what a theorem reads at one point (`gdconv.models.multihead.point`).
+    Weights are a frozen dataclass of tensors with a leading replica axis; a forward pass has
+    `loss` of shape (R,), `residual` of shape (R, ...) and `S`, the attention weights.
+    """
+
+    @abstractmethod
+    def forward(self, problem: Problem, params: Any) -> Any:
+        """Loss and everything the gradient needs."""
+
+    @abstractmethod
+    def gradient(self, problem: Problem, params: Any, at: Any = None) -> tuple[Any, Any]:
+        """The forward pass and the gradient of the loss, of the class of the weights."""
+
+    @abstractmethod
+    def features(self, problem: Problem, at: Any) -> Tensor:
+        """The matrix (R, rows, columns) whose sigma_min is followed."""
+
+    @abstractmethod
+    def jacobian(self, problem: Problem, params: Any, blocks: tuple[str, ...]) -> Tensor:
+        """d residual / d blocks, shape (R, m, p)."""
+
+
+class Model(Formulas):
+    """What descent and theorems ask of a model besides its formulas.
 
     Attributes:
         name: What `--model` takes.
-        trainable: Blocks that can be trained, in order.
-        blocks: All blocks, in order.
-        options: Fields of `Config` that this family alone reads.
     """
 
     name: ClassVar[str]
-    trainable: ClassVar[tuple[str, ...]]
-    blocks: ClassVar[tuple[str, ...]]
-    options: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def model(self, config: Config, found: dict[str, int]) -> Any:
-        """The model of resolved options and sizes."""
+    def point(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> Point:
+        """What a theorem reads at one theta of one replica."""
 
     @abstractmethod
-    def load(self, config: Config, seed: int) -> Problem:
-        """The data of one seed."""
+    def probe(
+        self, problem: Problem, params: Any, eta: np.ndarray, trained: tuple[str, ...]
+    ) -> Probe:
+        """Error bars, and one step by a derivation that is not the gradient's."""
 
-    @abstractmethod
-    def sizes(self, config: Config, problem: Problem, params: Any | None) -> dict[str, int]:
-        """The sizes of a run by option; from the options where there are no weights yet."""
+    def sigma_follower(self, problem: Problem, params: Any) -> SigmaFollower:
+        """Follows sigma_min of the features at every step; Weyl around anchors, for any model."""
+        return FeatureFollower(self, problem, len(params.W_Q))
 
-    @abstractmethod
-    def entries(self, found: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
-        """Numbers that the largest arrays of one run hold, by what they are."""
+    def tangent_kernel(self, problem: Problem, params: Any, blocks: tuple[str, ...]) -> Tensor:
+        """K = J J^T, shape (R, m, m); through the Jacobian where no closed form is given."""
+        J = self.jacobian(problem, params, blocks)
+        return J @ J.mT
 
-    @abstractmethod
-    def draw(self, config: Config, found: dict[str, int], seed: int) -> Any:
-        """Weights by the rule `config.init`, any but theorem."""
-
-    @abstractmethod
-    def from_arrays(self, arrays: dict[str, np.ndarray]) -> Any:
-        """Weights from numpy arrays by block name."""
-
-    @abstractmethod
-    def stack(self, runs: list[Any]) -> Any:
-        """Weights of several runs as one, along the replica axis."""
-
-    @abstractmethod
-    def require_match(self, problem: Problem, params: Any) -> None:
-        """Refuse weights that do not fit the data."""
-
-    @abstractmethod
-    def start(self, model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Any:
-        """What a theorem reads at one point."""
-
-    def holds(self, params: Any) -> bool:
-        """Whether weights are of this family."""
-        return tuple(f.name for f in fields(params)) == self.blocks
-
-    def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
-        """Data from stored arrays."""
-        return Problem.from_arrays(X, y, name, notes)
-
-    def notes(self, problem: Problem, params: Any) -> list[str]:
-        """Sentences a reader of the result should know."""
-        return []
-
-    def require_room(self, found: dict[str, int], runs: int, trained: tuple[str, ...]) -> None:
-        """All runs fit into memory; to be asked before making them.
-
-        Args:
-            found: Sizes of a run.
-            runs: R.
-            trained: Blocks that move.
-
-        Raises:
-            InputError: An array takes more than `LARGEST_BYTES`; the largest size is named.
-        """
-        what, most = max(self.entries(found, trained).items(), key=lambda item: item[1])
-        if 8 * runs * most <= LARGEST_BYTES:
-            return
-        field, size = max({**found, "seeds": runs}.items(), key=lambda item: item[1])
-        share = f"the {what} would take {float(8 * runs * most / 2**30):.3g} GiB, more than 4"
-        raise InputError(field, size, f"make the problem smaller: {share}")
+    def kernel_times(
+        self, problem: Problem, params: Any, v: Tensor, blocks: tuple[str, ...], at: Any = None
+    ) -> Tensor:
+        """K v for one vector per replica, shape (R, m); `at` is the forward pass at `params`."""
+        J = self.jacobian(problem, params, blocks)
+        return (J @ (J.mT @ v.unsqueeze(2))).squeeze(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdconv.models.base import Architecture
+from gdconv.models.architecture import Architecture
 from gdconv.models.encoder.family import Encoder
 from gdconv.models.multihead.family import MultiHead
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gdconv.models.multihead.point import Point
+from gdconv.models.point import Point
 from gdconv.rigor.bars import minus, over, plus, positive_part, smaller, times
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.theory.prediction import Inequality, Prediction

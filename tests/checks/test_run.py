@@ -68,7 +68,7 @@ def gdconv_jacobian_norm(check: Any) -> float:
     from samples import model
 
     from gdconv.data.problem import Problem
-    from gdconv.models.multihead.model import Parameters
+    from gdconv.models.multihead.parameters import Parameters
 
     problem = Problem.from_arrays(check.starts["X"], check.starts["y"])
     params = Parameters.from_arrays({b: check.starts[b] for b in ("W_Q", "W_K", "W_V", "W_O")})

@@ -11,7 +11,7 @@ from samples import KERNELS, draw, model
 from gdconv.data.problem import Problem
 from gdconv.gallery.full_gd import FullGD
 from gdconv.models.multihead.initialization import initialize
-from gdconv.models.multihead.model import BLOCKS, Parameters
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.theory.certificates import Tail, tail
 

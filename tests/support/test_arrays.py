@@ -13,7 +13,7 @@ from gdconv.checks.named import named_problem
 from gdconv.data import sources as data
 from gdconv.data.problem import Problem
 from gdconv.models.families import ARCHITECTURES
-from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.support.arrays import LARGEST_ENTRY, real_array
 from gdconv.support.errors import InputError
 

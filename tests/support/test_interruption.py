@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +50,20 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [[]]
+
+
+@pytest.mark.parametrize(("last", "code"), [("forget()", 130), ("pass", -signal.SIGINT)])
+def test_what_was_caught_in_an_exec_does_not_end_the_process(
+    last: str, code: int, tmp_path: Path
+) -> None:
+    """`python -m`; without it (second case) CPython dies of a signal that was dealt with."""
+    (tmp_path / "caught.py").write_text(
+        "from gdconv.support.interruption import forget\n"
+        "try:\n    exec('raise KeyboardInterrupt')\nexcept KeyboardInterrupt:\n    pass\n"
+        f"{last}\nraise SystemExit(130)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "caught"], env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    assert done.returncode == code

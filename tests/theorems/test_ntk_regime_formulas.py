@@ -18,7 +18,7 @@ from samples_encoder import case
 
 from gdconv.descent.loop import Outcome
 from gdconv.gallery.ntk_regime.theorem import NTKRegime
-from gdconv.models.encoder.model import BLOCKS
+from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.multihead.point import start_at
 from gdconv.rigor.spectrum import Enclosure

@@ -20,7 +20,7 @@ from gdconv.data.problem import Problem
 from gdconv.gallery.query_gd import QueryGD
 from gdconv.models.multihead.attention_kernels import Gaussian
 from gdconv.models.multihead.constants import QueryConstants
-from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from gdconv.models.multihead.point import Point
+from gdconv.models.point import Point
 from gdconv.rigor.rounding import Enclosure
 from gdconv.theory.certificates import RHO_GRID, Tail, descent_hypotheses, run_certificate, tail
 from gdconv.theory.prediction import Inequality, ends

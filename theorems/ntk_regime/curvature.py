@@ -21,9 +21,11 @@ import numpy as np
 import torch
 
 from gdconv.models.encoder.constants import DataConstants, EncoderConstants
-from gdconv.models.encoder.model import BLOCKS, EncoderPass, ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS
+from gdconv.models.encoder.formulas import EncoderPass
+from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.multihead.constants import Constants, Radii
-from gdconv.models.multihead.model import BLOCKS as HEAD_BLOCKS
+from gdconv.models.multihead.parameters import BLOCKS as HEAD_BLOCKS
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.point import start_at
 from gdconv.rigor.lapack import spectral_norm

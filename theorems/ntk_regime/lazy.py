@@ -27,7 +27,8 @@ from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.tangent import encoder_kernel, encoder_ntk_vector_product, ladder
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.point import start_at
-from gdconv.models.multihead.probes import distances, probe, to_numpy
+from gdconv.models.multihead.probes import probe
+from gdconv.models.probes import distances, to_numpy
 from gdconv.models.multihead.tangent import (
     lambda_max_enclosure,
     lambda_min_enclosure,

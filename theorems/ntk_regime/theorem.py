@@ -24,7 +24,7 @@ import numpy as np
 
 from gdconv.descent.loop import Outcome
 from gdconv.models.encoder.constants import DataConstants, EncoderConstants, least_radii
-from gdconv.models.encoder.model import BLOCKS, initialize_encoder
+from gdconv.models.encoder.parameters import BLOCKS, initialize_encoder
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.rigor.bars import minus, over, positive_part, times
 from gdconv.rigor.spectrum import Enclosure

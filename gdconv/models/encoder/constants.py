@@ -19,7 +19,7 @@ from math import inf
 import numpy as np
 from numpy import sqrt
 
-from gdconv.models.encoder.model import BLOCKS
+from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.multihead.constants import SOFTMAX_SECOND
 from gdconv.rigor.lapack import spectral_norm
@@ -181,10 +181,10 @@ def least_radii(
         The constants, or None when no radii satisfy it.
 
     Example:
-        >>> from gdconv.models.encoder.model import ShallowEncoder, initialize_encoder
+        >>> from gdconv.models.encoder.model import EncoderFormulas, initialize_encoder
         >>> from gdconv.data.problem import Problem
         >>> problem = Problem.per_sample(np.eye(4).reshape(2, 2, 4), np.array([1e-3, 0.0]))
-        >>> start = EncoderPoint(ShallowEncoder(1 / 64, 1.0), problem,
+        >>> start = EncoderPoint(EncoderFormulas(1 / 64, 1.0), problem,
         ...     initialize_encoder("zero-output", (64, 4), 0))
         >>> made = least_radii(start, DataConstants.plain(start), 4.0)
         >>> made is not None and bool(0 < made.radii["w_O"] < 0.1)

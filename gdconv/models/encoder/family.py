@@ -8,16 +8,9 @@ import numpy as np
 
 from gdconv.data import sources
 from gdconv.data.problem import Problem
-from gdconv.models.base import Architecture
-from gdconv.models.encoder.model import (
-    BLOCKS,
-    RULES,
-    EncoderParameters,
-    ShallowEncoder,
-    default_tau_1,
-    initialize_encoder,
-    scaling,
-)
+from gdconv.models.architecture import Architecture
+from gdconv.models.encoder.parameters import BLOCKS, RULES, EncoderParameters, default_tau_1, initialize_encoder, scaling
+from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError

@@ -1,10 +1,12 @@
-"""What a theorem reads at one point of the shallow encoder, and the encoder's probes.
+"""What a theorem reads at one point of the shallow encoder.
 
 alpha, |F_pre| and the spectrum of the tangent kernel are enclosures of the float64 matrices;
 spectral norms of the weights are float64, compared with the slack of `gdconv.theory.prediction`.
 """
 
 from __future__ import annotations
+
+from gdconv.models.encoder.probes import probe
 
 import math
 from dataclasses import dataclass
@@ -14,15 +16,11 @@ import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.model import (
-    BLOCKS,
-    EncoderParameters,
-    EncoderPass,
-    ShallowEncoder,
-)
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+from gdconv.models.encoder.formulas import EncoderPass, EncoderFormulas
 from gdconv.models.encoder.tangent import encoder_kernel
-from gdconv.models.multihead.point import Point, start_at
-from gdconv.models.multihead.probes import Probe, attention_entropy, probe, stepped, to_numpy
+from gdconv.models.point import Point
+from gdconv.models.probes import Probe, attention_entropy, stepped, to_numpy
 from gdconv.models.multihead.tangent import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.spectrum import Enclosure, enclose_singular_range
@@ -39,18 +37,22 @@ class EncoderPoint(Point):
         trained: Blocks that gradient descent moves.
 
     Example:
-        >>> from gdconv.models.encoder.model import initialize_encoder
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> problem = Problem.per_sample(np.eye(4).reshape(2, 2, 4), np.array([0.6, 0.8]))
-        >>> start = EncoderPoint(ShallowEncoder(1 / 8, 1.0), problem,
+        >>> start = EncoderPoint(EncoderFormulas(1 / 8, 1.0), problem,
         ...     initialize_encoder("zero-output", (8, 4), 0))
         >>> round(start.f_0, 12), round(start.r_0, 9), bool(start.alpha.lo > 0)
         (0.5, 1.0, True)
     """
 
-    model: ShallowEncoder
+    model: EncoderFormulas
     problem: Problem
     params: EncoderParameters
     trained: tuple[str, ...] = BLOCKS
+
+    def probe(self) -> Probe:
+        """The probes here, with a step of zero."""
+        return probe(self.model, self.problem, self.params, np.zeros(1))
 
     @property
     def d_m(self) -> int:
@@ -130,71 +132,5 @@ class EncoderPoint(Point):
         return not self.K.any()
 
 
-start_at.register(ShallowEncoder, EncoderPoint)
 
 
-@probe.register
-def _(
-    model: ShallowEncoder,
-    problem: Problem,
-    params: EncoderParameters,
-    eta: np.ndarray,
-    trained: tuple[str, ...] = BLOCKS,
-) -> Probe:
-    """Probes through the Jacobian of one sample at a time: never N x (d_m D) numbers."""
-    at = model.forward(problem, params)
-    norm_sq = {b: torch.zeros_like(at.loss) for b in BLOCKS}
-    pulled = {b: torch.zeros_like(getattr(params, b)) for b in BLOCKS}
-    for i in range(problem.N):
-        for b, J in model.jacobian_sample(problem, params, at, i).items():
-            norm_sq[b] += J.square().flatten(1).sum(1)
-            pulled[b] += at.residual[:, i].view(-1, *[1] * (J.ndim - 1)) * J
-    steps = torch.as_tensor(eta, dtype=at.loss.dtype, device=at.loss.device)
-    unit = torch.finfo(at.loss.dtype).eps / 2
-    frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in BLOCKS}
-    root = math.sqrt(model.loss_scale)
-    scale = root * (at.F.norm(dim=1) + problem.y.flatten(1).norm(dim=1))
-    scale = scale + sum(norm_sq[b].sqrt() * frob[b] for b in BLOCKS)
-    scores, terms = _before_cancelling(model, problem, params, at)
-    none = torch.zeros_like(at.loss)
-    total = sum((norm_sq[b] for b in trained), none).sqrt()
-    return Probe(
-        noise_scale=to_numpy(8 * unit * (scale + scores)),
-        jacobian_error=to_numpy(unit * (64 * total + 16 * terms)),
-        jacobian_norm=to_numpy(total),
-        weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
-        residual_norm=to_numpy(at.residual.norm(dim=1)),
-        entropy=to_numpy(attention_entropy(at.S.unsqueeze(1))),
-        descended=stepped(params, EncoderParameters(**pulled), steps, trained),
-    )
-
-
-def _before_cancelling(
-    model: ShallowEncoder, problem: Problem, params: EncoderParameters, at: EncoderPass
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What rounding before something cancels does to the output, and the size of J's terms.
-
-    With t_k = c W_V^T (w_O o act'(pre_k)) and u_kj = <t_k, x_j>: a score error e_kj moves the
-    output by S_kj (u_kj - ubar_k) e_kj, and J_Q, J_K are sums of S_kj u_kj times keys and queries.
-    An attended token may be what is left of large ones, and a preactivation of large products:
-    c sum_kj S_kj sum_m |w_O,m| |W_V,m| |x_j| covers both, at a kink too.
-
-    Returns:
-        Two tensors of shape (R,).
-    """
-    X = problem.X
-    q = X.abs() @ params.W_Q.abs().mT.unsqueeze(1)
-    k = X.abs() @ params.W_K.abs().mT.unsqueeze(1)
-    t = model.output_slopes(params, at) @ params.W_V.unsqueeze(1)
-    u = t @ X.mT
-    moved = at.S * (u - (at.S * u).sum(-1, keepdim=True)).abs()
-    scores = model.tau_0 * (moved * (q @ k.mT)).sum((2, 3)).norm(dim=1)
-    through = (model.scale * params.w_O.abs()).unsqueeze(1) @ params.W_V.abs()
-    tokens = (X.abs() @ through.unsqueeze(1).mT).squeeze(-1)
-    attended = (at.S @ tokens.unsqueeze(-1)).sum((2, 3)).norm(dim=1)
-    size = t.abs() @ X.abs().mT
-    sums = at.S * (size + (at.S * size).sum(-1, keepdim=True))
-    x = X.norm(dim=-1)
-    by_query = ((sums @ k).norm(dim=-1) * x).sum(2).norm(dim=1)
-    by_key = ((sums.mT @ q).norm(dim=-1) * x).sum(2).norm(dim=1)
-    return scores + attended, model.tau_0 * torch.hypot(by_query, by_key)

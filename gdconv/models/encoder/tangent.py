@@ -23,7 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.model import BLOCKS, EncoderParameters, EncoderPass, ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+from gdconv.models.encoder.formulas import EncoderPass, EncoderFormulas
 from gdconv.models.encoder.tangent_slack import kernel_slack
 from gdconv.models.multihead.tangent import lambda_min_enclosure
 from gdconv.rigor.rounding import UNIT, Enclosure
@@ -48,7 +49,7 @@ def _symmetric(K: Tensor) -> Tensor:
 
 
 def _value_part(
-    model: ShallowEncoder, params: EncoderParameters, at: EncoderPass, kernel: bool
+    model: EncoderFormulas, params: EncoderParameters, at: EncoderPass, kernel: bool
 ) -> tuple[Tensor, Tensor]:
     """K_V (zeros unless `kernel`) and dA = sum_m a_ikm W_V,m, in one sweep over the neurons."""
     R, N, n, _ = at.pre.shape
@@ -69,7 +70,7 @@ def _value_part(
 
 
 def block_kernels(
-    model: ShallowEncoder,
+    model: EncoderFormulas,
     problem: Problem,
     params: EncoderParameters,
     blocks: tuple[str, ...] = BLOCKS,
@@ -91,9 +92,9 @@ def block_kernels(
         InputError: `blocks` is empty, repeats a name or names something else.
 
     Example:
-        >>> from gdconv.models.encoder.model import initialize_encoder
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> problem = Problem.per_sample([[[1.0, 2.0]], [[3.0, 4.0]]], [1.0, 0.0])
-        >>> params, model = initialize_encoder("ntk", (8, 2), 0), ShallowEncoder(0.5, 0.5)
+        >>> params, model = initialize_encoder("ntk", (8, 2), 0), EncoderFormulas(0.5, 0.5)
         >>> J = model.jacobian(problem, params, ("W_V",))
         >>> torch.allclose(block_kernels(model, problem, params)["W_V"], J @ J.mT)
         True
@@ -118,7 +119,7 @@ def block_kernels(
 
 
 def encoder_kernel(
-    model: ShallowEncoder,
+    model: EncoderFormulas,
     problem: Problem,
     params: EncoderParameters,
     blocks: tuple[str, ...] = BLOCKS,
@@ -140,9 +141,9 @@ def encoder_kernel(
         InputError: `blocks` is empty, repeats a name or names something else.
 
     Example:
-        >>> from gdconv.models.encoder.model import initialize_encoder
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> problem = Problem.per_sample([[[1.0, 2.0]], [[3.0, 4.0]]], [1.0, 0.0])
-        >>> params, model = initialize_encoder("ntk", (8, 2), 0), ShallowEncoder(0.5, 0.5)
+        >>> params, model = initialize_encoder("ntk", (8, 2), 0), EncoderFormulas(0.5, 0.5)
         >>> J = model.jacobian(problem, params)
         >>> torch.allclose(encoder_kernel(model, problem, params), J @ J.mT)
         True
@@ -156,7 +157,7 @@ def encoder_kernel(
 
 
 def encoder_ntk_vector_product(
-    model: ShallowEncoder,
+    model: EncoderFormulas,
     problem: Problem,
     params: EncoderParameters,
     vector: Float[Tensor, "R N"],
@@ -180,9 +181,9 @@ def encoder_ntk_vector_product(
         InputError: Wrong blocks, or `vector` is not of shape (R, N).
 
     Example:
-        >>> from gdconv.models.encoder.model import initialize_encoder
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> problem = Problem.per_sample([[[1.0, 2.0]], [[3.0, 4.0]]], [1.0, 0.0])
-        >>> params, model = initialize_encoder("ntk", (8, 2), 0), ShallowEncoder(0.5, 0.5)
+        >>> params, model = initialize_encoder("ntk", (8, 2), 0), EncoderFormulas(0.5, 0.5)
         >>> v = torch.ones(1, 2, dtype=torch.float64)
         >>> K = encoder_kernel(model, problem, params)
         >>> torch.allclose(encoder_ntk_vector_product(model, problem, params, v), K.sum(-1))
@@ -250,7 +251,7 @@ def _least(K: Tensor, slack: float) -> Enclosure:
 
 
 def ladder(
-    model: ShallowEncoder,
+    model: EncoderFormulas,
     problem: Problem,
     params: EncoderParameters,
     kernels: dict[str, Float[Tensor, "R N N"]] | None = None,
@@ -274,9 +275,9 @@ def ladder(
         One `Ladder` per replica.
 
     Example:
-        >>> from gdconv.models.encoder.model import initialize_encoder
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> problem = Problem.per_sample([[[1.0, 2.0]], [[3.0, 4.0]]], [1.0, 0.0])
-        >>> params, model = initialize_encoder("ntk", (64, 2), 0), ShallowEncoder(0.5, 0.5)
+        >>> params, model = initialize_encoder("ntk", (64, 2), 0), EncoderFormulas(0.5, 0.5)
         >>> rungs = ladder(model, problem, params)[0]
         >>> rungs.features.hi <= rungs.full.lo, rungs.broken()
         (True, ())

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.model import EncoderParameters, EncoderPass, ShallowEncoder
+from gdconv.models.encoder.parameters import EncoderParameters
+from gdconv.models.encoder.formulas import EncoderPass, EncoderFormulas
 from gdconv.rigor.rounding import TINY, UNIT, Array, gamma, gradual_underflow
 from gdconv.support.errors import InputError
 
@@ -75,7 +76,7 @@ class _Tokens(NamedTuple):
     dA: Array
 
 
-def _attention(model: ShallowEncoder, X: Array, S: Array, A: Array, W: dict[str, Array]) -> _Tokens:
+def _attention(model: EncoderFormulas, X: Array, S: Array, A: Array, W: dict[str, Array]) -> _Tokens:
     """Errors of S and A through the scores tau_0 X (W_Q^T W_K) X^T."""
     (n, D), d_m, aX = X.shape[1:], len(W["w_O"]), np.abs(X)
     M = W["W_Q"].T @ W["W_K"]
@@ -105,7 +106,7 @@ class _Neurons(NamedTuple):
 
 
 def _sweep(
-    model: ShallowEncoder, tokens: _Tokens, pre: Array, F_pre: Array, W: dict[str, Array]
+    model: EncoderFormulas, tokens: _Tokens, pre: Array, F_pre: Array, W: dict[str, Array]
 ) -> _Neurons:
     """Errors of the features and of a = c w_O o act'(pre), summed over blocks of neurons."""
     N, n, D = tokens.X.shape
@@ -139,7 +140,7 @@ def _sweep(
     return _Neurons(f, df, F_sq, dF_sq, a_sq, da_sq, G, dG)
 
 
-def _scores(model: ShallowEncoder, tokens: _Tokens, seen: _Neurons) -> tuple[Array, Array]:
+def _scores(model: EncoderFormulas, tokens: _Tokens, seen: _Neurons) -> tuple[Array, Array]:
     """|E_i| from above and the error of E_i = tau_0 X_i^T P_i X_i, both (N, D, D)."""
     X, S, dS, A, dA = tokens
     n, D = X.shape[1:]
@@ -170,7 +171,7 @@ def _combine(b: float, e: float, k: int) -> float:
 
 
 def _one(
-    model: ShallowEncoder, X: Array, y: Array, W: dict[str, Array], at: dict[str, Array]
+    model: EncoderFormulas, X: Array, y: Array, W: dict[str, Array], at: dict[str, Array]
 ) -> Slack:
     """The bounds of one replica."""
     (n, D), d_m = X.shape[1:], len(W["w_O"])
@@ -207,7 +208,7 @@ def _one(
 
 
 def kernel_slack(
-    model: ShallowEncoder,
+    model: EncoderFormulas,
     problem: Problem,
     params: EncoderParameters,
     at: EncoderPass | None = None,
@@ -232,9 +233,9 @@ def kernel_slack(
         InputError: The weights are not float64 on the CPU.
 
     Example:
-        >>> from gdconv.models.encoder.model import initialize_encoder
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> problem = Problem.per_sample([[[0.6, 0.8]], [[1.0, 0.0]]], [1.0, 0.0])
-        >>> params, model = initialize_encoder("ntk", (8, 2), 0), ShallowEncoder(0.5, 0.5)
+        >>> params, model = initialize_encoder("ntk", (8, 2), 0), EncoderFormulas(0.5, 0.5)
         >>> size = float(model.jacobian(problem, params).square().sum())
         >>> 0.0 < kernel_slack(model, problem, params)[0].total < 1e-12 * size
         True

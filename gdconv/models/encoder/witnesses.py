@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.model import EncoderParameters
+from gdconv.models.encoder.parameters import EncoderParameters
 from gdconv.models.named import Named
 
 

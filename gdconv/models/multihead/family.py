@@ -8,10 +8,11 @@ import numpy as np
 
 from gdconv.data import sources
 from gdconv.data.problem import Problem
-from gdconv.models.base import Architecture
+from gdconv.models.architecture import Architecture
 from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.initialization import initialize
-from gdconv.models.multihead.model import BLOCKS, MultiHeadRegression, Parameters
+from gdconv.models.multihead.model import MultiHeadRegression
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError

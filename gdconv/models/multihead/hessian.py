@@ -1,7 +1,7 @@
 """Hessian of the multi-head model of the gradient-descent theorems, f = 1/2 |F - y|^2.
 
 All heads at once, cross-head blocks included: across heads H is H_o alone, since F is a sum over
-heads. Parameter vector as in `MultiHeadRegression.jacobian`: blocks, then heads, then (D, d).
+heads. Parameter vector as in `MultiHeadFormulas.jacobian`: blocks, then heads, then (D, d).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from gdconv.data.problem import Problem
 from gdconv.hessian.blocks import hessian
 from gdconv.hessian.layer import AttentionLayer
 from gdconv.hessian.operators import HessianOperator
-from gdconv.models.multihead.model import BLOCKS, MultiHeadRegression, Parameters
+from gdconv.models.multihead.formulas import MultiHeadFormulas
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 
 
 def multihead_layer(
-    model: MultiHeadRegression, problem: Problem, params: Parameters, replica: int = 0
+    model: MultiHeadFormulas, problem: Problem, params: Parameters, replica: int = 0
 ) -> AttentionLayer:
     """One replica as an attention layer with the half-square loss.
 
@@ -46,7 +47,7 @@ def multihead_layer(
 
 
 def multihead_hessian(
-    model: MultiHeadRegression,
+    model: MultiHeadFormulas,
     problem: Problem,
     params: Parameters,
     blocks: tuple[str, ...] = BLOCKS,
@@ -79,7 +80,7 @@ def multihead_hessian(
 
 
 def multihead_operators(
-    model: MultiHeadRegression,
+    model: MultiHeadFormulas,
     problem: Problem,
     params: Parameters,
     blocks: tuple[str, ...] = BLOCKS,
@@ -112,7 +113,7 @@ def multihead_operators(
 
 
 def multihead_vector_product(
-    model: MultiHeadRegression,
+    model: MultiHeadFormulas,
     problem: Problem,
     params: Parameters,
     vector: Float[Tensor, "R P"],

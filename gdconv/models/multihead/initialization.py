@@ -22,7 +22,7 @@ from math import sqrt
 
 import numpy as np
 
-from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.support.errors import InputError
 
 SCORE_SCALES = (0.25, 0.5, 1.0, 2.0)

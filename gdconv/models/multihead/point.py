@@ -6,14 +6,19 @@ norms are float64 and compared with the slack that `gdconv.theory.theorem.Inequa
 
 from __future__ import annotations
 
+from gdconv.models.point import Point
+from gdconv.models.probes import Probe
+from gdconv.support.trust import Estimate
+
 from dataclasses import dataclass
-from functools import cached_property, singledispatch
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from gdconv.data.problem import Problem
-from gdconv.models.multihead.model import BLOCKS, MultiHeadRegression, Parameters
+from gdconv.models.multihead.formulas import MultiHeadFormulas
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.probes import probe
 from gdconv.models.multihead.sharpness import sharpness
 from gdconv.rigor.bars import bar
@@ -21,126 +26,6 @@ from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range
 
 
-@dataclass(frozen=True)
-class Point:
-    """What every model's start knows; `start_at` makes the one that fits.
-
-    Attributes:
-        model: The model.
-        problem: Data, one replica.
-        params: Weights, one replica.
-        trained: Blocks that gradient descent moves.
-    """
-
-    model: Any
-    problem: Problem
-    params: Any
-    trained: tuple[str, ...]
-
-    @cached_property
-    def _forward(self) -> Any:
-        return self.model.forward(self.problem, self.params)
-
-    @property
-    def kernel(self) -> str:
-        """Name of the attention kernel."""
-        return "softmax"
-
-    @property
-    def N(self) -> int:
-        """Samples."""
-        return self.problem.N
-
-    @property
-    def n(self) -> int:
-        """Tokens per sample."""
-        return self.problem.n
-
-    @property
-    def D(self) -> int:
-        """Embedding dimension."""
-        return self.problem.D
-
-    @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Weights as numpy, without the replica axis."""
-        return {name: value[0] for name, value in self.params.numpy().items()}
-
-    @property
-    def f_0(self) -> float:
-        """f(theta) = 1/2 |residual|^2."""
-        return float(self._forward.loss[0])
-
-    @cached_property
-    def r_error(self) -> float:
-        """A-priori error bar of the computed residual norm: 8u (|F| + |y| + sum |J_W|_F |W|_F)."""
-        return float(probe(self.model, self.problem, self.params, np.zeros(1)).noise_scale[0])
-
-    @property
-    def r_0(self) -> float:
-        """Residual norm sqrt(2 f) from above: the hypotheses that hold with it, hold."""
-        return float(np.sqrt(2 * self.f_0)) + self.r_error
-
-    @property
-    def r_range(self) -> Enclosure:
-        """The residual norm with its error bar, r_0 from above."""
-        return Enclosure(bar(max(0.0, self.r_0 - 2 * self.r_error)).lo, bar(self.r_0).hi)
-
-    def uncertain(self, side: float) -> Enclosure:
-        """A side of a hypothesis that grows with r_0, widened by what the error of r_0 allows.
-
-        Args:
-            side: The side, computed with r_0 from above.
-
-        Returns:
-            From side (1 - 8 r_error / r_0), a safe lower end for sides up to cubic in r_0, to side.
-        """
-        shrunk = max(0.0, 1 - 8 * self.r_error / self.r_0) if self.r_0 > 0 else 0.0
-        return Enclosure(side * shrunk, bar(side).hi)
-
-    @cached_property
-    def sharpness(self) -> float:
-        """An estimate of lambda_max of the Hessian of f, its residual added; 0 where there is none.
-
-        No bound: only the local step is made from it, and no hypothesis rests on that step.
-        """
-        found = sharpness(self.model, self.problem, self.params, self.trained)
-        size = found.value + found.error
-        return size if np.isfinite(size) else 0.0
-
-    @property
-    def J_range(self) -> tuple[Enclosure, Enclosure]:
-        """(sigma_m(J), |J|_2), both enclosed."""
-        raise NotImplementedError
-
-    @property
-    def slope_is_finite(self) -> bool:
-        """Whether float64 holds the Jacobian, or the kernel that stands for it."""
-        raise NotImplementedError
-
-    @property
-    def flat(self) -> bool:
-        """Whether the Jacobian is exactly zero: no weight moves the output."""
-        raise NotImplementedError
-
-
-@singledispatch
-def start_at(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Point:
-    """The start that fits the class of the model.
-
-    Args:
-        model: The model.
-        problem: Data, one replica.
-        params: Weights, one replica.
-        trained: Blocks that move.
-
-    Returns:
-        The start.
-
-    Raises:
-        NotImplementedError: Nobody registered a start for this class of models.
-    """
-    raise NotImplementedError(type(model).__name__)
 
 
 @dataclass(frozen=True)
@@ -157,16 +42,25 @@ class MultiHeadPoint(Point):
         >>> from gdconv.models.multihead.attention_kernels import kernel_named
         >>> zero, one = np.zeros((1, 1, 1)), np.ones((1, 1, 1))
         >>> weights = {"W_Q": zero, "W_K": zero, "W_V": zero, "W_O": one}
-        >>> start = MultiHeadPoint(MultiHeadRegression(kernel_named("softmax")),
+        >>> start = MultiHeadPoint(MultiHeadFormulas(kernel_named("softmax")),
         ...     Problem.from_arrays(one, np.ones((1, 1))), Parameters.from_arrays(weights))
         >>> start.f_0, round(start.r_0, 12), start.sigma_0.lo > 0.999
         (0.5, 1.0, True)
     """
 
-    model: MultiHeadRegression
+    model: MultiHeadFormulas
     problem: Problem
     params: Parameters
     trained: tuple[str, ...] = BLOCKS
+
+    def probe(self) -> Probe:
+        """The probes here, with a step of zero."""
+        return probe(self.model, self.problem, self.params, np.zeros(1))
+
+    @cached_property
+    def sharpness(self) -> Estimate:
+        """lambda_max of the Hessian of f by the trained blocks, an estimate with its residual."""
+        return sharpness(self.model, self.problem, self.params, self.trained)
 
     @property
     def kernel(self) -> str:
@@ -262,6 +156,3 @@ class MultiHeadPoint(Point):
         if self.problem.duplicate_tokens:
             return Enclosure(0.0, 0.0)
         return enclose_singular_range(self._jacobian(("W_V",)))[0]
-
-
-start_at.register(MultiHeadRegression, MultiHeadPoint)

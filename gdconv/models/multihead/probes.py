@@ -9,9 +9,10 @@ At a recorded step the Jacobian is built head by head. It gives, apart from the 
 
 from __future__ import annotations
 
+from gdconv.models.probes import Probe, attention_entropy, gap, stepped, to_numpy
+
 import math
 from dataclasses import dataclass, fields, replace
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -20,85 +21,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.models.multihead.model import BLOCKS, Forward, MultiHeadRegression, Parameters
-
-RATIO = 1.06
-"""Recorded steps grow by this factor once they are more than one apart."""
+from gdconv.models.multihead.formulas import Forward, MultiHeadFormulas
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 
 
-def record_steps(limit: int) -> list[int]:
-    """Steps that are recorded: all the early ones, then geometric, then the last.
-
-    Args:
-        limit: Last step of the run.
-
-    Returns:
-        Increasing steps from 0 to limit; about 17 + log(limit) / log(1.06) of them.
-
-    Example:
-        >>> record_steps(5), len(record_steps(1_000_000)) < 250
-        ([0, 1, 2, 3, 4, 5], True)
-    """
-    steps, t = [], 0
-    while t < limit:
-        steps.append(t)
-        t = max(t + 1, int(t * RATIO))
-    return [*steps, limit]
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Replica-wise numbers at one iterate, numpy arrays of shape (R,).
-
-    Attributes:
-        noise_scale: 8u (|F| + |y| + sum_W |J_W|_F |W|_F + scores + values), absolute error bar of
-            the residual; `scores` is what the rounding of single scores q_k . k_j changes in F,
-            `values` is sum_h S |X| |W_V| |W_O|, before tokens cancel.
-        jacobian_error: Absolute rounding of J, from its terms before they cancel.
-        jacobian_norm: |J|_F over the trained blocks.
-        weight_norm: |theta|_F over the trained blocks.
-        residual_norm: |F - y|_F.
-        entropy: Mean entropy of the normalised attention rows over log n: 0 one-hot, 1 uniform.
-        descended: The weights after one exact-formula step from here.
-    """
-
-    noise_scale: np.ndarray
-    jacobian_error: np.ndarray
-    jacobian_norm: np.ndarray
-    weight_norm: np.ndarray
-    residual_norm: np.ndarray
-    entropy: np.ndarray
-    descended: Any
-
-    def allowed_defect(self, r: int, eta: float, unit: float) -> float:
-        """Rounding that a correct step of replica r may show.
-
-        Args:
-            r: Replica.
-            eta: Its step size.
-            unit: Unit roundoff of the run's dtype.
-
-        Returns:
-            16 (8u |theta| + eta (|J|_F noise_scale + jacobian_error |F - y|)): sixteen times what
-            was seen on random runs, and far below any wrong formula.
-        """
-        slope = self.jacobian_norm[r] * self.noise_scale[r]
-        slope += self.jacobian_error[r] * self.residual_norm[r]
-        return 16 * float(8 * unit * self.weight_norm[r] + eta * slope)
 
 
-@singledispatch
+
 def probe(
-    model: Any,
+    model: MultiHeadFormulas,
     problem: Problem,
-    params: Any,
+    params: Parameters,
     eta: np.ndarray,
     trained: tuple[str, ...] = BLOCKS,
 ) -> Probe:
-    """Evaluate the probes through the Jacobian formulas of the model at hand.
+    """Evaluate the probes through the Jacobian formulas, head by head.
 
     Args:
-        model: The model; its class decides.
+        model: The model.
         problem: Data, R replicas.
         params: Weights, R replicas.
         eta: Step sizes, shape (R,).
@@ -106,21 +48,7 @@ def probe(
 
     Returns:
         The numbers, and the weights one step on.
-
-    Raises:
-        NotImplementedError: Nobody registered probes for this class of models.
     """
-    raise NotImplementedError(type(model).__name__)
-
-
-@probe.register
-def _(
-    model: MultiHeadRegression,
-    problem: Problem,
-    params: Parameters,
-    eta: np.ndarray,
-    trained: tuple[str, ...] = BLOCKS,
-) -> Probe:
     at = model.forward(problem, params)
     residual = at.residual.flatten(1)
     norm_sq = {b: torch.zeros_like(at.loss) for b in BLOCKS}
@@ -152,7 +80,7 @@ def _(
 
 
 def _before_cancelling(
-    model: MultiHeadRegression, problem: Problem, params: Parameters, at: Forward
+    model: MultiHeadFormulas, problem: Problem, params: Parameters, at: Forward
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the rounding of scores does to F, and the size of J's terms before they cancel.
 
@@ -180,61 +108,11 @@ def _before_cancelling(
     return scores, terms
 
 
-def attention_entropy(S: torch.Tensor) -> torch.Tensor:
-    """Entropy of attention rows over log n, averaged; rows of weight zero count as one-hot."""
-    n = S.shape[-1]
-    if n == 1:
-        return torch.zeros_like(S[:, 0, 0, 0, 0])
-    p = S / S.sum(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
-    return torch.special.entr(p).sum(-1).mean((1, 2, 3)) / math.log(n)
 
 
-def stepped(params: Any, grad: Any, steps: Float[Tensor, " R"], trained: tuple[str, ...]) -> Any:
-    """One step of gradient descent, W - eta grad W for the trained blocks.
-
-    Args:
-        params: Weights.
-        grad: Gradient, of the same class.
-        steps: Step size per replica.
-        trained: Blocks that move.
-
-    Returns:
-        The weights after the step.
-    """
-    moved = {}
-    for block in trained:
-        W = getattr(params, block)
-        moved[block] = W - steps.view(-1, *[1] * (W.ndim - 1)) * getattr(grad, block)
-    return replace(params, **moved)
 
 
-def distances(params: Any, start: Any) -> dict[str, np.ndarray]:
-    """Frobenius distance from the start, per trainable block and together.
-
-    Args:
-        params: Weights now.
-        start: Weights at step 0.
-
-    Returns:
-        Arrays of shape (R,) by name: distance, distance_Q, distance_K, distance_V, and distance_O
-        where w_O can be trained.
-    """
-    moved = {
-        f.name: (getattr(params, f.name) - getattr(start, f.name)).flatten(1).norm(dim=1)
-        for f in fields(params)
-        if f.name != "W_O"  # fixed in the multi-head model
-    }
-    total = sum(m.square() for m in moved.values()).sqrt()
-    return {"distance": to_numpy(total)} | {
-        f"distance_{b[-1]}": to_numpy(m) for b, m in moved.items()
-    }
 
 
-def gap(a: Any, b: Any) -> np.ndarray:
-    """|a - b|_F over all blocks, shape (R,)."""
-    return distances(a, b)["distance"]
 
 
-def to_numpy(x: torch.Tensor) -> np.ndarray:
-    """A tensor as float64 numbers on the CPU."""
-    return x.detach().cpu().double().numpy()

@@ -8,7 +8,8 @@ L = lambda_max(theta_t).
 
 from __future__ import annotations
 
-from functools import singledispatch
+from gdconv.descent.records import share
+
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,10 @@ from gdconv.hessian.blocks import hessian
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.spectra import extreme_eigenpairs
 from gdconv.models.multihead.hessian import multihead_layer
-from gdconv.models.multihead.model import MultiHeadRegression
+from gdconv.models.multihead.formulas import MultiHeadFormulas
 from gdconv.support.errors import InputError
 from gdconv.support.trust import Estimate
 
-MEASURED = 40
-"""How many records of a run carry the sharpness, spread evenly over its records."""
 
 TOLERANCE = 1e-5
 """Relative accuracy asked of Lanczos; the error that was reached is reported."""
@@ -35,27 +34,21 @@ MOST_DENSE = 512
 METHOD = "a Rayleigh quotient of Lanczos with its residual"
 
 
-@singledispatch
-def sharpness(model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Estimate:
+def sharpness(
+    model: MultiHeadFormulas, problem: Problem, params: Any, trained: tuple[str, ...]
+) -> Estimate:
     """lambda_max of the Hessian by the trained blocks, at one replica.
 
     Args:
-        model: The model; where nobody registered a Hessian nothing is known.
+        model: The model.
         problem: Data, one replica.
         params: Weights, one replica.
         trained: Blocks that move.
 
     Returns:
         Rayleigh quotient and residual: an eigenvalue lies within the one of the other, which is
-        lambda_max unless Lanczos missed it; nan where the model has no closed Hessian.
+        lambda_max unless Lanczos missed it; nan where weights or products leave float64.
     """
-    return Estimate(float("nan"), float("nan"), METHOD)
-
-
-@sharpness.register
-def _(
-    model: MultiHeadRegression, problem: Problem, params: Any, trained: tuple[str, ...]
-) -> Estimate:
     here = params.to("cpu", torch.float64)
     data = problem.to("cpu", torch.float64)
     layer = multihead_layer(model, data, here)
@@ -69,38 +62,5 @@ def _(
     return Estimate(pair.value, pair.error, METHOD)
 
 
-def measured_steps(records: list[int]) -> set[int]:
-    """Which recorded steps carry the sharpness: about `MEASURED`, first and last included.
-
-    Args:
-        records: Recorded steps.
-
-    Returns:
-        Some of them.
-
-    Example:
-        >>> len(measured_steps(list(range(1000))))
-        41
-    """
-    every = max(1, -(-len(records) // MEASURED))
-    return {*records[::every], records[-1]}
 
 
-def share(drop: float, eta: float, lambda_max: float, grad_sq: float) -> float:
-    """(f_t - f_{t+1}) / (eta (1 - eta lambda_max / 2) |grad f_t|^2).
-
-    Args:
-        drop: f_t - f_{t+1}.
-        eta: Step size.
-        lambda_max: At theta_t.
-        grad_sq: |grad f_t|^2.
-
-    Returns:
-        The ratio, about 1 for small steps; nan where the lemma promises nothing.
-
-    Example:
-        >>> share(0.5, 1.0, 1.0, 1.0)
-        1.0
-    """
-    promised = eta * (1 - eta * lambda_max / 2) * grad_sq
-    return drop / promised if promised > 0 else float("nan")

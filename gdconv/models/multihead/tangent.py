@@ -27,7 +27,8 @@ from torch import Tensor
 
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.attention_kernels import Softmax
-from gdconv.models.multihead.model import BLOCKS, Forward, MultiHeadRegression, Parameters
+from gdconv.models.multihead.formulas import Forward, MultiHeadFormulas
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.tangent_torch import general
 from gdconv.rigor.eigen import eigenvalue_range, symmetric
 from gdconv.rigor.lapack import eigh
@@ -36,7 +37,7 @@ from gdconv.support.errors import InputError
 
 
 def query_kernel(
-    model: MultiHeadRegression, problem: Problem, params: Parameters
+    model: MultiHeadFormulas, problem: Problem, params: Parameters
 ) -> Float[Tensor, "R m m"]:
     """K_Q = J_Q J_Q^T.
 
@@ -69,7 +70,7 @@ def query_kernel(
 
 
 def kappa_0(
-    model: MultiHeadRegression, problem: Problem, params: Parameters
+    model: MultiHeadFormulas, problem: Problem, params: Parameters
 ) -> Float[Tensor, " R"]:
     """kappa_0 = sigma_m(J_Q)^2, the least eigenvalue of K_Q, not below 0.
 
@@ -89,7 +90,7 @@ def kappa_0(
 
 
 def _compiled(
-    model: MultiHeadRegression, problem: Problem, params: Parameters, blocks: tuple[str, ...]
+    model: MultiHeadFormulas, problem: Problem, params: Parameters, blocks: tuple[str, ...]
 ) -> Tensor:
     """The kernel of every replica by the compiled loops: float64 on the CPU."""
     from gdconv.compiled.tangent_kernel import fill  # numba loads slowly: only where it is needed
@@ -116,7 +117,7 @@ def _checked(blocks: tuple[str, ...]) -> None:
 
 
 def tangent_kernel(
-    model: MultiHeadRegression,
+    model: MultiHeadFormulas,
     problem: Problem,
     params: Parameters,
     blocks: tuple[str, ...] = BLOCKS,
@@ -157,7 +158,7 @@ def tangent_kernel(
 
 
 def key_kernel(
-    model: MultiHeadRegression, problem: Problem, params: Parameters
+    model: MultiHeadFormulas, problem: Problem, params: Parameters
 ) -> Float[Tensor, "R m m"]:
     """K_K = J_K J_K^T, `tangent_kernel` with W_K alone.
 
@@ -173,7 +174,7 @@ def key_kernel(
 
 
 def value_kernel(
-    model: MultiHeadRegression, problem: Problem, params: Parameters
+    model: MultiHeadFormulas, problem: Problem, params: Parameters
 ) -> Float[Tensor, "R m m"]:
     """K_V = J_V J_V^T, `tangent_kernel` with W_V alone.
 
@@ -199,7 +200,7 @@ def _weights_tangent(softmax: bool, at: Forward, dq: Tensor, dk: Tensor) -> Tens
 
 
 def ntk_vector_product(
-    model: MultiHeadRegression,
+    model: MultiHeadFormulas,
     problem: Problem,
     params: Parameters,
     vector: Float[Tensor, "R m"],

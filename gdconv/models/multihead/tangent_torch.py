@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.attention_kernels import Softmax
-from gdconv.models.multihead.model import MultiHeadRegression, Parameters
+from gdconv.models.multihead.formulas import MultiHeadFormulas
+from gdconv.models.multihead.parameters import Parameters
 
 ROWS = 64
 """Rows of the Gaussian key part treated at once: H ROWS T numbers of work space."""
@@ -27,7 +28,7 @@ class _Pieces:
     forward pass multiplies sample by sample; here one product serves all of them.
     """
 
-    def __init__(self, model: MultiHeadRegression, problem: Problem, params: Parameters) -> None:
+    def __init__(self, model: MultiHeadFormulas, problem: Problem, params: Parameters) -> None:
         self.R, self.H, self.D, self.d = params.W_Q.shape
         self.N, self.n, self.D_y = problem.N, problem.n, params.W_O.shape[-1]
         self.params, self.T = params, self.N * self.n
@@ -129,7 +130,7 @@ def _add_gaussian_key(p: _Pieces, K: Tensor, work: Tensor, G: Tensor) -> None:
 
 
 def general(
-    model: MultiHeadRegression, problem: Problem, params: Parameters, blocks: tuple[str, ...]
+    model: MultiHeadFormulas, problem: Problem, params: Parameters, blocks: tuple[str, ...]
 ) -> Tensor:
     """K = J J^T of the chosen blocks.
 

@@ -10,7 +10,8 @@ import numpy as np
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.initialization import spread_scores
-from gdconv.models.multihead.model import MultiHeadRegression, Parameters
+from gdconv.models.multihead.model import MultiHeadRegression
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.named import Named
 from gdconv.rigor.lapack import singular_values, svd
 from gdconv.support.errors import InputError

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from samples_encoder import case, shapes
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.model import BLOCKS, EncoderParameters, ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.multihead.point import start_at
-from gdconv.models.multihead.probes import distances, gap, probe
+from gdconv.models.multihead.probes import probe
+from gdconv.models.probes import distances, gap
 
 UNIT = 2.0**-53
 STEP = np.array([1e-2, 1e-3])

@@ -16,7 +16,7 @@ from reference_constants import MultiHead
 from samples import KERNELS, draw, model, shapes
 
 from gdconv.models.multihead.constants import SOFTMAX_SECOND, Constants, QueryConstants, Radii
-from gdconv.models.multihead.model import BLOCKS, Parameters
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
 
 CASES = [

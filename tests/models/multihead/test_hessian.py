@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from samples import KERNELS, draw, model, shapes
 
 from gdconv.models.multihead.hessian import multihead_hessian, multihead_vector_product
-from gdconv.models.multihead.model import BLOCKS, Parameters
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 
 
 def moved(params: Parameters, v: torch.Tensor, t: float) -> Parameters:

@@ -9,7 +9,7 @@ from samples import KERNELS, draw, model
 
 from gdconv.gallery.full_gd import FullGD
 from gdconv.models.multihead.initialization import initialize, solve_scale, spread_scores
-from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.support.errors import InputError
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import KERNELS, draw, model, shapes
 
-from gdconv.models.multihead.model import BLOCKS, Parameters
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.support.errors import InputError
 
 TOLERANCE = 1e-12

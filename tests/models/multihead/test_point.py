@@ -12,7 +12,7 @@ from reference_constants import MultiHead, least_singular
 from samples import KERNELS, draw, model
 
 from gdconv.data.problem import Problem
-from gdconv.models.multihead.model import Parameters
+from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.models.multihead.probes import probe
 

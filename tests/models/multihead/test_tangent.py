@@ -14,7 +14,7 @@ from samples import KERNELS, draw, model, shapes
 
 import gdconv.models.multihead.tangent_torch
 from gdconv.models.multihead.attention_kernels import Gaussian, Softmax
-from gdconv.models.multihead.model import BLOCKS, Parameters
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.tangent import (
     kappa_0,
     key_kernel,

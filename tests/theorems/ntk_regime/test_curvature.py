@@ -26,8 +26,9 @@ from gdconv.gallery.ntk_regime.curvature import (
     curvature_of,
 )
 from gdconv.models.encoder.constants import DataConstants, EncoderConstants
-from gdconv.models.encoder.model import BLOCKS, EncoderParameters, ShallowEncoder
-from gdconv.models.multihead.model import BLOCKS as HEAD_BLOCKS
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.multihead.parameters import BLOCKS as HEAD_BLOCKS
 from gdconv.models.multihead.point import start_at
 
 SIZES = st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 10.0])

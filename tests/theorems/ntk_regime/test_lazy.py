@@ -22,8 +22,9 @@ from gdconv.gallery.ntk_regime.lazy import (
     kernel_times,
     rungs,
 )
-from gdconv.models.encoder.model import BLOCKS
-from gdconv.models.multihead.probes import probe, stepped
+from gdconv.models.encoder.parameters import BLOCKS
+from gdconv.models.multihead.probes import probe
+from gdconv.models.probes import stepped
 from gdconv.rigor.spectrum import Enclosure
 
 

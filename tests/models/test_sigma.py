@@ -11,8 +11,9 @@ from samples import draw
 from samples import model as multihead
 from samples_encoder import case
 
-import gdconv.descent.sigma_followers
-from gdconv.descent.sigma_followers import TOLERANCE, AttentionFollower, FeatureFollower, follower
+import gdconv.models.sigma
+from gdconv.models.sigma import TOLERANCE, FeatureFollower, follower
+from gdconv.models.multihead.sigma import AttentionFollower
 
 IDENTITY = SimpleNamespace(features=lambda problem, at: at)
 
@@ -39,9 +40,9 @@ def test_every_step_is_enclosed(shape: tuple[int, int], pace: float) -> None:
 
 def test_slow_drift_needs_few_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    enclose = gdconv.descent.sigma_followers.enclose_sigma_min
+    enclose = gdconv.models.sigma.enclose_sigma_min
     monkeypatch.setattr(
-        gdconv.descent.sigma_followers, "enclose_sigma_min", lambda F: made.append(1) or enclose(F)
+        gdconv.models.sigma, "enclose_sigma_min", lambda F: made.append(1) or enclose(F)
     )
     follows, F = FeatureFollower(IDENTITY, None, 1), torch.eye(3, dtype=torch.float64)[None]
     for t in range(200):
@@ -61,7 +62,7 @@ def test_an_anchor_is_a_copy() -> None:
 
 def test_drift_that_is_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with a drift of zero the enclosure loses the value."""
-    monkeypatch.setattr(gdconv.descent.sigma_followers, "fro_up", lambda F: 0.0)
+    monkeypatch.setattr(gdconv.models.sigma, "fro_up", lambda F: 0.0)
     follows, F = FeatureFollower(IDENTITY, None, 1), torch.eye(2, dtype=torch.float64)[None]
     follows.at(F, [0])
     lo, hi = follows.at(2 * F, [0])[0]

@@ -1,0 +1,99 @@
+"""Architecture: how options become a model, data, weights and a start."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gdconv.data.problem import Problem
+from gdconv.support.config import Config
+from gdconv.support.errors import InputError
+from gdconv.support.npz import LARGEST_BYTES
+
+
+class Architecture(ABC):
+    """One family of models behind `--model`.
+
+    Weights are a dataclass of tensors with a leading replica axis, a model has `forward` and
+    `gradient`, a start is what a theorem reads at one point (`gdconv.models.multihead.point`).
+
+    Attributes:
+        name: What `--model` takes.
+        trainable: Blocks that can be trained, in order.
+        blocks: All blocks, in order.
+        options: Fields of `Config` that this family alone reads.
+    """
+
+    name: ClassVar[str]
+    trainable: ClassVar[tuple[str, ...]]
+    blocks: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def model(self, config: Config, found: dict[str, int]) -> Any:
+        """The model of resolved options and sizes."""
+
+    @abstractmethod
+    def load(self, config: Config, seed: int) -> Problem:
+        """The data of one seed."""
+
+    @abstractmethod
+    def sizes(self, config: Config, problem: Problem, params: Any | None) -> dict[str, int]:
+        """The sizes of a run by option; from the options where there are no weights yet."""
+
+    @abstractmethod
+    def entries(self, found: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
+        """Numbers that the largest arrays of one run hold, by what they are."""
+
+    @abstractmethod
+    def draw(self, config: Config, found: dict[str, int], seed: int) -> Any:
+        """Weights by the rule `config.init`, any but theorem."""
+
+    @abstractmethod
+    def from_arrays(self, arrays: dict[str, np.ndarray]) -> Any:
+        """Weights from numpy arrays by block name."""
+
+    @abstractmethod
+    def stack(self, runs: list[Any]) -> Any:
+        """Weights of several runs as one, along the replica axis."""
+
+    @abstractmethod
+    def require_match(self, problem: Problem, params: Any) -> None:
+        """Refuse weights that do not fit the data."""
+
+    @abstractmethod
+    def start(self, model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Any:
+        """What a theorem reads at one point."""
+
+    def holds(self, params: Any) -> bool:
+        """Whether weights are of this family."""
+        return tuple(f.name for f in fields(params)) == self.blocks
+
+    def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
+        """Data from stored arrays."""
+        return Problem.from_arrays(X, y, name, notes)
+
+    def notes(self, problem: Problem, params: Any) -> list[str]:
+        """Sentences a reader of the result should know."""
+        return []
+
+    def require_room(self, found: dict[str, int], runs: int, trained: tuple[str, ...]) -> None:
+        """All runs fit into memory; to be asked before making them.
+
+        Args:
+            found: Sizes of a run.
+            runs: R.
+            trained: Blocks that move.
+
+        Raises:
+            InputError: An array takes more than `LARGEST_BYTES`; the largest size is named.
+        """
+        what, most = max(self.entries(found, trained).items(), key=lambda item: item[1])
+        if 8 * runs * most <= LARGEST_BYTES:
+            return
+        field, size = max({**found, "seeds": runs}.items(), key=lambda item: item[1])
+        share = f"the {what} would take {float(8 * runs * most / 2**30):.3g} GiB, more than 4"
+        raise InputError(field, size, f"make the problem smaller: {share}")

@@ -1,0 +1,114 @@
+"""What every model's probes share: the numbers, a step, distances.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Replica-wise numbers at one iterate, numpy arrays of shape (R,).
+
+    Attributes:
+        noise_scale: 8u (|F| + |y| + sum_W |J_W|_F |W|_F + scores + values), absolute error bar of
+            the residual; `scores` is what the rounding of single scores q_k . k_j changes in F,
+            `values` is sum_h S |X| |W_V| |W_O|, before tokens cancel.
+        jacobian_error: Absolute rounding of J, from its terms before they cancel.
+        jacobian_norm: |J|_F over the trained blocks.
+        weight_norm: |theta|_F over the trained blocks.
+        residual_norm: |F - y|_F.
+        entropy: Mean entropy of the normalised attention rows over log n: 0 one-hot, 1 uniform.
+        descended: The weights after one exact-formula step from here.
+    """
+
+    noise_scale: np.ndarray
+    jacobian_error: np.ndarray
+    jacobian_norm: np.ndarray
+    weight_norm: np.ndarray
+    residual_norm: np.ndarray
+    entropy: np.ndarray
+    descended: Any
+
+    def allowed_defect(self, r: int, eta: float, unit: float) -> float:
+        """Rounding that a correct step of replica r may show.
+
+        Args:
+            r: Replica.
+            eta: Its step size.
+            unit: Unit roundoff of the run's dtype.
+
+        Returns:
+            16 (8u |theta| + eta (|J|_F noise_scale + jacobian_error |F - y|)): sixteen times what
+            was seen on random runs, and far below any wrong formula.
+        """
+        slope = self.jacobian_norm[r] * self.noise_scale[r]
+        slope += self.jacobian_error[r] * self.residual_norm[r]
+        return 16 * float(8 * unit * self.weight_norm[r] + eta * slope)
+
+
+def attention_entropy(S: torch.Tensor) -> torch.Tensor:
+    """Entropy of attention rows over log n, averaged; rows of weight zero count as one-hot."""
+    n = S.shape[-1]
+    if n == 1:
+        return torch.zeros_like(S[:, 0, 0, 0, 0])
+    p = S / S.sum(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
+    return torch.special.entr(p).sum(-1).mean((1, 2, 3)) / math.log(n)
+
+
+def stepped(params: Any, grad: Any, steps: Float[Tensor, " R"], trained: tuple[str, ...]) -> Any:
+    """One step of gradient descent, W - eta grad W for the trained blocks.
+
+    Args:
+        params: Weights.
+        grad: Gradient, of the same class.
+        steps: Step size per replica.
+        trained: Blocks that move.
+
+    Returns:
+        The weights after the step.
+    """
+    moved = {}
+    for block in trained:
+        W = getattr(params, block)
+        moved[block] = W - steps.view(-1, *[1] * (W.ndim - 1)) * getattr(grad, block)
+    return replace(params, **moved)
+
+
+def distances(params: Any, start: Any) -> dict[str, np.ndarray]:
+    """Frobenius distance from the start, per trainable block and together.
+
+    Args:
+        params: Weights now.
+        start: Weights at step 0.
+
+    Returns:
+        Arrays of shape (R,) by name: distance, distance_Q, distance_K, distance_V, and distance_O
+        where w_O can be trained.
+    """
+    moved = {
+        f.name: (getattr(params, f.name) - getattr(start, f.name)).flatten(1).norm(dim=1)
+        for f in fields(params)
+        if f.name != "W_O"  # fixed in the multi-head model
+    }
+    total = sum(m.square() for m in moved.values()).sqrt()
+    return {"distance": to_numpy(total)} | {
+        f"distance_{b[-1]}": to_numpy(m) for b, m in moved.items()
+    }
+
+
+def gap(a: Any, b: Any) -> np.ndarray:
+    """|a - b|_F over all blocks, shape (R,)."""
+    return distances(a, b)["distance"]
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    """A tensor as float64 numbers on the CPU."""
+    return x.detach().cpu().double().numpy()
