@@ -29,7 +29,7 @@ _HOMES = {
     "Check": "gdconv.checks.run",
     "Config": "gdconv.support.config",
     "MultiHeadRegression": "gdconv.models.multihead.model",
-    "Parameters": "gdconv.models.multihead.model",
+    "Parameters": "gdconv.models.multihead.parameters",
     "Problem": "gdconv.data.problem",
     "check": "gdconv.checks.run",
     "load": "gdconv.checks.result",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.point import EncoderPoint
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.parameters import EncoderParameters
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import EncoderParameters
 
 shapes = st.tuples(
     st.integers(1, 4),  # N

@@ -21,8 +21,8 @@ from torch import Tensor
 from gdconv.data.problem import Problem
 from gdconv.data.sources import gaussian
 from gdconv.models.multihead.attention_kernels import kernel_named
-from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.formulas import Forward
+from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.multihead.tangent import query_kernel

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.parameters import EncoderParameters
 from gdconv.models.encoder.formulas import EncoderPass
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import EncoderParameters
 
 WIDTH = 512
 """Neurons treated at once."""

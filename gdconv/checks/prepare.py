@@ -204,7 +204,7 @@ def _start(
         judged = theorem.statement_named(None, config.kernel, architecture.name)
 
     def at(params: Any) -> Any:
-        return architecture.start(model, problem, params, trained)
+        return model.point(problem, params, trained)
 
     def holds(params: Any) -> bool:
         return all(h.holds for h in theorem.predict(judged, at(params)).hypotheses)
@@ -238,7 +238,7 @@ def assemble(config: Config, problem: Problem, params: Any) -> Setting:
     actual: dict[str, Any] = found | {"seeds": problem.R, "model": architecture.name}
     config = replace(config, **actual)
     model = architecture.model(config, found)
-    starts = [architecture.start(model, problem[r], params[r], trained) for r in range(problem.R)]
+    starts = [model.point(problem[r], params[r], trained) for r in range(problem.R)]
     for start in starts:
         require_descent(start)
     spoken = theorem.statements(config.kernel, architecture.name)
@@ -298,7 +298,7 @@ def step_sizes(setting: Setting) -> tuple[np.ndarray, str]:
     if any(start.flat for start in setting.starts):
         raise InputError("step", "local", "the Jacobian is zero at the start; give a number")
     with np.errstate(all="ignore"):
-        sharp = np.array([max(s.J_range[1].hi ** 2, s.sharpness) for s in setting.starts])
+        sharp = np.array([start.curvature for start in setting.starts])
         return _usable(0.5 / sharp, "local"), "local"
 
 

@@ -25,11 +25,10 @@ from gdconv.compiled.ledger import (
 )
 from gdconv.data.problem import Problem
 from gdconv.descent.plan import Bound, Plan
-from gdconv.models.sigma import follower
 from gdconv.descent.watch import Watch
+from gdconv.models.base import Model
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.parameters import Parameters
-from gdconv.models.multihead.point import start_at
 from gdconv.models.probes import stepped
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
@@ -51,7 +50,7 @@ class Engine(ABC):
         plan: Steps, limits, bounds.
     """
 
-    def __init__(self, model: Any, problem: Problem, params: Any, plan: Plan) -> None:
+    def __init__(self, model: Model, problem: Problem, params: Any, plan: Plan) -> None:
         self.model, self.problem, self.plan = model, problem, plan
         self.names = list(plan.bounds[0])
         R = range(len(plan.eta))
@@ -80,7 +79,7 @@ class Engine(ABC):
         """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
         problem = self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
         here = self.parameters()[r].to("cpu", torch.float64)
-        least = start_at(self.model, problem, here, self.plan.trained).J_range[0]
+        least = self.model.point(problem, here, self.plan.trained).J_range[0]
         enter_jacobian(self.ledgers[r], least.lo)
         return least
 
@@ -177,10 +176,10 @@ class FusedEngine(Engine):
 class TorchEngine(Engine):
     """Batched torch on any device and dtype: all live replicas take each step together."""
 
-    def __init__(self, model: Any, problem: Problem, params: Any, plan: Plan) -> None:
+    def __init__(self, model: Model, problem: Problem, params: Any, plan: Plan) -> None:
         super().__init__(model, problem, params, plan)
         self.params = params
-        self.follower = follower(model, problem, params)
+        self.follower = model.sigma_follower(problem, params)
         self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
         self.grad: Any = None
 
@@ -238,7 +237,7 @@ class TorchEngine(Engine):
             self.finished[r] = self.status[r] != DONE or led["step"] >= plan.limits[r]
 
 
-def runs_in_torch(model: Any, problem: Problem, engine: str, watched: bool) -> bool:
+def runs_in_torch(model: Model, problem: Problem, engine: str, watched: bool) -> bool:
     """Whether a run needs the torch engine, because it is asked for or because nothing else can.
 
     Args:
@@ -255,7 +254,7 @@ def runs_in_torch(model: Any, problem: Problem, engine: str, watched: bool) -> b
     return engine == "torch" or not fits or not isinstance(model, MultiHeadRegression)
 
 
-def make_engine(model: Any, problem: Problem, params: Any, plan: Plan) -> Engine:
+def make_engine(model: Model, problem: Problem, params: Any, plan: Plan) -> Engine:
     """The engine that suits device, dtype and wish.
 
     Args:
@@ -275,5 +274,6 @@ def make_engine(model: Any, problem: Problem, params: Any, plan: Plan) -> Engine
         raise InputError(
             "engine", "fused", "use --engine torch for other devices, dtypes, models and theorems"
         )
-    chosen = TorchEngine if in_torch else FusedEngine
-    return chosen(model, problem, params, plan)
+    if in_torch or not isinstance(model, MultiHeadRegression):
+        return TorchEngine(model, problem, params, plan)
+    return FusedEngine(model, problem, params, plan)

@@ -18,12 +18,9 @@ from gdconv.compiled.descent import DIVERGED, DONE, ROSE, TARGET
 from gdconv.data.problem import Problem
 from gdconv.descent.engines import FINITE_LIMIT, Engine, make_engine
 from gdconv.descent.plan import Plan
-from gdconv.models.multihead.point import start_at
-from gdconv.models.multihead.probes import probe
-from gdconv.descent.records import record_steps
+from gdconv.descent.records import measured_steps, record_steps, share
+from gdconv.models.base import Model
 from gdconv.models.probes import Probe, distances, gap
-from gdconv.models.multihead.sharpness import sharpness
-from gdconv.descent.records import measured_steps, share
 from gdconv.support.errors import DivergenceError, InputError
 
 STOPPED = {
@@ -81,7 +78,7 @@ class Outcome:
 
 
 def descend(
-    model: Any,
+    model: Model,
     problem: Problem,
     params: Any,
     plan: Plan,
@@ -113,13 +110,13 @@ def descend(
     rows: list[list[dict[str, float]]] = [[] for _ in runs]
     worst = np.zeros(len(plan.eta))
     last = int(plan.limits.max())
-    _refresh(engine, probe(model, problem, params, plan.eta, plan.trained))
+    _refresh(engine, model.probe(problem, params, plan.eta, plan.trained))
     sharp = measured_steps(record_steps(last)) if plan.sharpness else set()
     for t in record_steps(last):
         active = engine.live()
         _advance(engine, t)
         here = engine.parameters()
-        probed = probe(model, problem, here, plan.eta, plan.trained)
+        probed = model.probe(problem, here, plan.eta, plan.trained)
         _refresh(engine, probed)
         _record(engine, rows, active, distances(here, params), probed)
         sharp_here = t in sharp and _measure_curvature(engine, rows, active, here)
@@ -197,7 +194,7 @@ def _measure_curvature(
         if not rows[r]:
             continue
         problem = engine.problem[r if engine.problem.R > 1 else 0]
-        found = sharpness(engine.model, problem, here[r], engine.plan.trained)
+        found = engine.model.point(problem, here[r], engine.plan.trained).sharpness
         rows[r][-1] |= {
             "lambda_max_lo": found.value - found.error,
             "lambda_max_hi": found.value + found.error,
@@ -244,7 +241,7 @@ def _bound(test: Any) -> float:
 
 def _outcome(
     engine: Engine,
-    model: Any,
+    model: Model,
     problem: Problem,
     plan: Plan,
     r: int,
@@ -256,9 +253,7 @@ def _outcome(
         ledger=engine.ledgers[r][0],
         tests=dict(zip(engine.names, engine.tests[r], strict=True)),
         rows=rows,
-        end=start_at(
-            model, problem[r if problem.R > 1 else 0], engine.parameters()[r], plan.trained
-        ),
+        end=model.point(problem[r if problem.R > 1 else 0], engine.parameters()[r], plan.trained),
         status=int(engine.status[r]),
         defect_ratio=defect_ratio,
         watched=engine.watch.result(r) if engine.watch else {},

@@ -1,8 +1,6 @@
-"""Which steps are recorded, and which of these carry the sharpness.
-"""
+"""Which steps are recorded, and which of these carry the sharpness."""
 
 from __future__ import annotations
-
 
 RATIO = 1.06
 """Recorded steps grow by this factor once they are more than one apart."""

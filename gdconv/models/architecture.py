@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gdconv.data.problem import Problem
+from gdconv.models.base import Model
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.npz import LARGEST_BYTES
@@ -17,8 +18,8 @@ from gdconv.support.npz import LARGEST_BYTES
 class Architecture(ABC):
     """One family of models behind `--model`.
 
-    Weights are a dataclass of tensors with a leading replica axis, a model has `forward` and
-    `gradient`, a start is what a theorem reads at one point (`gdconv.models.multihead.point`).
+    Weights are a dataclass of tensors with a leading replica axis; sizes are counts by the name of
+    their option, such as {"samples": 8, "heads": 2}.
 
     Attributes:
         name: What `--model` takes.
@@ -33,7 +34,7 @@ class Architecture(ABC):
     options: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def model(self, config: Config, found: dict[str, int]) -> Any:
+    def model(self, config: Config, sizes: dict[str, int]) -> Model:
         """The model of resolved options and sizes."""
 
     @abstractmethod
@@ -45,11 +46,11 @@ class Architecture(ABC):
         """The sizes of a run by option; from the options where there are no weights yet."""
 
     @abstractmethod
-    def entries(self, found: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
+    def entries(self, sizes: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
         """Numbers that the largest arrays of one run hold, by what they are."""
 
     @abstractmethod
-    def draw(self, config: Config, found: dict[str, int], seed: int) -> Any:
+    def draw(self, config: Config, sizes: dict[str, int], seed: int) -> Any:
         """Weights by the rule `config.init`, any but theorem."""
 
     @abstractmethod
@@ -64,10 +65,6 @@ class Architecture(ABC):
     def require_match(self, problem: Problem, params: Any) -> None:
         """Refuse weights that do not fit the data."""
 
-    @abstractmethod
-    def start(self, model: Any, problem: Problem, params: Any, trained: tuple[str, ...]) -> Any:
-        """What a theorem reads at one point."""
-
     def holds(self, params: Any) -> bool:
         """Whether weights are of this family."""
         return tuple(f.name for f in fields(params)) == self.blocks
@@ -80,20 +77,20 @@ class Architecture(ABC):
         """Sentences a reader of the result should know."""
         return []
 
-    def require_room(self, found: dict[str, int], runs: int, trained: tuple[str, ...]) -> None:
+    def require_room(self, sizes: dict[str, int], runs: int, trained: tuple[str, ...]) -> None:
         """All runs fit into memory; to be asked before making them.
 
         Args:
-            found: Sizes of a run.
+            sizes: Sizes of a run.
             runs: R.
             trained: Blocks that move.
 
         Raises:
             InputError: An array takes more than `LARGEST_BYTES`; the largest size is named.
         """
-        what, most = max(self.entries(found, trained).items(), key=lambda item: item[1])
+        what, most = max(self.entries(sizes, trained).items(), key=lambda item: item[1])
         if 8 * runs * most <= LARGEST_BYTES:
             return
-        field, size = max({**found, "seeds": runs}.items(), key=lambda item: item[1])
+        field, size = max({**sizes, "seeds": runs}.items(), key=lambda item: item[1])
         share = f"the {what} would take {float(8 * runs * most / 2**30):.3g} GiB, more than 4"
         raise InputError(field, size, f"make the problem smaller: {share}")

@@ -1,5 +1,4 @@
-"""What a theorem reads at one point theta of one run, whatever the model.
-"""
+"""What a theorem reads at one point theta of one run, whatever the model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What every model's probes share: the numbers, a step, distances.
-"""
+"""What every model's probes share: the numbers, a step, distances."""
 
 from __future__ import annotations
 

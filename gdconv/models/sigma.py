@@ -1,7 +1,7 @@
 """sigma_min of the features at every step of a batched run: one follower per model and run.
 
-Any model: Weyl's |sigma_min(F_t) - sigma_min(F_s)| <= |F_t - F_s| around an enclosed anchor F_s, with
-a new anchor where that gets wider than asked. A model may bring its own, as the multi-head one does.
+Any model: Weyl's |sigma_min(F_t) - sigma_min(F_s)| <= |F_t - F_s| around an enclosed anchor F_s,
+with a new anchor where that gets wider than asked. A model may bring its own follower.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ class SigmaFollower(ABC):
     @abstractmethod
     def at(self, forward: Any, replicas: list[int]) -> list[tuple[float, float]]:
         """Enclosures (lo, hi) at the next step of these replicas."""
-
-
 
 
 class FeatureFollower(SigmaFollower):

@@ -35,8 +35,8 @@ from experiments.width_scaling.plan import Plan, cases, execute, resume
 from experiments.width_scaling.runs import Case, problem_of, run_case
 from experiments.width_scaling.step import Descent
 from gdconv.models.encoder.constants import DataConstants
-from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters, initialize_encoder, scaling
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters, initialize_encoder, scaling
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.initialization import initialize

@@ -11,8 +11,8 @@ import pytest
 import gdconv
 from gdconv.checks.prepare import FALLBACK, prepare
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.families import ARCHITECTURES, Encoder, MultiHead
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.support.config import Config

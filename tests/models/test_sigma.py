@@ -12,8 +12,8 @@ from samples import model as multihead
 from samples_encoder import case
 
 import gdconv.models.sigma
-from gdconv.models.sigma import TOLERANCE, FeatureFollower, follower
 from gdconv.models.multihead.sigma import AttentionFollower
+from gdconv.models.sigma import TOLERANCE, FeatureFollower
 
 IDENTITY = SimpleNamespace(features=lambda problem, at: at)
 
@@ -77,13 +77,13 @@ def test_what_is_not_finite_says_nothing() -> None:
 
 def test_each_model_has_its_own() -> None:
     model, problem, params = case((2, 2, 4, 5), "relu", 0, runs=3)
-    made = follower(model, problem, params)
+    made = model.sigma_follower(problem, params)
     assert isinstance(made, FeatureFollower)
     at = model.forward(problem, params)
     for r, (lo, hi) in zip((0, 2), made.at(at, [0, 2]), strict=True):
         assert lo - 1e-12 <= sigma(at.F_pre[r].numpy()) <= hi + 1e-12
     data, weights = draw((2, 2, 4, 3, 2, 1), 0)
-    heads = follower(multihead("softmax"), data, weights)
+    heads = multihead("softmax").sigma_follower(data, weights)
     assert isinstance(heads, AttentionFollower)
     passed = multihead("softmax").forward(data, weights)
     B = multihead("softmax").features(data, passed)[0].numpy()

@@ -20,7 +20,6 @@ from gdconv.descent.loop import Outcome
 from gdconv.gallery.ntk_regime.theorem import NTKRegime
 from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.encoder.point import EncoderPoint
-from gdconv.models.multihead.point import start_at
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
 from gdconv.theory.prediction import Inequality, Prediction
@@ -270,7 +269,7 @@ def test_small_kernels_are_enclosed_at_every_step() -> None:
         assert theorem.pl_constants(EncoderPoint(*case((5, 2, 1, d_m), "relu", 0))) == (1.0, wanted)
     for D, wanted in ((4, 1e300), (600, 0.0)):
         problem, params = draw((2, 10, D, 2, 1, 1), 0, 0.5, 1)
-        start: Any = start_at(multihead("softmax"), problem, params, ("W_V",))
+        start: Any = multihead("softmax").point(problem, params, ("W_V",))
         least = np.linalg.norm(params.W_O[0].numpy(), axis=(1, 2)).min()
         factor, M = theorem.pl_constants(start)
         assert factor == pytest.approx(least**2, rel=1e-9)

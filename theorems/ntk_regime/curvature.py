@@ -14,20 +14,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
 import torch
 
 from gdconv.models.encoder.constants import DataConstants, EncoderConstants
-from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.encoder.formulas import EncoderPass
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.parameters import BLOCKS as HEAD_BLOCKS
-from gdconv.models.multihead.model import MultiHeadRegression
-from gdconv.models.multihead.point import start_at
 from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.rounding import UNIT
 
@@ -45,23 +42,6 @@ class Curvature(ABC):
     @abstractmethod
     def bound(self, before: Any, after: Any, pass_before: Any, pass_after: Any) -> float:
         """Bound of |delta| from weights and forward passes of one replica, R = 1."""
-
-
-@singledispatch
-def curvature_of(model: Any, start: Any) -> Curvature:
-    """The bound that suits a model.
-
-    Args:
-        model: The model.
-        start: The run at step 0.
-
-    Returns:
-        A `Curvature`.
-
-    Raises:
-        NotImplementedError: Nobody registered one for this class of models.
-    """
-    raise NotImplementedError(type(model).__name__)
 
 
 def _spectral(W: torch.Tensor) -> Any:
@@ -134,27 +114,18 @@ def _kink(
     return model.scale * (crossed.sum(2) @ w_O.abs().unsqueeze(2))[0, :, 0]
 
 
-@curvature_of.register
-def _(model: MultiHeadRegression, start: Any) -> Curvature:
-    return HeadCurvature(start)
-
-
-@curvature_of.register
-def _(model: ShallowEncoder, start: Any) -> Curvature:
-    return EncoderCurvature(start)
+CURVATURES: dict[str, type[Curvature]] = {"encoder": EncoderCurvature, "multihead": HeadCurvature}
+"""The bound for each model that the theorem speaks of."""
 
 
 @np.errstate(all="ignore")  # absurd scales give inf or nan, which no bound meets
-def curvature_at(model: Any, problem: Any, params: Any, trained: tuple[str, ...]) -> Curvature:
-    """`curvature_of` at given start weights.
+def curvature_at(start: Any) -> Curvature:
+    """The bound from a start on.
 
     Args:
-        model: The model.
-        problem: Data, one replica.
-        params: Weights, one replica.
-        trained: Blocks that move.
+        start: The run at step 0.
 
     Returns:
         The bound.
     """
-    return curvature_of(model, start_at(model, problem, params, trained))
+    return CURVATURES[start.model.name](start)

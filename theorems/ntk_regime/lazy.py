@@ -13,8 +13,8 @@ break. Proof: docs/theory/ntk-regime.md, "linearised". Works for both models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,16 @@ import torch
 from gdconv.data.problem import Problem
 from gdconv.descent.plan import Plan
 from gdconv.descent.watch import Watch
-from gdconv.models.encoder.model import ShallowEncoder
-from gdconv.models.encoder.tangent import encoder_kernel, encoder_ntk_vector_product, ladder
-from gdconv.models.multihead.model import MultiHeadRegression
-from gdconv.models.multihead.point import start_at
-from gdconv.models.multihead.probes import probe
-from gdconv.models.probes import distances, to_numpy
+from gdconv.models.base import Model
+from gdconv.models.encoder.point import EncoderPoint
+from gdconv.models.encoder.tangent import ladder
+from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.models.multihead.tangent import (
     lambda_max_enclosure,
     lambda_min_enclosure,
-    ntk_vector_product,
     tangent_kernel,
 )
+from gdconv.models.probes import distances, to_numpy
 from gdconv.rigor.bars import minus, positive_part, smaller, times
 from gdconv.rigor.spectrum import Enclosure
 
@@ -44,87 +42,41 @@ NOISE = 64 * 2.0**-53
 """Rounding of the recursion of the linearised model in one step, as a share of |r_0|."""
 
 
-@singledispatch
-def kernel_at(model: Any, problem: Problem, params: Any, blocks: tuple[str, ...]) -> torch.Tensor:
-    """The tangent kernel of any model, (R, m, m).
+def encoder_rungs(point: EncoderPoint) -> list[Enclosure]:
+    """Ladder at one point of the encoder: rungs from below, the last one lambda_min(K).
 
     Args:
-        model: The model.
-        problem: Data.
-        params: Weights.
-        blocks: Trained blocks.
-
-    Returns:
-        The kernel.
-
-    Raises:
-        NotImplementedError: Nobody registered a kernel for this class of models.
-    """
-    raise NotImplementedError(type(model).__name__)
-
-
-@singledispatch
-def kernel_times(
-    model: Any,
-    problem: Problem,
-    params: Any,
-    v: torch.Tensor,
-    blocks: tuple[str, ...],
-    at: Any = None,
-) -> torch.Tensor:
-    """K v of any model without K, (R, m).
-
-    Args:
-        model: The model.
-        problem: Data.
-        params: Weights.
-        v: One vector per replica.
-        blocks: Trained blocks.
-        at: The forward pass at `params`.
-
-    Returns:
-        K v.
-
-    Raises:
-        NotImplementedError: Nobody registered a product for this class of models.
-    """
-    raise NotImplementedError(type(model).__name__)
-
-
-kernel_at.register(MultiHeadRegression, tangent_kernel)
-kernel_at.register(ShallowEncoder, encoder_kernel)
-kernel_times.register(MultiHeadRegression, ntk_vector_product)
-kernel_times.register(ShallowEncoder, encoder_ntk_vector_product)
-
-
-@singledispatch
-def rungs(model: Any, problem: Problem, params: Any, blocks: tuple[str, ...]) -> list[Enclosure]:
-    """Ladder at one replica: rungs from below, the last one lambda_min(K).
-
-    Args:
-        model: The model; here the encoder.
-        problem: Data, one replica.
-        params: Weights, one replica.
-        blocks: Trained blocks.
+        point: Where.
 
     Returns:
         alpha^2, lambda_min(K_O) + lambda_min(K_V), lambda_min(K_O + K_V), lambda_min(K).
     """
-    made = ladder(model, problem, params)[0]
+    made = ladder(point.model, point.problem, point.params)[0]
     return [made.features, made.separate, made.output_value, made.full]
 
 
-@rungs.register
-def _(
-    model: MultiHeadRegression, problem: Problem, params: Any, blocks: tuple[str, ...]
-) -> list[Enclosure]:
-    """o^2 sigma_min(B)^2 <= lambda_min(K_V) <= lambda_min(K), where W_V is trained."""
-    start: Any = start_at(model, problem, params, blocks)
-    o, sigma = start.o, start.sigma_0
+def head_rungs(point: MultiHeadPoint) -> list[Enclosure]:
+    """o^2 sigma_min(B)^2 <= lambda_min(K_V) <= lambda_min(K), where W_V is trained.
+
+    Args:
+        point: Where.
+
+    Returns:
+        The three.
+    """
+    o, sigma = point.o, point.sigma_0
     first = Enclosure((o.lo * sigma.lo) ** 2 * (1 - 1e-15), (o.hi * sigma.hi) ** 2 * (1 + 1e-15))
-    value = lambda_min_enclosure(tangent_kernel(model, problem, params, ("W_V",))[0].numpy())
-    full = lambda_min_enclosure(tangent_kernel(model, problem, params, blocks)[0].numpy())
+    at = point.model, point.problem, point.params
+    value = lambda_min_enclosure(tangent_kernel(*at, ("W_V",))[0].numpy())
+    full = lambda_min_enclosure(tangent_kernel(*at, point.trained)[0].numpy())
     return [first, value, full]
+
+
+RUNGS: dict[str, Callable[[Any], list[Enclosure]]] = {
+    "encoder": encoder_rungs,
+    "multihead": head_rungs,
+}
+"""The ladder of each model that the theorem speaks of."""
 
 
 @dataclass
@@ -201,9 +153,9 @@ class LazyWatch(Watch):
         plan: Its step sizes and trained blocks.
     """
 
-    def __init__(self, model: Any, problem: Problem, params: Any, plan: Plan) -> None:
+    def __init__(self, model: Model, problem: Problem, params: Any, plan: Plan) -> None:
         self.model, self.problem, self.plan, self.start = model, problem, plan, params
-        self.K_0 = to_numpy(kernel_at(model, problem, params, plan.trained))
+        self.K_0 = to_numpy(model.tangent_kernel(problem, params, plan.trained))
         self.norms = _norms(params)
         self.follows: dict[int, LinearisedRun] = {}
         self.curvature: dict[int, Curvature] = {}
@@ -221,7 +173,7 @@ class LazyWatch(Watch):
         """The recursion of the bound, one step on."""
         residual = forward.residual.flatten(1)
         blocks = self.plan.trained
-        times = kernel_times(self.model, self.problem, params, residual, blocks, forward)
+        times = self.model.kernel_times(self.problem, params, residual, blocks, forward)
         r_t, k_t = to_numpy(residual), to_numpy(times)
         for r in replicas:
             if r not in self.follows:
@@ -243,7 +195,8 @@ class LazyWatch(Watch):
         )
         first = float(np.linalg.norm(residual))
         start = self._alone(self.start, r)
-        self.curvature[r] = curvature_at(self.model, self._data(r), start, self.plan.trained)
+        point = self.model.point(self._data(r), start, self.plan.trained)
+        self.curvature[r] = curvature_at(point)
         rounding = self._rounding(r, start, first)
         state = LinearisedRun(K, float(q), residual, product, residual.copy(), first, rounding)
         apart = eta * float(np.linalg.norm(product - K @ residual))
@@ -255,7 +208,7 @@ class LazyWatch(Watch):
         """What float arithmetic may add to delta_t and to e_t in one step near these weights."""
         # nu of both residuals, J times the error of the step eta J^T r, the error of eta K r
         eta = np.array([float(self.plan.eta[r])])
-        at = probe(self.model, self._data(r), here, eta, self.plan.trained)
+        at = self.model.probe(self._data(r), here, eta, self.plan.trained)
         unit = torch.finfo(self.start.W_Q.dtype).eps * 2.0**52  # 1 in float64
         nu, J = float(at.noise_scale[0]), float(at.jacobian_norm[0])
         slope = float(eta[0]) * J * (J * nu + 2 * float(at.jacobian_error[0]) * first)
@@ -265,12 +218,12 @@ class LazyWatch(Watch):
     def record(self, r: int, params: Any) -> dict[str, float]:
         """Kernel change, lambda_min(K_t), linearisation, relative movement of every block."""
         here, before, data = self._alone(params, r), self._alone(self.start, r), self._data(r)
-        K = to_numpy(kernel_at(self.model, data, here, self.plan.trained))[0]
+        K = to_numpy(self.model.tangent_kernel(data, here, self.plan.trained))[0]
         state = self.follows[r]
         size = max(float(np.linalg.norm(state.K_0)), 1e-300)
         state.change = float(np.linalg.norm(K - state.K_0)) / size
         state.rounding = max(state.rounding, self._rounding(r, here, state.first))
-        *lower, full = rungs(self.model, data, here, self.plan.trained)
+        *lower, full = RUNGS[self.model.name](self.model.point(data, here, self.plan.trained))
         for rung in lower:
             ratio = _ratio(full, rung)
             state.rung = smaller(state.rung, ratio)

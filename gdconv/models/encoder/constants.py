@@ -181,10 +181,11 @@ def least_radii(
         The constants, or None when no radii satisfy it.
 
     Example:
-        >>> from gdconv.models.encoder.model import EncoderFormulas, initialize_encoder
+        >>> from gdconv.models.encoder.model import ShallowEncoder
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> from gdconv.data.problem import Problem
         >>> problem = Problem.per_sample(np.eye(4).reshape(2, 2, 4), np.array([1e-3, 0.0]))
-        >>> start = EncoderPoint(EncoderFormulas(1 / 64, 1.0), problem,
+        >>> start = EncoderPoint(ShallowEncoder(1 / 64, 1.0), problem,
         ...     initialize_encoder("zero-output", (64, 4), 0))
         >>> made = least_radii(start, DataConstants.plain(start), 4.0)
         >>> made is not None and bool(0 < made.radii["w_O"] < 0.1)

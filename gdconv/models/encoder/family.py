@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gdconv.data import sources
 from gdconv.data.problem import Problem
 from gdconv.models.architecture import Architecture
-from gdconv.models.encoder.parameters import BLOCKS, RULES, EncoderParameters, default_tau_1, initialize_encoder, scaling
 from gdconv.models.encoder.model import ShallowEncoder
-from gdconv.models.encoder.point import EncoderPoint
+from gdconv.models.encoder.parameters import (
+    BLOCKS,
+    RULES,
+    EncoderParameters,
+    default_tau_1,
+    initialize_encoder,
+    scaling,
+)
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 
@@ -39,12 +43,12 @@ class Encoder(Architecture):
     blocks = BLOCKS
     options = ("width", "scaling", "tau_1", "loss", "activation")
 
-    def model(self, config: Config, found: dict[str, int]) -> ShallowEncoder:
+    def model(self, config: Config, sizes: dict[str, int]) -> ShallowEncoder:
         """The model with its scalings.
 
         Args:
             config: Resolved options.
-            found: Sizes.
+            sizes: Sizes.
 
         Returns:
             The model.
@@ -54,10 +58,10 @@ class Encoder(Architecture):
         """
         if config.kernel != "softmax":
             raise InputError("kernel", config.kernel, "give softmax: the encoder has no other")
-        width = found["width"]
+        width = sizes["width"]
         drawn = config.init if config.init in RULES else "zero-output"  # theorem and stored weights
         tau_1 = config.tau_1 or default_tau_1(drawn, width)
-        scale = SCALES[str(config.loss)](found["samples"])
+        scale = SCALES[str(config.loss)](sizes["samples"])
         tau_0 = scaling(str(config.scaling), width)
         return ShallowEncoder(tau_0, tau_1, scale, str(config.activation))
 
@@ -75,9 +79,9 @@ class Encoder(Architecture):
         width = params.d_m if params else (config.width or 1)
         return dict(zip(SIZES, (problem.N, problem.n, problem.D, int(width)), strict=True))
 
-    def entries(self, found: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
+    def entries(self, sizes: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
         """Data, weights, preactivations and kernel; the Jacobian is never formed."""
-        N, n, D, d_m = (int(found[name]) for name in SIZES)
+        N, n, D, d_m = (int(sizes[name]) for name in SIZES)
         return {
             "data": N * n * D,
             "weights": d_m * (3 * D + 1),
@@ -85,12 +89,12 @@ class Encoder(Architecture):
             "tangent kernel": (N * n) ** 2,
         }
 
-    def draw(self, config: Config, found: dict[str, int], seed: int) -> EncoderParameters:
+    def draw(self, config: Config, sizes: dict[str, int], seed: int) -> EncoderParameters:
         """Weights by rule: lecun, he, ntk or zero-output.
 
         Args:
             config: Resolved options.
-            found: Sizes.
+            sizes: Sizes.
             seed: Seed of the draws.
 
         Returns:
@@ -102,7 +106,7 @@ class Encoder(Architecture):
         if config.init not in DRAWN:
             remedy = f"choose one of theorem, {', '.join(DRAWN)} for the encoder"
             raise InputError("init", config.init, remedy)
-        return initialize_encoder(str(config.init), (found["width"], found["embedding"]), seed)
+        return initialize_encoder(str(config.init), (sizes["width"], sizes["embedding"]), seed)
 
     def from_arrays(self, arrays: dict[str, np.ndarray]) -> EncoderParameters:
         """W_Q, W_K, W_V, w_O."""
@@ -136,9 +140,3 @@ class Encoder(Architecture):
                 raise InputError("weights", f"{name} = {have}", remedy)
         if problem.y.shape[2:] != (1, 1):
             raise InputError("y", f"shape {tuple(problem.y.shape)}", "give one label per sample")
-
-    def start(
-        self, model: Any, problem: Problem, params: EncoderParameters, trained: tuple[str, ...]
-    ) -> EncoderPoint:
-        """Norms, features and tangent kernel of one run."""
-        return EncoderPoint(model, problem, params, trained)

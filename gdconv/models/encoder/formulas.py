@@ -25,27 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdconv.data.problem import Problem
+from gdconv.models.base import Formulas
 from gdconv.models.encoder.activations import Activation, activation_named
-from gdconv.models.encoder.parameters import (
-    BLOCKS,
-    RULES,
-    EncoderParameters,
-    default_tau_1,
-    initialize_encoder,
-    scaling,
-)
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.support.errors import InputError
-
-__all__ = [
-    "BLOCKS",
-    "RULES",
-    "EncoderParameters",
-    "EncoderPass",
-    "EncoderFormulas",
-    "default_tau_1",
-    "initialize_encoder",
-    "scaling",
-]
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class EncoderPass:
 
 
 @dataclass(frozen=True)
-class EncoderFormulas:
+class EncoderFormulas(Formulas):
     """The model of Wu et al.
 
     Attributes:
@@ -82,6 +65,7 @@ class EncoderFormulas:
         activation: relu, gelu or silu, the last two divided by their largest slope.
 
     Example:
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> model = EncoderFormulas(tau_0=0.25, tau_1=1.0)
         >>> problem = Problem.per_sample([[[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]], [1.0, 1.0])
         >>> model.forward(problem, initialize_encoder("zero-output", (4, 3), 0)).loss.item()

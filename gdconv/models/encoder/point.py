@@ -6,22 +6,20 @@ spectral norms of the weights are float64, compared with the slack of `gdconv.th
 
 from __future__ import annotations
 
-from gdconv.models.encoder.probes import probe
-
 import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from gdconv.data.problem import Problem
+from gdconv.models.encoder.formulas import EncoderFormulas
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
-from gdconv.models.encoder.formulas import EncoderPass, EncoderFormulas
+from gdconv.models.encoder.probes import probe
 from gdconv.models.encoder.tangent import encoder_kernel
-from gdconv.models.point import Point
-from gdconv.models.probes import Probe, attention_entropy, stepped, to_numpy
 from gdconv.models.multihead.tangent import lambda_max_enclosure, lambda_min_enclosure
+from gdconv.models.point import Point
+from gdconv.models.probes import Probe
 from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.spectrum import Enclosure, enclose_singular_range
 
@@ -130,7 +128,3 @@ class EncoderPoint(Point):
     def flat(self) -> bool:
         """Whether K is zero."""
         return not self.K.any()
-
-
-
-

@@ -23,8 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdconv.data.problem import Problem
+from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
-from gdconv.models.encoder.formulas import EncoderPass, EncoderFormulas
 from gdconv.models.encoder.tangent_slack import kernel_slack
 from gdconv.models.multihead.tangent import lambda_min_enclosure
 from gdconv.rigor.rounding import UNIT, Enclosure

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
+from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import EncoderParameters
-from gdconv.models.encoder.formulas import EncoderPass, EncoderFormulas
 from gdconv.rigor.rounding import TINY, UNIT, Array, gamma, gradual_underflow
 from gdconv.support.errors import InputError
 
@@ -76,7 +76,9 @@ class _Tokens(NamedTuple):
     dA: Array
 
 
-def _attention(model: EncoderFormulas, X: Array, S: Array, A: Array, W: dict[str, Array]) -> _Tokens:
+def _attention(
+    model: EncoderFormulas, X: Array, S: Array, A: Array, W: dict[str, Array]
+) -> _Tokens:
     """Errors of S and A through the scores tau_0 X (W_Q^T W_K) X^T."""
     (n, D), d_m, aX = X.shape[1:], len(W["w_O"]), np.abs(X)
     M = W["W_Q"].T @ W["W_K"]

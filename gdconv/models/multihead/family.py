@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gdconv.data import sources
@@ -13,7 +11,6 @@ from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
-from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 
@@ -36,7 +33,7 @@ class MultiHead(Architecture):
     blocks = (*BLOCKS, "W_O")
     options = ("outputs", "heads", "head_dim", "scales", "margin")
 
-    def model(self, config: Config, found: dict[str, int]) -> MultiHeadRegression:
+    def model(self, config: Config, sizes: dict[str, int]) -> MultiHeadRegression:
         """The model with its attention kernel."""
         return MultiHeadRegression(kernel_named(str(config.kernel)))
 
@@ -51,12 +48,12 @@ class MultiHead(Architecture):
     def sizes(self, config: Config, problem: Problem, params: Parameters | None) -> dict[str, int]:
         """samples N, tokens n, embedding D, outputs D_y, heads H, head_dim d."""
         H, d = (params.W_Q.shape[1::2]) if params else (config.heads or 1, config.head_dim or 1)
-        found = (problem.N, problem.n, problem.D, problem.D_y, int(H), int(d))
-        return dict(zip(SIZES, found, strict=True))
+        sizes = (problem.N, problem.n, problem.D, problem.D_y, int(H), int(d))
+        return dict(zip(SIZES, sizes, strict=True))
 
-    def entries(self, found: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
+    def entries(self, sizes: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
         """Data, weights, attention, features and Jacobian."""
-        N, n, D, D_y, H, d = (int(found[name]) for name in SIZES)
+        N, n, D, D_y, H, d = (int(sizes[name]) for name in SIZES)
         return {
             "data": N * n * (D + D_y),
             "weights": H * d * (3 * D + D_y),
@@ -66,9 +63,9 @@ class MultiHead(Architecture):
             "Jacobian": N * n * D_y * len(trained) * H * D * d,
         }
 
-    def draw(self, config: Config, found: dict[str, int], seed: int) -> Parameters:
+    def draw(self, config: Config, sizes: dict[str, int], seed: int) -> Parameters:
         """Weights by rule, see `gdconv.models.multihead.initialization`."""
-        shape = (found["heads"], found["embedding"], found["head_dim"], found["outputs"])
+        shape = (sizes["heads"], sizes["embedding"], sizes["head_dim"], sizes["outputs"])
         return initialize(str(config.init), shape, seed, config.scale_list())
 
     def from_arrays(self, arrays: dict[str, np.ndarray]) -> Parameters:
@@ -114,9 +111,3 @@ class MultiHead(Architecture):
             if have != want:
                 remedy = f"give weights for the data, which have {name} = {want}"
                 raise InputError("weights", f"{name} = {have}", remedy)
-
-    def start(
-        self, model: Any, problem: Problem, params: Parameters, trained: tuple[str, ...]
-    ) -> MultiHeadPoint:
-        """Norms, features and Jacobian of one run."""
-        return MultiHeadPoint(model, problem, params, trained)

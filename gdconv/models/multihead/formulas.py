@@ -12,22 +12,17 @@ checks `gradient` during every run (gdconv.models.multihead.probes).
 
 from __future__ import annotations
 
-from gdconv.models.multihead.parameters import BLOCKS, Parameters
-
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdconv.data.problem import Problem, real_array
+from gdconv.data.problem import Problem
+from gdconv.models.base import Formulas
 from gdconv.models.multihead.attention_kernels import Kernel
-from gdconv.support.errors import InputError
-
-
-
+from gdconv.models.multihead.parameters import BLOCKS, Parameters
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class MultiHeadFormulas:
+class MultiHeadFormulas(Formulas):
     """The model of Song et al. with one attention kernel.
 
     Attributes:

@@ -15,7 +15,6 @@ from torch import Tensor
 from gdconv.data.problem import real_array
 from gdconv.support.errors import InputError
 
-
 BLOCKS = ("W_Q", "W_K", "W_V")
 """The trainable blocks, in the order used everywhere."""
 

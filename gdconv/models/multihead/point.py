@@ -6,13 +6,8 @@ norms are float64 and compared with the slack that `gdconv.theory.theorem.Inequa
 
 from __future__ import annotations
 
-from gdconv.models.point import Point
-from gdconv.models.probes import Probe
-from gdconv.support.trust import Estimate
-
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -21,11 +16,11 @@ from gdconv.models.multihead.formulas import MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.probes import probe
 from gdconv.models.multihead.sharpness import sharpness
-from gdconv.rigor.bars import bar
+from gdconv.models.point import Point
+from gdconv.models.probes import Probe
 from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range
-
-
+from gdconv.support.trust import Estimate
 
 
 @dataclass(frozen=True)

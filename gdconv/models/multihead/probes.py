@@ -9,25 +9,13 @@ At a recorded step the Jacobian is built head by head. It gives, apart from the 
 
 from __future__ import annotations
 
-from gdconv.models.probes import Probe, attention_entropy, gap, stepped, to_numpy
-
-import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
-
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.formulas import Forward, MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
-
-
-
-
-
+from gdconv.models.probes import Probe, attention_entropy, stepped, to_numpy
 
 
 def probe(
@@ -106,13 +94,3 @@ def _before_cancelling(
     by_key = (queries + keys.amax(-1, keepdim=True)) * (at.S @ (u * x).unsqueeze(-1)).squeeze(-1)
     terms = torch.hypot(by_query.flatten(1).norm(dim=1), by_key.flatten(1).norm(dim=1)) / root
     return scores, terms
-
-
-
-
-
-
-
-
-
-

@@ -8,8 +8,6 @@ L = lambda_max(theta_t).
 
 from __future__ import annotations
 
-from gdconv.descent.records import share
-
 from typing import Any
 
 import numpy as np
@@ -19,11 +17,10 @@ from gdconv.data.problem import Problem
 from gdconv.hessian.blocks import hessian
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.spectra import extreme_eigenpairs
-from gdconv.models.multihead.hessian import multihead_layer
 from gdconv.models.multihead.formulas import MultiHeadFormulas
+from gdconv.models.multihead.hessian import multihead_layer
 from gdconv.support.errors import InputError
 from gdconv.support.trust import Estimate
-
 
 TOLERANCE = 1e-5
 """Relative accuracy asked of Lanczos; the error that was reached is reported."""
@@ -60,7 +57,3 @@ def sharpness(
         except InputError:  # the weights or the products left float64
             return Estimate(float("nan"), float("nan"), METHOD)
     return Estimate(pair.value, pair.error, METHOD)
-
-
-
-

@@ -69,9 +69,7 @@ def query_kernel(
     return (tokens @ tokens.mT) * (flat @ flat.mT)
 
 
-def kappa_0(
-    model: MultiHeadFormulas, problem: Problem, params: Parameters
-) -> Float[Tensor, " R"]:
+def kappa_0(model: MultiHeadFormulas, problem: Problem, params: Parameters) -> Float[Tensor, " R"]:
     """kappa_0 = sigma_m(J_Q)^2, the least eigenvalue of K_Q, not below 0.
 
     From the Gram matrix: relative error about 1e-16 times the condition number of K_Q.

@@ -29,8 +29,8 @@ from samples_encoder import case, shapes
 import gdconv.models.encoder.constants
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.constants import DataConstants, EncoderConstants, least_radii
-from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters, initialize_encoder
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters, initialize_encoder
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.rigor.spectrum import Enclosure
 

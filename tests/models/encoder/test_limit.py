@@ -16,8 +16,8 @@ from gdconv.models.encoder.limit import (
     monte_carlo_kernel,
     relative_distance,
 )
-from gdconv.models.encoder.parameters import EncoderParameters, initialize_encoder, scaling
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import EncoderParameters, initialize_encoder, scaling
 from gdconv.models.encoder.tangent import block_kernels, encoder_kernel
 from gdconv.support.errors import InputError
 

@@ -14,8 +14,15 @@ from samples_encoder import case, shapes
 
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.activations import ACTIVATIONS, GELU_SLOPE, SILU_SLOPE
-from gdconv.models.encoder.parameters import BLOCKS, RULES, EncoderParameters, default_tau_1, initialize_encoder, scaling
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import (
+    BLOCKS,
+    RULES,
+    EncoderParameters,
+    default_tau_1,
+    initialize_encoder,
+    scaling,
+)
 from gdconv.support.errors import InputError
 
 TOLERANCE = 1e-12

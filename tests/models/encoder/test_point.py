@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from samples_encoder import case, shapes
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.point import EncoderPoint
-from gdconv.models.multihead.point import start_at
-from gdconv.models.multihead.probes import probe
 from gdconv.models.probes import distances, gap
 
 UNIT = 2.0**-53
@@ -31,7 +29,7 @@ def test_a_gradient_step_has_a_defect_within_rounding(
     name: str, shape: tuple[int, ...], seed: int
 ) -> None:
     model, problem, params = case(shape, name, seed, runs=2)
-    probed = probe(model, problem, params, STEP)
+    probed = model.probe(problem, params, STEP)
     _, grad = model.gradient(problem, params)
     steps = {
         b: torch.from_numpy(STEP).view(-1, *[1] * (getattr(params, b).ndim - 1)) for b in BLOCKS
@@ -90,7 +88,7 @@ def test_noise_covers_the_rounding_of_the_residual(name: str, size: float) -> No
             error = mpmath.norm([
                 mpmath.mpf(float(a)) - b for a, b in zip(at.residual[0], true, strict=True)
             ])
-            probed = probe(model, problem, params, np.array([0.1]))
+            probed = model.probe(problem, params, np.array([0.1]))
             worst = max(worst, float(error) / probed.noise_scale[0])
             scale = 1 + float(at.F.norm()) + probed.jacobian_norm[0] * probed.weight_norm[0]
             assert probed.noise_scale[0] < 1e-11 * (1 + size**2) * scale
@@ -144,7 +142,7 @@ def test_error_bars_are_those_of_the_page(name: str, trained: tuple[str, ...]) -
     model, problem, params = case((2, 3, 4, 5), name, 3)
     for size in (1.0, 20.0):  # small and large scores
         here = replace(problem, X=size * problem.X)
-        probed = probe(model, here, params, np.array([0.1]), trained)
+        probed = model.probe(here, params, np.array([0.1]), trained)
         noise, error, total = loops_probe(model, here, params, trained)
         assert probed.noise_scale[0] == pytest.approx(noise, rel=1e-12, abs=0.0)
         assert probed.jacobian_error[0] == pytest.approx(error, rel=1e-12, abs=0.0)
@@ -204,13 +202,13 @@ def test_noise_covers_attended_tokens_that_cancel() -> None:
                 mpmath.mpf(float(a)) - b for a, b in zip(at.residual[0], true, strict=True)
             ])
         )
-    noise = probe(model, problem, params, np.array([0.1])).noise_scale[0]
+    noise = model.probe(problem, params, np.array([0.1])).noise_scale[0]
     assert error <= noise
 
 
 def test_frozen_blocks_do_not_move() -> None:
     model, problem, params = case((2, 2, 4, 3), "relu", 0)
-    down = probe(model, problem, params, np.array([0.1]), trained=("w_O",)).descended
+    down = model.probe(problem, params, np.array([0.1]), trained=("w_O",)).descended
     moved = distances(down, params)
     assert moved["distance_O"][0] > 0
     assert moved["distance_Q"][0] == moved["distance_K"][0] == moved["distance_V"][0] == 0
@@ -220,7 +218,7 @@ def test_frozen_blocks_do_not_move() -> None:
 @settings(max_examples=40)
 def test_spectra_are_enclosed(shape: tuple[int, ...], seed: int, name: str) -> None:
     model, problem, params = case(shape, name, seed)
-    start = start_at(model, problem, params, BLOCKS)
+    start = model.point(problem, params, BLOCKS)
     assert isinstance(start, EncoderPoint)
     s = np.linalg.svd(start.F_pre, compute_uv=False)
     least, greatest = start.feature_range

@@ -17,8 +17,8 @@ from samples_encoder import case, shapes
 import gdconv.models.encoder.tangent
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.activations import ACTIVATIONS
-from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters, initialize_encoder, scaling
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters, initialize_encoder, scaling
 from gdconv.models.encoder.tangent import (
     Ladder,
     _square,

@@ -26,8 +26,8 @@ from samples_encoder import case
 
 import gdconv.models.encoder.tangent_slack
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.tangent_slack import (
     Slack,
     _attention,

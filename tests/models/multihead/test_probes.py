@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from samples import KERNELS, draw, model
 
 from gdconv.data.problem import Problem
+from gdconv.descent.records import record_steps
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.probes import probe
-from gdconv.descent.records import record_steps
 from gdconv.models.probes import attention_entropy, distances, gap
 
 UNIT = 2.0**-53

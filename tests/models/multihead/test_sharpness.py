@@ -10,9 +10,9 @@ import torch
 from samples import KERNELS, draw, model
 
 import gdconv
+from gdconv.descent.records import measured_steps, share
 from gdconv.models.multihead.hessian import multihead_hessian
 from gdconv.models.multihead.sharpness import sharpness
-from gdconv.descent.records import measured_steps, share
 
 RUN = {"statement": "run", "data": "digits", "samples": 4, "heads": 4, "steps": 1500}
 

@@ -23,13 +23,11 @@ from gdconv.gallery.ntk_regime.curvature import (
     EncoderCurvature,
     HeadCurvature,
     curvature_at,
-    curvature_of,
 )
 from gdconv.models.encoder.constants import DataConstants, EncoderConstants
-from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.model import ShallowEncoder
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.multihead.parameters import BLOCKS as HEAD_BLOCKS
-from gdconv.models.multihead.point import start_at
 
 SIZES = st.sampled_from([1e-6, 1e-3, 0.1, 1.0, 10.0])
 
@@ -72,7 +70,9 @@ def test_the_multi_head_bound_is_half_of_M_2_times_the_squared_step(kernel: str)
         before, after = (random_step(params, HEAD_BLOCKS, size, seed) for size in (0.5, 2.0))
         after = replace(after, W_V=0.3 * before.W_V)  # one block shrinks
         model = multihead(kernel)
-        bound = curvature_at(model, problem, params, HEAD_BLOCKS).bound(before, after, None, None)
+        bound = curvature_at(model.point(problem, params, HEAD_BLOCKS)).bound(
+            before, after, None, None
+        )
         with workdps(30):
             ends = {
                 b: [[spectral(W) for W in getattr(p, b)[0].numpy()] for p in (before, after)]
@@ -97,8 +97,8 @@ def test_the_encoder_bound_is_the_documented_one(name: str) -> None:
         after = replace(after, W_V=-0.8 * before.W_V)  # a smaller norm; most neurons cross zero
         after = replace(after, w_O=0.5 * before.w_O) if seed else after
         passes = model.forward(problem, before), model.forward(problem, after)
-        bound = curvature_at(model, problem, params, BLOCKS).bound(before, after, *passes)
-        start = start_at(model, problem, params, BLOCKS)
+        bound = curvature_at(model.point(problem, params, BLOCKS)).bound(before, after, *passes)
+        start = model.point(problem, params, BLOCKS)
         largest = {
             b: max(np.linalg.norm(getattr(p, b)[0].numpy(), 2) for p in (before, after))
             for b in BLOCKS
@@ -165,7 +165,7 @@ def one_neuron(
         for w, v in (weights, tuple(np.add(weights, shift)))
     ]  # fmt: skip
     delta, _, passes = left_over(model, problem, *made, BLOCKS)
-    return delta, curvature_at(model, problem, made[0], BLOCKS).bound(*made, *passes)
+    return delta, curvature_at(model.point(problem, made[0], BLOCKS)).bound(*made, *passes)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_the_encoder_stays_below_its_bound(
     model, problem, params = case(shape, name, seed)
     after = random_step(params, BLOCKS, size, seed)
     delta, noise, passes = left_over(model, problem, params, after, BLOCKS)
-    bound = curvature_at(model, problem, params, BLOCKS).bound(params, after, *passes)
+    bound = curvature_at(model.point(problem, params, BLOCKS)).bound(params, after, *passes)
     assert delta <= bound * (1 + 1e-9) + 10 * noise
 
 
@@ -221,7 +221,7 @@ def test_the_multi_head_model_stays_below_its_bound(
     )[1].flatten()
     delta = float((passes[1].residual.flatten() - r - along).norm())
     noise = 1e-13 * float(r.norm() + along.norm() + problem.y.norm() + passes[1].residual.norm())
-    bound = curvature_at(model, problem, params, HEAD_BLOCKS).bound(params, after, *passes)
+    bound = curvature_at(model.point(problem, params, HEAD_BLOCKS)).bound(params, after, *passes)
     assert delta <= bound * (1 + 1e-9) + 10 * noise
 
 
@@ -236,7 +236,7 @@ def test_a_wrong_kernel_exceeds_the_bound(name: str) -> None:
         eta = 1e-3 / float(encoder_kernel(model, problem, params).norm())
         after = replace(params, **{b: getattr(params, b) - eta * getattr(grad, b) for b in BLOCKS})
         moved = model.forward(problem, after)
-        bound = curvature_at(model, problem, params, BLOCKS).bound(params, after, at, moved)
+        bound = curvature_at(model.point(problem, params, BLOCKS)).bound(params, after, at, moved)
         ratios = []
         for blocks in (BLOCKS, ("W_Q", "W_K", "w_O")):
             K = encoder_kernel(model, problem, params, blocks)[0]
@@ -256,7 +256,7 @@ def test_the_kink_is_attained() -> None:
         for v in (-1.0, 3.0)
     )  # fmt: skip
     passes = model.forward(problem, here), model.forward(problem, there)
-    bound = curvature_at(model, problem, here, BLOCKS).bound(here, there, *passes)
+    bound = curvature_at(model.point(problem, here, BLOCKS)).bound(here, there, *passes)
     assert bound == pytest.approx(6.0)
     assert float(passes[1].residual - passes[0].residual) == pytest.approx(6.0)
 
@@ -265,7 +265,7 @@ def test_the_bound_is_of_second_order() -> None:
     """Away from a kink it falls by 100 when the step falls by 10."""
     for name in ("relu", "gelu"):
         model, problem, params = case((2, 2, 4, 6), name, 1)
-        curved = curvature_at(model, problem, params, BLOCKS)
+        curved = curvature_at(model.point(problem, params, BLOCKS))
         made = []
         for size in (1e-5, 1e-6):
             after = random_step(params, BLOCKS, size, 1)
@@ -276,17 +276,15 @@ def test_the_bound_is_of_second_order() -> None:
 
 def test_each_model_has_its_own() -> None:
     model, problem, params = case((2, 2, 4, 3), "relu", 0)
-    assert isinstance(curvature_at(model, problem, params, BLOCKS), EncoderCurvature)
+    assert isinstance(curvature_at(model.point(problem, params, BLOCKS)), EncoderCurvature)
     data, weights = draw((2, 2, 4, 3, 2, 1), 0)
-    made = curvature_at(multihead("softmax"), data, weights, HEAD_BLOCKS)
+    made = curvature_at(multihead("softmax").point(data, weights, HEAD_BLOCKS))
     assert isinstance(made, HeadCurvature)
-    with pytest.raises(NotImplementedError):
-        curvature_of(object(), None)
 
 
 def test_absurd_scales_give_infinity_and_no_warning() -> None:
     model, problem, params = case((2, 2, 4, 3), "gelu", 0)
     huge = replace(params, W_V=1e200 * params.W_V, W_Q=1e200 * params.W_Q)
     passes = model.forward(problem, params), model.forward(problem, params)
-    bound = curvature_at(model, problem, params, BLOCKS).bound(params, huge, *passes)
+    bound = curvature_at(model.point(problem, params, BLOCKS)).bound(params, huge, *passes)
     assert not np.isfinite(bound)

@@ -12,20 +12,23 @@ from samples import draw
 from samples import model as multihead
 from samples_encoder import case
 
-import gdconv.gallery.ntk_regime.lazy
 from gdconv.descent.plan import Plan
 from gdconv.gallery.ntk_regime.lazy import (
+    RUNGS,
     LazyWatch,
     LinearisedRun,
     _ratio,
-    kernel_at,
-    kernel_times,
-    rungs,
 )
+from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.parameters import BLOCKS
-from gdconv.models.multihead.probes import probe
+from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.probes import stepped
 from gdconv.rigor.spectrum import Enclosure
+
+
+def rungs(point: Any) -> list[Enclosure]:
+    """The ladder of the model at hand."""
+    return RUNGS[point.model.name](point)
 
 
 def drawn(name: str, seed: int, runs: int = 1) -> tuple[Any, Any, Any, tuple[str, ...]]:
@@ -61,7 +64,7 @@ def followed(name: str, seed: int, steps: int = 40, near: float = 0.0, runs: int
 
 def model_kernel(model: Any, problem: Any, params: Any, trained: tuple[str, ...]) -> np.ndarray:
     """K of every replica."""
-    return kernel_at(model, problem, params, trained).numpy()
+    return model.tangent_kernel(problem, params, trained).numpy()
 
 
 def test_the_recursion_is_that_of_the_page() -> None:
@@ -95,19 +98,19 @@ def test_the_numbers_at_the_start(
     """q, what rounding may add, and a product that differs from the kernel."""
     model, problem, params, trained = drawn("gelu", 0)
     problem, params = problem.to(dtype=dtype), params.to("cpu", dtype)
-    K = kernel_at(model, problem, params, trained)[0].double().numpy()
+    K = model.tangent_kernel(problem, params, trained)[0].double().numpy()
     w = np.linalg.eigvalsh(K)
     eta = share / w[-1]
     plan = Plan(np.full(1, eta), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
-    times = gdconv.gallery.ntk_regime.lazy.kernel_times
-    monkeypatch.setattr(gdconv.gallery.ntk_regime.lazy, "kernel_times", lambda *a: 1.5 * times(*a))
+    times = ShallowEncoder.kernel_times
+    monkeypatch.setattr(ShallowEncoder, "kernel_times", lambda *a: 1.5 * times(*a))
     watch = LazyWatch(model, problem, params, plan)
     at = model.forward(problem, params)
     watch.observe([0], params, at)
     state, r = watch.follows[0], at.residual[0].double().numpy()
     assert state.q == pytest.approx(max(1 - eta * w[0], eta * w[-1] - 1), rel=1e-9)
     here, data = params.to("cpu", torch.float64), problem.to("cpu", torch.float64)
-    probed = probe(model, data, here, np.array([eta]), trained)
+    probed = model.probe(data, here, np.array([eta]), trained)
     nu, J, first = probed.noise_scale[0], probed.jacobian_norm[0], np.linalg.norm(r)
     noise = 2 * nu + 2 * eta * J * (J * nu + 2 * probed.jacobian_error[0] * first)
     noise += 64 * 2.0**-53 * first
@@ -128,7 +131,7 @@ def test_a_record_is_relative_to_the_start() -> None:
     state.curved, state.q = 3.0, 0.9
     there = replace(params, w_O=1.1 * params.w_O)
     row = watch.record(0, there)
-    K_0, K = (kernel_at(model, problem, p, trained)[0].numpy() for p in (params, there))
+    K_0, K = (model.tangent_kernel(problem, p, trained)[0].numpy() for p in (params, there))
     change = np.linalg.norm(K - K_0) / np.linalg.norm(K_0)
     assert row["kernel_change"] == pytest.approx(change, rel=1e-9)
     assert row["linear_error"] == pytest.approx(0.5 / state.first)
@@ -139,7 +142,7 @@ def test_a_record_is_relative_to_the_start() -> None:
     least = np.linalg.eigvalsh(K)[0]
     assert row["lambda_min_lo"] <= least * (1 + 1e-9)
     assert row["lambda_min_hi"] >= least * (1 - 1e-9)
-    *lower, full = rungs(model, problem, there, trained)
+    *lower, full = rungs(model.point(problem, there, trained))
     found = watch.result(0)
     assert found["rung_lo"] == pytest.approx(min(full.lo / b.hi for b in lower), rel=1e-12)
     assert found["rung_hi"] == pytest.approx(min(full.hi / b.lo for b in lower), rel=1e-12)
@@ -176,14 +179,18 @@ def test_both_claims_hold_whatever_the_size_of_the_residual(name: str, near: flo
 def test_a_wrong_kernel_breaks_the_claims(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: without the value block |delta_t| exceeds its bound at once."""
     before = followed(name, 0, 10, near=1e-3).result(0)
-    value = gdconv.gallery.ntk_regime.lazy.kernel_times
+    kind = MultiHeadRegression if name == "multihead" else ShallowEncoder
+    value: Any = kind.kernel_times
 
     def wrong(
-        model: Any, problem: Any, params: Any, v: torch.Tensor, blocks: Any, at: Any = None
+        self: Any, problem: Any, params: Any, v: torch.Tensor, blocks: Any, at: Any = None
     ) -> torch.Tensor:
-        return value(model, problem, params, v, tuple(b for b in blocks if b != "W_V"), at)
+        product: torch.Tensor = value(
+            self, problem, params, v, tuple(b for b in blocks if b != "W_V"), at
+        )
+        return product
 
-    monkeypatch.setattr(gdconv.gallery.ntk_regime.lazy, "kernel_times", wrong)
+    monkeypatch.setattr(kind, "kernel_times", wrong)
     after = followed(name, 0, 10, near=1e-3).result(0)
     assert before["curved_worst"] <= 1.0 < after["curved_worst"]
 
@@ -193,7 +200,7 @@ def test_runs_are_followed_apart() -> None:
     both = followed("relu", 3, 20, runs=2)
     model, problem, params, trained = drawn("relu", 3, 2)
     for r in range(2):
-        one = kernel_at(model, problem[r], params[r], trained).numpy()[0]
+        one = model.tangent_kernel(problem[r], params[r], trained).numpy()[0]
         assert np.allclose(both.follows[r].K_0, one, rtol=1e-12)
     assert both.result(0)["first"] != both.result(1)["first"]
 
@@ -212,24 +219,24 @@ def test_a_run_that_has_ended_stays_as_it_is() -> None:
 @pytest.mark.parametrize("name", ["relu", "silu", "multihead"])
 def test_kernel_and_product_agree(name: str) -> None:
     model, problem, params, trained = drawn(name, 1)
-    K = kernel_at(model, problem, params, trained)
+    K = model.tangent_kernel(problem, params, trained)
     v = torch.from_numpy(np.random.default_rng(0).standard_normal((1, K.shape[1])))
-    assert torch.allclose(kernel_times(model, problem, params, v, trained), v @ K[0], rtol=1e-10)
+    assert torch.allclose(model.kernel_times(problem, params, v, trained), v @ K[0], rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "multihead"])
 def test_rungs_rise(name: str) -> None:
     for seed in range(10):
         model, problem, params, trained = drawn(name, seed)
-        found = rungs(model, problem, params, trained)
+        found = rungs(model.point(problem, params, trained))
         assert all(a.lo <= b.hi * (1 + 1e-9) for a, b in zip(found, found[1:], strict=False))
-        K = kernel_at(model, problem, params, trained)[0].numpy()
+        K = model.tangent_kernel(problem, params, trained)[0].numpy()
         least = np.linalg.eigvalsh(K)[0]
         room = 1e-12 * np.linalg.norm(K, 2)
         assert found[-1].lo - room <= least <= found[-1].hi + room
 
 
-def test_the_least_ratio_keeps_both_ends() -> None:
+def test_the_least_ratio_keeps_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wide enclosure at one record must not hide a broken rung at another."""
     model, problem, params, trained = drawn("relu", 0)
     plan = Plan(np.full(1, 1e-3), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
@@ -239,15 +246,9 @@ def test_the_least_ratio_keeps_both_ends() -> None:
         [Enclosure(0.0, 4.0), Enclosure(1.0, 1.0)],
         [Enclosure(2.0, 2.0), Enclosure(1.0, 1.0)],
     ])
-    original, gdconv.gallery.ntk_regime.lazy.rungs = (
-        gdconv.gallery.ntk_regime.lazy.rungs,
-        lambda *_: next(made),
-    )
-    try:
-        watch.record(0, params)
-        watch.record(0, params)
-    finally:
-        gdconv.gallery.ntk_regime.lazy.rungs = original
+    monkeypatch.setitem(RUNGS, "encoder", lambda _: next(made))
+    watch.record(0, params)
+    watch.record(0, params)
     assert watch.result(0)["rung_lo"] <= 0.25
     assert watch.result(0)["rung_hi"] == 0.5
 
@@ -267,7 +268,7 @@ def test_the_bound_follows_a_linear_model_exactly() -> None:
 def test_the_first_rung_of_the_heads() -> None:
     """(o sigma_min(B))^2 with three heads, within rounding."""
     problem, params = draw((2, 1, 6, 3, 3, 1), 1, 0.5, 1)
-    first, value, full = rungs(multihead("softmax"), problem, params, ("W_Q", "W_V"))
+    first, value, full = rungs(multihead("softmax").point(problem, params, ("W_Q", "W_V")))
     at = multihead("softmax").forward(problem, params)
     B = multihead("softmax").features(problem, at)[0].numpy()
     o = np.linalg.norm(params.W_O[0].numpy(), axis=(1, 2)).min()
@@ -277,15 +278,5 @@ def test_the_first_rung_of_the_heads() -> None:
     assert first.lo <= wanted * (1 + 1e-15)
     assert first.hi >= wanted * (1 - 1e-15)
     for box, blocks in ((value, ("W_V",)), (full, ("W_Q", "W_V"))):
-        K = kernel_at(multihead("softmax"), problem, params, blocks)[0].numpy()
+        K = multihead("softmax").tangent_kernel(problem, params, blocks)[0].numpy()
         assert box.mid == pytest.approx(np.linalg.eigvalsh(K)[0], rel=1e-9)
-
-
-def test_no_kernel_is_known_of_other_models() -> None:
-    problem = drawn("relu", 0)[1]
-    for call in (
-        lambda: kernel_at(object(), problem, None, ()),
-        lambda: kernel_times(object(), problem, None, torch.zeros(1, 1), ()),
-    ):
-        with pytest.raises(NotImplementedError, match="object"):
-            call()

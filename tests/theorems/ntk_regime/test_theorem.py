@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import gdconv
-import gdconv.gallery.ntk_regime.lazy
 import gdconv.models.encoder.tangent
 from gdconv.checks.prepare import prepare
 from gdconv.gallery.ntk_regime.theorem import EASY, NTKRegime
+from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.tangent import block_kernels
 
 LAZY: dict[str, Any] = {
@@ -162,17 +162,13 @@ def test_a_kernel_with_a_sign_is_below_the_ladder(
 def test_a_wrong_product_refutes_the_linearisation(
     monkeypatch: pytest.MonkeyPatch, sound: dict[str, str]
 ) -> None:
-    product = gdconv.gallery.ntk_regime.lazy.kernel_times
-    monkeypatch.setattr(
-        gdconv.gallery.ntk_regime.lazy, "kernel_times", lambda *args: 0.9 * product(*args)
-    )
+    product = ShallowEncoder.kernel_times
+    monkeypatch.setattr(ShallowEncoder, "kernel_times", lambda *args: 0.9 * product(*args))
     assert sound["linearised"] == "confirmed"
     assert verdicts(**LAZY)["linearised"] == "refuted"
 
 
 def test_a_wrong_gradient_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gdconv.models.encoder.model import ShallowEncoder
-
     gradient = ShallowEncoder.gradient
 
     def flipped(self: Any, *args: Any) -> Any:
