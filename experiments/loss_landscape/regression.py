@@ -20,7 +20,8 @@ from torch import Tensor
 from experiments.loss_landscape.network import STREAM, Directions
 from experiments.loss_landscape.plan import Regression
 from experiments.tasks.landscape import Block, filter_normalised, principal_plane, share_in_plane
-from gdconv.checks.prepare import prepare, step_sizes
+from gdconv.checks.prepare import Setting, prepare
+from gdconv.checks.steps import step_sizes
 from gdconv.data.problem import Problem
 from gdconv.hessian.spectra import extreme_eigenpairs
 from gdconv.models.multihead.hessian import multihead_operators
@@ -97,7 +98,8 @@ def descend(plan: Regression, kernel: str, seed: int) -> Descent:
         samples=plan.samples, heads=plan.heads,
     )  # fmt: skip
     setting = prepare(config)
-    eta = float(step_sizes(setting)[0][0])
+    assert isinstance(setting, Setting)
+    eta = float(step_sizes(setting).eta[0])
     wanted = {0, *np.unique(np.geomspace(1, plan.steps, plan.records).astype(int)).tolist()}
     for _ in range(MOST_HALVINGS):
         made = _followed(setting.model, setting.problem, setting.params, eta, wanted)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gdconv.data.sources import read_arrays, require_rows
+from gdconv.models.architecture import Architecture
 from gdconv.models.encoder import witnesses as encoder_witnesses
 from gdconv.models.multihead import witnesses
 from gdconv.models.named import Named
@@ -28,35 +29,37 @@ NAMED: dict[str, Callable[[str, int], Named]] = {
 }
 
 
-def named_problem(name: str, kernel: str, seed: int, model: str = "multihead") -> Named:
+def named_problem(name: str, kernel: str, seed: int, family: Architecture) -> Named:
     """The named problem, or the witness stored in a .npz file.
 
     Args:
         name: A key of `NAMED`, or a path that ends in .npz.
         kernel: Attention kernel; some problems depend on it.
         seed: Seed of those that draw.
-        model: The model whose weights a .npz file holds.
+        family: The model family whose weights it must hold.
 
     Returns:
         Problem, weights and suggested options.
 
     Raises:
-        InputError: Unknown name or unreadable file.
+        InputError: Unknown name, unreadable file, or weights of another model.
 
     Example:
-        >>> named_problem("stacked-witness", "softmax", 0).problem.N
+        >>> from gdconv.models.families import MultiHead
+        >>> named_problem("stacked-witness", "softmax", 0, MultiHead()).problem.N
         1
     """
     if name in NAMED:
-        return NAMED[name](kernel, seed)
+        made = NAMED[name](kernel, seed)
+        if not family.holds(made.params):
+            remedy = f"give another one: its weights are not those of the {family.name} model"
+            raise InputError("problem", name, remedy)
+        return made
     if str(name).endswith(".npz"):
-        from gdconv.models.families import ARCHITECTURES
-
-        made = ARCHITECTURES[model]
-        arrays = read_arrays(Path(name), ("X", "y", *made.blocks), "problem")
+        arrays = read_arrays(Path(name), ("X", "y", *family.blocks), "problem")
         require_rows(arrays["X"])
-        problem = made.problem(arrays["X"], arrays["y"], Path(name).stem, [])
-        return Named(problem, made.from_arrays({b: arrays[b] for b in made.blocks}), {})
+        problem = family.problem(arrays["X"], arrays["y"], Path(name).stem, [])
+        return Named(problem, family.from_arrays({b: arrays[b] for b in family.blocks}), {})
     raise InputError(
         "problem", name, f"choose one of {', '.join(NAMED)}, or give a .npz with data and weights"
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from gdconv.checks.claims import Cases
+from gdconv.checks.prepare import assemble
+from gdconv.checks.resolve import resolve_saved
+from gdconv.checks.result import Check, Progress
+from gdconv.checks.run import run
+from gdconv.report.source import CheckLike
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError, quoted
 
 
-def replay(saved: Any, progress: Any = None) -> Any:
+def replay(saved: Check, progress: Progress | None = None) -> Check:
     """The same theorem, options, data and weights, from the stored arrays and not from the seeds.
 
     Args:
@@ -27,27 +31,22 @@ def replay(saved: Any, progress: Any = None) -> Any:
         >>> replay(saved).verdict
         'refuted'
     """
-    from gdconv.checks.prepare import architecture_of, assemble
-    from gdconv.checks.run import begin, execute
-    from gdconv.theory.claims import ClaimTheorem
-    from gdconv.theory.registry import theorem_named
-
-    config = Config.of(saved.theorem, saved.config).validate()
-    if isinstance(theorem_named(config.theorem), ClaimTheorem):
-        return execute(begin(config), progress)
-    architecture = architecture_of(theorem_named(config.theorem), config.model)
-    missing = [name for name in ("X", "y", *architecture.blocks) if name not in saved.starts]
+    resolved = resolve_saved(Config.of(saved.theorem, saved.config))
+    family = resolved.architecture
+    if family is None:
+        return run(Cases(resolved), progress)
+    missing = [name for name in ("X", "y", *family.blocks) if name not in saved.starts]
     if missing:
         raise InputError(
             "folder", ", ".join(missing), "give a run whose iterates.npz has its start"
         )
-    name = str(config.problem or config.data or "saved")
-    problem = architecture.problem(saved.starts["X"], saved.starts["y"], name, saved.messages)
-    params = architecture.from_arrays({b: saved.starts[b] for b in architecture.blocks})
-    return execute(assemble(config, problem, params), progress)
+    name = str(resolved.config.problem or resolved.config.data or "saved")
+    problem = family.problem(saved.starts["X"], saved.starts["y"], name, saved.messages)
+    params = family.from_arrays({b: saved.starts[b] for b in family.blocks})
+    return run(assemble(resolved, problem, params), progress)
 
 
-def differences(saved: Any, again: Any) -> list[str]:
+def differences(saved: CheckLike, again: CheckLike) -> list[str]:
     """Where a replay differs from the saved run in verdict or first violation.
 
     Args:
@@ -67,13 +66,13 @@ def differences(saved: Any, again: Any) -> list[str]:
     keys, columns = ["run", "statement"], ["verdict", "first_violation"]
     old, new = (check.verdicts.set_index(keys)[columns] for check in (saved, again))
     lines = []
-    for run, statement in dict.fromkeys([*old.index, *new.index]):
-        place = f"run {run}, {quoted(statement)}"
-        if (run, statement) not in old.index or (run, statement) not in new.index:
+    for r, statement in dict.fromkeys([*old.index, *new.index]):
+        place = f"run {r}, {quoted(statement)}"
+        if (r, statement) not in old.index or (r, statement) not in new.index:
             lines.append(f"{place}: only in one of the two")
             continue
         for name in columns:
-            before, after = (table.loc[(run, statement), name] for table in (old, new))
+            before, after = (table.loc[(r, statement), name] for table in (old, new))
             if before != after:
                 lines.append(f"{place}: {name} was {before}, is {after}")
     return lines

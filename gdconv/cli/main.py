@@ -236,12 +236,13 @@ def _run(
     theorem: str, given: dict[str, Any], out: str | None, progress: Any, places: list[Path]
 ) -> tuple[Any, Any]:
     """The check and its folder; one that is saved complete is read; `places` is told of folders."""
+    from gdconv.checks.prepare import prepare
     from gdconv.checks.result import Interrupted, load
-    from gdconv.checks.run import begin, execute
+    from gdconv.checks.run import run
     from gdconv.checks.store import is_run, place_of
     from gdconv.support.config import Config
 
-    setting = begin(Config(theorem, **given))
+    setting = prepare(Config(theorem, **given))
     if out is not None:
         place = place_of(out, setting.config.canonical(), setting.arrays)
         places.append(place)
@@ -249,7 +250,7 @@ def _run(
             _say(f"{place} is complete already; read, not run again")
             return load(place), place
     try:
-        made = execute(setting, progress)
+        made = run(setting, progress)
     except Interrupted as stop:
         raise KeyboardInterrupt(f"{stop}; {_kept(stop.check, out, places)}") from None
     except DivergenceError as stop:

@@ -11,9 +11,10 @@ import pytest
 
 import gdconv
 from gdconv.checks.claims import _verdict_row
+from gdconv.checks.prepare import prepare
 from gdconv.checks.replay import differences, replay
 from gdconv.checks.result import Interrupted
-from gdconv.checks.run import begin, execute
+from gdconv.checks.run import run
 from gdconv.report.summary import summary
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.config import Config
@@ -112,8 +113,8 @@ def test_options_that_nothing_reads_are_refused() -> None:
 @pytest.mark.parametrize("seeds", [10**6 + 1, 10**9, 10**15])
 def test_more_cases_than_memory_holds_are_refused(seeds: int) -> None:
     with pytest.raises(InputError, match=f"^seeds = {seeds}: give at most 1000000"):
-        begin(Config("powers", seeds=seeds))
-    assert begin(Config("powers", seeds=10**6)).config.seeds == 10**6
+        prepare(Config("powers", seeds=seeds))
+    assert prepare(Config("powers", seeds=10**6)).config.seeds == 10**6
 
 
 def test_an_interruption_keeps_the_finished_cases() -> None:
@@ -125,7 +126,7 @@ def test_an_interruption_keeps_the_finished_cases() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as caught:
-        execute(begin(Config("powers", seeds=3)), stop)
+        run(prepare(Config("powers", seeds=3)), stop)
     assert caught.value.check is not None
     assert len(caught.value.check.runs) == 1
     assert caught.value.missing == 2
@@ -209,7 +210,7 @@ def test_the_check_of_claims_has_a_row_for_everything() -> None:
 
 def test_progress_counts_statements_over_cases() -> None:
     calls: list[tuple[str, int, int]] = []
-    execute(begin(Config("powers", seeds=2)), lambda *call: calls.append(call))
+    run(prepare(Config("powers", seeds=2)), lambda *call: calls.append(call))
     assert [call[1:] for call in calls] == [(i, 10) for i in range(10)]
     assert calls[6][0] == "powers wrong"
 

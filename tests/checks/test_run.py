@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from samples import KERNELS
 
 import gdconv
+from gdconv.checks.steps import StepSizes
 from gdconv.support.config import Config
 from gdconv.support.errors import DivergenceError, GdconvError, InputError
 
@@ -165,9 +167,9 @@ def test_divergence_names_the_run_and_keeps_what_was_finished(
     chosen = checks.step_sizes
 
     def third_is_too_long(setting: Any) -> Any:
-        eta, _ = chosen(setting)
-        eta[2] *= 1e9
-        return eta, "number"
+        sizes = chosen(setting)
+        sizes.eta[2] *= 1e9
+        return replace(sizes, rule="number")
 
     monkeypatch.setattr(checks, "step_sizes", third_is_too_long)
     with pytest.raises(DivergenceError, match=r"run 2 \(seed 7\) diverged") as caught:
@@ -191,7 +193,7 @@ def test_a_local_step_that_overflows_is_halved_like_one_that_rises(
     chosen = checks.step_sizes
     monkeypatch.setattr(checks, "MOST_HALVINGS", 2000)
     monkeypatch.setattr(
-        checks, "step_sizes", lambda setting: (chosen(setting)[0] * factor, "local")
+        checks, "step_sizes", lambda setting: StepSizes(chosen(setting).eta * factor, "local")
     )
     check = gdconv.check("full-gd", **SMALL, init="normal", steps=20, engine=engine)
     assert check.runs["loss_ratio_last"].iloc[0] < 1
@@ -273,7 +275,7 @@ def _zero_loss() -> Path:
 def test_what_only_the_command_line_reads_is_refused(
     theorem: str, options: dict[str, Any], remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gdconv.checks.run.execute", pytest.fail)
+    monkeypatch.setattr("gdconv.checks.run.run", pytest.fail)
     (name,) = options
     with pytest.raises(InputError, match=f"^{name} = .*leave it out.*{re.escape(remedy)}"):
         gdconv.check(theorem, **options)

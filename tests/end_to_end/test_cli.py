@@ -147,7 +147,7 @@ def test_a_start_that_changed_under_the_same_options_runs_again(saved, capsys, m
         return made
 
     prepare = setting.prepare
-    monkeypatch.setattr("gdconv.checks.run.prepare", other)
+    monkeypatch.setattr("gdconv.checks.prepare.prepare", other)
     assert cli.main([*FAST, "--out", str(saved.parent)]) in (1, 3)
     shown = capsys.readouterr()
     assert "complete already" not in shown.err
@@ -230,7 +230,7 @@ def test_exit_codes(verdict, code, capsys):
 
 
 def test_a_saved_check_is_read_and_not_run_again(saved, capsys, monkeypatch):
-    monkeypatch.setattr("gdconv.checks.run.execute", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr("gdconv.checks.run.run", lambda *_: pytest.fail("it ran again"))
     assert cli.main([*FAST, "--out", str(saved.parent)]) == 1
     shown = capsys.readouterr()
     assert "read, not run again" in shown.err

@@ -58,7 +58,7 @@ def test_what_nobody_foresaw_is_a_sentence_and_code_2(error, monkeypatch, capsys
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("gdconv.checks.run.execute", fail)
+    monkeypatch.setattr("gdconv.checks.run.run", fail)
     assert cli.main(FAST) == 2
     shown = capsys.readouterr()
     assert len(shown.err.splitlines()) == 1
@@ -75,7 +75,7 @@ def test_an_interrupt_that_a_library_makes_another_error_of(monkeypatch, capsys)
         except KeyboardInterrupt:
             raise ImportError("half a library") from None
 
-    monkeypatch.setattr("gdconv.checks.run.execute", fail)
+    monkeypatch.setattr("gdconv.checks.run.run", fail)
     assert cli.main(FAST) == 130
     assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"
 
@@ -146,13 +146,13 @@ def test_divergence_keeps_the_finished_seeds(tmp_path, monkeypatch, capsys):
 def test_an_interrupt_while_judging_or_saving_loses_nothing(tmp_path, monkeypatch, capsys):
     from gdconv.checks import run as checks
 
-    finish = checks._finish
+    finish = checks.collect
 
     def pressed_meanwhile(*words):
         signal.raise_signal(signal.SIGINT)
         return finish(*words)
 
-    monkeypatch.setattr(checks, "_finish", pressed_meanwhile)
+    monkeypatch.setattr(checks, "collect", pressed_meanwhile)
     assert cli.main([*FAST, "--out", str(tmp_path)]) == 130
     assert "1 of 1 runs were finished; they are saved in" in capsys.readouterr().err
     assert len(store.find_runs(tmp_path)) == 1
@@ -178,7 +178,7 @@ def test_an_empty_interrupt_still_says_something(monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gdconv.checks.run.prepare", stop)
+    monkeypatch.setattr("gdconv.checks.prepare.prepare", stop)
     assert cli.main(FAST) == 130
     assert capsys.readouterr().err == "gdconv: interrupted; nothing was saved\n"
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import gdconv
-from gdconv.checks.prepare import FALLBACK, prepare
+from gdconv.checks.prepare import prepare
+from gdconv.checks.resolve import FALLBACK
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.parameters import BLOCKS
@@ -68,8 +69,8 @@ def test_what_is_asked_for_is_what_comes_out(model: str) -> None:
     assert made.config.model == model
     assert made.problem.R == len(made.starts) == 2
     assert tuple(made.problem.y.shape[1:]) == ((3, 1, 1) if model == "encoder" else (3, 2, 1))
-    arrays = {b: made.arrays[b] for b in made.architecture.blocks}
-    again = made.architecture.from_arrays(arrays)
+    arrays = {b: made.arrays[b] for b in made.resolved.family.blocks}
+    again = made.resolved.family.from_arrays(arrays)
     assert all(np.array_equal(again.numpy()[b], arrays[b]) for b in arrays)
     assert prepare(Config(**made.config.canonical())).config == made.config
 

@@ -65,7 +65,7 @@ def test_weights_too(block: str, tmp_path: Path) -> None:
         Parameters.from_arrays(arrays)
     np.savez(tmp_path / "w.npz", X=np.ones((1, 1, 1)), y=np.ones((1, 1)), **arrays)
     with pytest.raises(InputError, match=f"{block} = an integer above"):
-        named_problem(str(tmp_path / "w.npz"), "softmax", 0)
+        named_problem(str(tmp_path / "w.npz"), "softmax", 0, ARCHITECTURES["multihead"])
 
 
 @pytest.mark.parametrize("block", ["W_Q", "W_K", "W_V", "w_O"])

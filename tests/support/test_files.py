@@ -25,7 +25,7 @@ LONG = ["a" * 300, "a" * 5000, "b/" * 3000 + "c", "x/" + "\u00e9" * 200, "ok/" +
 def test_a_name_that_is_too_long_is_refused_before_anything_runs(
     name: str, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    monkeypatch.setattr("gdconv.checks.run.execute", pytest.fail)
+    monkeypatch.setattr("gdconv.checks.run.run", pytest.fail)
     monkeypatch.chdir(tmp_path)
     for out in (name, str(tmp_path / name)):
         assert cli.main([*FAST, "--out", out]) == 2

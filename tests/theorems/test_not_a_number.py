@@ -194,7 +194,7 @@ def test_numbers_that_are_read(
         with monkeypatch.context() as patched, np.errstate(all="ignore"):
             patched.setattr(type(start), attribute, property(read))
             try:
-                prediction = made.theorem.predict(s_named(made, name), fresh)
+                prediction = made.resolved.theorem.predict(s_named(made, name), fresh)
             except np.linalg.LinAlgError:  # no verdict either
                 continue
         useless = (name, attribute, bad) == ("block-free", "J_range", inf)  # G^2 counts alone
@@ -206,7 +206,7 @@ def test_numbers_that_are_read(
 
 
 def s_named(made: Setting, name: str) -> Any:
-    return next(s for s in made.theorem.statements() if s.name == name)
+    return next(s for s in made.resolved.theorem.statements() if s.name == name)
 
 
 @pytest.mark.parametrize("kind", [FIXED, POSTERIOR, DECREASE])

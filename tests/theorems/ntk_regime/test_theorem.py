@@ -116,9 +116,10 @@ def test_duplicate_samples_are_not_confirmed() -> None:
     X[:, 1] = X[:, 0].flip(1)  # the same tokens in another order: the same output
     twice = replace(setting.problem, X=X)
     from gdconv.checks.prepare import assemble
-    from gdconv.checks.run import execute
+    from gdconv.checks.run import run
 
-    check = execute(assemble(replace(setting.config, steps=5), twice, setting.params))
+    few = replace(setting.resolved, config=replace(setting.config, steps=5))
+    check = run(assemble(few, twice, setting.params))
     assert check.verdict in ("outside", "undecided")
     assert check.verdict_of("relu-sharp") in ("outside", "undecided")
 
