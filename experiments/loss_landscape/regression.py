@@ -99,6 +99,7 @@ def descend(plan: Regression, kernel: str, seed: int) -> Descent:
     )  # fmt: skip
     setting = prepare(config)
     assert isinstance(setting, Setting)
+    assert isinstance(setting.params, Parameters)
     eta = float(step_sizes(setting).eta[0])
     wanted = {0, *np.unique(np.geomspace(1, plan.steps, plan.records).astype(int)).tolist()}
     for _ in range(MOST_HALVINGS):

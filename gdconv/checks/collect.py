@@ -49,7 +49,8 @@ def collect(
         messages += [f"run {r} {stall}"] if stall else []
         runs.append(_run_row(r, setting.seeds[r], outcome) | {"step_rule": rule, "stall": stall})
     trace = pd.concat(traces, ignore_index=True)
-    ends = resolved.family.stack([o.end.params for o in outcomes]).numpy()
+    last = [outcome.end.params for outcome in outcomes]
+    ends = last[0].stack(last).numpy()
     judged = resolved.statement.name
     return Check(
         theorem=theorem.id,

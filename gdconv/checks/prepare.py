@@ -15,6 +15,7 @@ from gdconv.checks.resolve import FALLBACK, Resolved, resolve
 from gdconv.data.problem import Problem
 from gdconv.descent.engines import runs_in_torch
 from gdconv.models.base import Model
+from gdconv.models.weights import Weights
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.files import require_working_directory
@@ -39,7 +40,7 @@ class Setting:
     resolved: Resolved
     model: Model
     problem: Problem
-    params: Any
+    params: Weights
     starts: list[Any]
     predictions: list[dict[str, Prediction]]
     notes: tuple[str, ...]
@@ -117,10 +118,10 @@ def _made(resolved: Resolved) -> Setting:
         return assemble(resolved, problem, named.params)
     made = [_start(resolved, seed) for seed in range(config.seed, config.seed + config.seeds)]
     problems, weights = zip(*made, strict=True)
-    return assemble(resolved, Problem.stack(problems), family.stack(list(weights)))
+    return assemble(resolved, Problem.stack(problems), weights[0].stack(weights))
 
 
-def _start(resolved: Resolved, seed: int) -> tuple[Problem, Any]:
+def _start(resolved: Resolved, seed: int) -> tuple[Problem, Weights]:
     """Data and weights of one seed."""
     theorem, family, config = resolved.theorem, resolved.family, resolved.config
     if config.problem:
@@ -132,10 +133,10 @@ def _start(resolved: Resolved, seed: int) -> tuple[Problem, Any]:
         return problem, family.draw(config, sizes, seed)
     model, judged = family.model(config, sizes), resolved.a_priori
 
-    def at(params: Any) -> Any:
+    def at(params: Weights) -> Any:
         return model.point(problem, params, resolved.trained)
 
-    def holds(params: Any) -> bool:
+    def holds(params: Weights) -> bool:
         return all(h.holds for h in theorem.predict(judged, at(params)).hypotheses)
 
     base = theorem.base(sizes, seed, at)
@@ -149,7 +150,7 @@ def _load(resolved: Resolved, seed: int) -> Problem:
     return problem if norm is None else problem.with_label_norm(norm)
 
 
-def assemble(resolved: Resolved, problem: Problem, params: Any) -> Setting:
+def assemble(resolved: Resolved, problem: Problem, params: Weights) -> Setting:
     """The setting around given data and weights, as `prepare` makes it or a saved run stored it.
 
     Args:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gdconv.data.problem import Problem
 from gdconv.models.base import Model
+from gdconv.models.weights import Weights
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.npz import LARGEST_BYTES
@@ -50,24 +50,20 @@ class Architecture(ABC):
         """Numbers that the largest arrays of one run hold, by what they are."""
 
     @abstractmethod
-    def draw(self, config: Config, sizes: dict[str, int], seed: int) -> Any:
+    def draw(self, config: Config, sizes: dict[str, int], seed: int) -> Weights:
         """Weights by the rule `config.init`, any but theorem."""
 
     @abstractmethod
-    def from_arrays(self, arrays: dict[str, np.ndarray]) -> Any:
+    def from_arrays(self, arrays: dict[str, np.ndarray]) -> Weights:
         """Weights from numpy arrays by block name."""
-
-    @abstractmethod
-    def stack(self, runs: list[Any]) -> Any:
-        """Weights of several runs as one, along the replica axis."""
 
     @abstractmethod
     def require_match(self, problem: Problem, params: Any) -> None:
         """Refuse weights that do not fit the data."""
 
-    def holds(self, params: Any) -> bool:
+    def holds(self, params: Weights) -> bool:
         """Whether weights are of this family."""
-        return tuple(f.name for f in fields(params)) == self.blocks
+        return params.names() == self.blocks
 
     def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
         """Data from stored arrays."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from gdconv.data.problem import Problem
 from gdconv.models.probes import Probe
+from gdconv.models.weights import Weights
 from gdconv.rigor.bars import bar
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.trust import Estimate
@@ -29,7 +30,7 @@ class Point(ABC):
 
     model: Any
     problem: Problem
-    params: Any
+    params: Weights
     trained: tuple[str, ...]
 
     @cached_property

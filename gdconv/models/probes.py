@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from gdconv.models.weights import W, Weights
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Probe:
     weight_norm: np.ndarray
     residual_norm: np.ndarray
     entropy: np.ndarray
-    descended: Any
+    descended: Weights
 
     def allowed_defect(self, r: int, eta: float, unit: float) -> float:
         """Rounding that a correct step of replica r may show.
@@ -62,7 +63,7 @@ def attention_entropy(S: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(p).sum(-1).mean((1, 2, 3)) / math.log(n)
 
 
-def stepped(params: Any, grad: Any, steps: Float[Tensor, " R"], trained: tuple[str, ...]) -> Any:
+def stepped(params: W, grad: W, steps: Float[Tensor, " R"], trained: tuple[str, ...]) -> W:
     """One step of gradient descent, W - eta grad W for the trained blocks.
 
     Args:
@@ -81,7 +82,7 @@ def stepped(params: Any, grad: Any, steps: Float[Tensor, " R"], trained: tuple[s
     return replace(params, **moved)
 
 
-def distances(params: Any, start: Any) -> dict[str, np.ndarray]:
+def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:
     """Frobenius distance from the start, per trainable block and together.
 
     Args:
@@ -93,9 +94,9 @@ def distances(params: Any, start: Any) -> dict[str, np.ndarray]:
         where w_O can be trained.
     """
     moved = {
-        f.name: (getattr(params, f.name) - getattr(start, f.name)).flatten(1).norm(dim=1)
-        for f in fields(params)
-        if f.name != "W_O"  # fixed in the multi-head model
+        name: (block - getattr(start, name)).flatten(1).norm(dim=1)
+        for name, block in params.blocks().items()
+        if name != "W_O"  # fixed in the multi-head model
     }
     total = sum(m.square() for m in moved.values()).sqrt()
     return {"distance": to_numpy(total)} | {
@@ -103,7 +104,7 @@ def distances(params: Any, start: Any) -> dict[str, np.ndarray]:
     }
 
 
-def gap(a: Any, b: Any) -> np.ndarray:
+def gap(a: Weights, b: Weights) -> np.ndarray:
     """|a - b|_F over all blocks, shape (R,)."""
     return distances(a, b)["distance"]
 

@@ -33,6 +33,7 @@ from gdconv.models.multihead.tangent import (
     tangent_kernel,
 )
 from gdconv.models.probes import distances, to_numpy
+from gdconv.models.weights import Weights
 from gdconv.rigor.bars import minus, positive_part, smaller, times
 from gdconv.rigor.spectrum import Enclosure
 
@@ -273,9 +274,7 @@ def _slice(forward: Any, r: int) -> Any:
     )
 
 
-def _norms(params: Any) -> dict[str, np.ndarray]:
+def _norms(params: Weights) -> dict[str, np.ndarray]:
     """|W|_F per block and together, by the names that `distances` uses."""
-    zero = replace(
-        params, **{f.name: torch.zeros_like(getattr(params, f.name)) for f in fields(params)}
-    )
-    return distances(params, zero)
+    zero = {name: torch.zeros_like(block) for name, block in params.blocks().items()}
+    return distances(params, replace(params, **zero))

@@ -112,10 +112,6 @@ class Encoder(Architecture):
         """W_Q, W_K, W_V, w_O."""
         return EncoderParameters.from_arrays(arrays)
 
-    def stack(self, runs: list[EncoderParameters]) -> EncoderParameters:
-        """Along the replica axis."""
-        return EncoderParameters.stack(runs)
-
     def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
         """Data from stored arrays, one label per sample."""
         return Problem.per_sample(X, y, name, notes)

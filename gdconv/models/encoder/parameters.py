@@ -5,7 +5,7 @@ Shapes and names as in gdconv.models.encoder.model. Source: Wu, Liu, Chrysos, Ce
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdconv.data.problem import real_array
+from gdconv.models.weights import Weights
 from gdconv.support.errors import InputError
 
 BLOCKS = ("W_Q", "W_K", "W_V", "w_O")
@@ -24,7 +25,7 @@ RULES = ("lecun", "he", "ntk", "zero-output")
 
 
 @dataclass(frozen=True)
-class EncoderParameters:
+class EncoderParameters(Weights):
     """Weights of the encoder with a leading replica axis.
 
     Attributes:
@@ -48,27 +49,6 @@ class EncoderParameters:
     def d_m(self) -> int:
         """Width."""
         return self.W_Q.shape[1]
-
-    def __getitem__(self, r: int | list[int]) -> EncoderParameters:
-        """Replica r (or replicas r) as EncoderParameters; the replica axis stays."""
-        index = [r] if isinstance(r, int) else r
-        return EncoderParameters(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def to(self, device: str | torch.device, dtype: torch.dtype) -> EncoderParameters:
-        """The same weights on another device or in another dtype."""
-        return EncoderParameters(*(getattr(self, f.name).to(device, dtype) for f in fields(self)))
-
-    def numpy(self) -> dict[str, np.ndarray]:
-        """Float64 numpy copies by name, replica axis included."""
-        return {
-            f.name: getattr(self, f.name).detach().cpu().double().numpy().copy()
-            for f in fields(self)
-        }
-
-    @staticmethod
-    def stack(runs: list[EncoderParameters]) -> EncoderParameters:
-        """Concatenate along the replica axis."""
-        return EncoderParameters(*(torch.cat([getattr(p, b) for p in runs]) for b in BLOCKS))
 
     @staticmethod
     def from_arrays(arrays: dict[str, np.ndarray]) -> EncoderParameters:

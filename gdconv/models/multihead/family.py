@@ -72,10 +72,6 @@ class MultiHead(Architecture):
         """W_Q, W_K, W_V, W_O."""
         return Parameters.from_arrays(arrays)
 
-    def stack(self, runs: list[Parameters]) -> Parameters:
-        """Along the replica axis."""
-        return Parameters.stack(runs)
-
     def notes(self, problem: Problem, params: Parameters) -> list[str]:
         """Whether B can have full row rank."""
         note = problem.overparametrization_note(params.H)

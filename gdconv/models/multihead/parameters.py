@@ -5,7 +5,7 @@ Shapes and names as in `gdconv.models.multihead.formulas`. Source: Song et al. 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdconv.data.problem import real_array
+from gdconv.models.weights import Weights
 from gdconv.support.errors import InputError
 
 BLOCKS = ("W_Q", "W_K", "W_V")
@@ -20,7 +21,7 @@ BLOCKS = ("W_Q", "W_K", "W_V")
 
 
 @dataclass(frozen=True)
-class Parameters:
+class Parameters(Weights):
     """Weights of the model with a leading replica axis.
 
     Attributes:
@@ -44,29 +45,6 @@ class Parameters:
     def H(self) -> int:
         """Number of heads."""
         return self.W_Q.shape[1]
-
-    def __getitem__(self, r: int | list[int]) -> Parameters:
-        """Replica r (or replicas r) as Parameters; the replica axis stays."""
-        index = [r] if isinstance(r, int) else r
-        return Parameters(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def to(self, device: str | torch.device, dtype: torch.dtype) -> Parameters:
-        """The same weights on another device or in another dtype."""
-        return Parameters(*(getattr(self, f.name).to(device, dtype) for f in fields(self)))
-
-    def numpy(self) -> dict[str, np.ndarray]:
-        """Float64 numpy copies by name, replica axis included."""
-        return {
-            f.name: getattr(self, f.name).detach().cpu().double().numpy().copy()
-            for f in fields(self)
-        }
-
-    @staticmethod
-    def stack(runs: list[Parameters]) -> Parameters:
-        """Concatenate along the replica axis."""
-        return Parameters(
-            *(torch.cat([getattr(p, f.name) for p in runs]) for f in fields(Parameters))
-        )
 
     @staticmethod
     def from_arrays(arrays: dict[str, np.ndarray]) -> Parameters:
