@@ -41,7 +41,6 @@ from experiments.harness.style import compact
 from gdconv.checks.store import require_writable
 from gdconv.report.plots import save_figure
 from gdconv.support.environment import environment
-from gdconv.support.threads import one_thread
 
 
 def tables_of(done: Done) -> dict[str, pd.DataFrame]:
@@ -84,8 +83,7 @@ def run(preset: Preset, out: Path) -> dict[str, pd.DataFrame]:
     require_writable(out)
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    with one_thread():
-        done = run_units(preset, folder)
+    done = run_units(preset, folder)
     tables = tables_of(done)
     for name, table in tables.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")

@@ -28,7 +28,6 @@ from experiments.hessian_growth.report import report
 from gdconv.checks.store import require_writable
 from gdconv.report.plots import save_figure
 from gdconv.support.environment import environment
-from gdconv.support.threads import one_thread
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -61,8 +60,7 @@ def run(preset: Preset, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     require_writable(out)
     out.mkdir(parents=True, exist_ok=True)
-    with one_thread():
-        rows = run_units(preset, out)
+    rows = run_units(preset, out)
     slopes = fitted(rows)
     slopes.to_csv(out / "slopes.csv", index=False, float_format="%.6g")
     summary(rows).to_csv(out / "curves.csv", index=False, float_format="%.5g")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.harness.units import kept_arrays
 from experiments.loss_landscape import network, regression
 from experiments.loss_landscape.numbers import measured
 from experiments.loss_landscape.plan import KERNELS, Preset, Stages, mark_of
 from experiments.tasks.landscape import Block, axis_of, plane_losses
 from experiments.tasks.trained import load
 from gdconv.support.errors import InputError
-from gdconv.support.npz import read_arrays
 
 Axes = tuple[np.ndarray, np.ndarray]
 
@@ -93,29 +90,15 @@ def evaluated(
     Returns:
         Losses and extra numbers.
     """
-    with contextlib.suppress(InputError, OSError, ValueError):
-        kept = read_arrays(place, ("mark", "a", "b", "z", "names", "values"))
-        same = str(kept["mark"]) == mark and all(
-            np.array_equal(kept[n], axis) for n, axis in zip("ab", axes, strict=True)
-        )
-        if same and kept["z"].shape == (len(axes[0]), len(axes[1])):
-            pairs = zip(kept["names"].ravel(), kept["values"].ravel(), strict=True)
-            return kept["z"], {str(name): float(value) for name, value in pairs if str(name)}
-    z, extra = make()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, half = tempfile.mkstemp(prefix=f".{place.stem}.", suffix=".npz", dir=place.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(
-                stream, mark=np.array(mark), a=axes[0], b=axes[1], z=z,
-                names=np.array([*extra, ""]), values=np.array([*extra.values(), 0.0]),
-            )  # fmt: skip
-        os.replace(half, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(half)
-        raise
-    return z, extra
+    given = {"mark": mark, "a": axes[0], "b": axes[1]}
+
+    def arrays() -> dict[str, Any]:
+        z, extra = make()
+        return {"z": z, "names": [*extra, ""], "values": [*extra.values(), 0.0]}
+
+    kept = kept_arrays(place, given, arrays)
+    pairs = zip(kept["names"], kept["values"], strict=True)
+    return kept["z"], {str(name): float(value) for name, value in pairs if str(name)}
 
 
 def classifier_planes(

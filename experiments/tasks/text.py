@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from jaxtyping import Int
 from experiments.tasks import stand_in
 from experiments.tasks.text_sources import Corpus, read_csv, read_datasets, read_imdb
 from gdconv.support.errors import InputError
-from gdconv.support.files import require_writable
+from gdconv.support.files import replaced, require_writable
 from gdconv.support.npz import read_arrays
 
 UNKNOWN = 1
@@ -256,22 +254,14 @@ def _fingerprint(path: Path, options: tuple[Any, ...]) -> str:
 def _save(place: Path, task: TextTask) -> None:
     """Write the arrays beside their place and rename: a killed run leaves no half cache."""
     require_writable(place.parent)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, half = tempfile.mkstemp(prefix=f".{place.stem}.", suffix=".npz", dir=place.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(
-                stream,
-                **{name: getattr(task, name) for name in _ARRAYS},
-                vocabulary=np.array(task.vocabulary),
-                classes=np.array(task.classes),
-                name=np.array(task.name),
-            )
-        os.replace(half, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(half)
-        raise
+    with replaced(place) as stream:
+        np.savez_compressed(
+            stream,
+            **{name: getattr(task, name) for name in _ARRAYS},
+            vocabulary=np.array(task.vocabulary),
+            classes=np.array(task.classes),
+            name=np.array(task.name),
+        )
 
 
 _ARRAYS = ("X", "y", "X_test", "y_test")

@@ -6,10 +6,7 @@ batches, and a run that was killed continues with the batches it would have seen
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -27,6 +24,7 @@ from torch import Tensor, nn
 
 from experiments.tasks.classifier import accuracy_and_loss
 from gdconv.support.errors import InputError
+from gdconv.support.files import replaced
 
 OPTIMISERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
@@ -148,7 +146,7 @@ def train(
     samples: Samples,
     plan: TrainingPlan,
     checkpoint: Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     mark: str = "",
 ) -> TrainingRun:
     """Train in place; evaluations at step 0, every `plan.every` steps and at the end.
@@ -235,18 +233,10 @@ def _save(
     step: int,
 ) -> None:
     """Write beside its place and rename: a run killed meanwhile keeps the one before."""
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     state = {"name": name, "step": step, "run": asdict(run)}
     state |= {"net": net.state_dict(), "optimiser": optimiser.state_dict()}
-    handle, half = tempfile.mkstemp(prefix=f".{checkpoint.name}.", dir=checkpoint.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            torch.save(state, stream)
-        os.replace(half, checkpoint)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(half)
-        raise
+    with replaced(checkpoint) as stream:
+        torch.save(state, stream)
 
 
 def _resume(

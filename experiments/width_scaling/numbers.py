@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+
+from experiments.harness.statistics import interval
 
 GROUP = ["model", "data", "init", "scaling"]
-
-LEVEL = 0.95
 
 VANISHED = 1e-8
 """Loss ratio below which the linearisation error at equal steps is left out."""
@@ -60,29 +59,6 @@ def slopes(rows: pd.DataFrame, size: str, value: str) -> pd.Series:
         return pd.Series(dtype=float)
     centred = x - x.mean()
     return (np.log(grid) * (centred / (centred @ centred))).sum(axis=1)
-
-
-def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float, float]:
-    """Mean and its 95 % Student interval.
-
-    Args:
-        values: Independent numbers, here one slope per seed.
-
-    Returns:
-        Mean, lower and upper end; the ends are NaN for one number, all three for none.
-
-    Example:
-        >>> [round(v, 3) for v in interval([1.0, 2.0, 3.0])]
-        [2.0, -0.484, 4.484]
-    """
-    sample = np.asarray(values, dtype=float)
-    if len(sample) == 0:
-        return (np.nan, np.nan, np.nan)
-    mean = float(sample.mean())
-    if len(sample) == 1:
-        return mean, np.nan, np.nan
-    half = float(t.ppf((1 + LEVEL) / 2, len(sample) - 1) * sample.std(ddof=1) / len(sample) ** 0.5)
-    return mean, mean - half, mean + half
 
 
 def ranges(rows: pd.DataFrame) -> list[tuple[int, int]]:

@@ -12,10 +12,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,6 +86,11 @@ class Case:
         text = repr(sorted(asdict(self).items()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def cost(self) -> float:
+        """Steps."""
+        return self.epochs
+
 
 def synthetic(samples: int, tokens: int, embedding: int, seed: int) -> Problem:
     """Independent tokens, uniform on the unit sphere; one standard normal label per sample.
@@ -130,12 +134,12 @@ def problem_of(case: Case) -> Problem:
     return synthetic(case.samples, case.tokens, case.embedding, case.seed)
 
 
-def run_case(case: Case, tick: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+def run_case(case: Case, tell: Callable[[float], object] = lambda steps: None) -> dict[str, Any]:
     """Everything that one run yields.
 
     Args:
         case: The run.
-        tick: Called after every step.
+        tell: Told after every step.
 
     Returns:
         The fields of the case and what was measured, plain numbers.
@@ -177,7 +181,7 @@ def run_case(case: Case, tick: Callable[[], Any] = lambda: None) -> dict[str, An
             found |= record("end", step, residual, line)
             break
         line = line - eta * (K_0 @ line)
-        tick()
+        tell(1)
     spent = {"seconds": time.perf_counter() - began, "peak_rss_mib": peak_rss()}
     return asdict(case) | facts | found | spent
 
@@ -248,13 +252,3 @@ def peak_rss() -> float:
     """Greatest resident memory of this process so far, in MiB."""
     unit = 1.0 if sys.platform == "darwin" else 1024.0
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit / 2**20
-
-
-def with_width(case: Case, width: int, seed: int) -> Case:
-    """The same case at another width and seed."""
-    return replace(case, width=width, seed=seed)
-
-
-def finite(row: dict[str, Any]) -> bool:
-    """Whether the run ended with finite numbers."""
-    return bool(np.isfinite(row["end_loss_ratio"]))
