@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.convex_attention.figure import TITLES, tidy
+from experiments.convex_attention.figure import TITLES
 from experiments.convex_attention.modular import KINDS, LEVEL
 from experiments.convex_attention.numbers import modular, paths
 from experiments.convex_attention.plan import OTHER_DECAY, Done, Preset
+from experiments.harness.style import heading, tidy
 
 TRAIN, TEST = "#888888", "#c0392b"
 
@@ -53,10 +54,8 @@ def path_figure(done: Done) -> Figure:
     grid[1, 0].set_ylabel("$R^2$ on held-out samples")
     grid[0, 0].legend(fontsize=8.5, frameon=False, loc="upper left")
     count, gap = table["seed"].nunique(), table["gap"].max()
-    fig.suptitle(
-        f"Line: median, band: range over {count} seeds; largest relative gap {gap:.0e}",
-        x=0.01, ha="left", fontsize=10,
-    )  # fmt: skip
+    text = f"Line: median, band: range over {count} seeds; largest relative gap {gap:.0e}"
+    heading(fig, text, 10, "normal")
     return fig
 
 
@@ -104,10 +103,10 @@ def modular_figure(done: Done, preset: Preset) -> Figure:
     for axes in grid[-1][:3]:
         axes.set_xlabel("step of AdamW, full batch")
     _legend(grid[0, 1], p)
-    fig.suptitle(
+    heading(
+        fig,
         f"Division modulo {p}, half of the table for training, {preset.modular_seeds} seeds "
-        "(a line each; a run ends when its test accuracy is 99 %)",
-        x=0.01, ha="left", fontsize=10,
+        "(a line each; a run ends when its test accuracy is 99 %)", 10, "normal",
     )  # fmt: skip
     return fig
 

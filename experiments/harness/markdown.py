@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
+
 
 def number(value: float) -> str:
     """Two digits, plain between 0.01 and 10000.
@@ -25,6 +27,25 @@ def number(value: float) -> str:
     return f"{value:.1e}"
 
 
+def spread(values: pd.Series, form: str = ".3f") -> str:
+    """Mean [lowest, highest].
+
+    Args:
+        values: Numbers, nan is left out.
+        form: Their format.
+
+    Returns:
+        Text.
+
+    Example:
+        >>> spread(pd.Series([0.5, 0.75])), spread(pd.Series([float("nan")]))
+        ('0.625 [0.500, 0.750]', 'none')
+    """
+    if values.isna().all():
+        return "none"
+    return f"{values.mean():{form}} [{values.min():{form}}, {values.max():{form}}]"
+
+
 def rows_of(table: list[list[str]]) -> list[str]:
     """Markdown lines of a table whose first row is its head.
 
@@ -40,3 +61,20 @@ def rows_of(table: list[list[str]]) -> list[str]:
     """
     lines = ["| " + " | ".join(cells) + " |" for cells in table]
     return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]
+
+
+def section(*parts: str | list[list[str]]) -> list[str]:
+    """Paragraphs and tables with an empty line after each.
+
+    Args:
+        parts: Paragraphs (a heading is one) and tables.
+
+    Returns:
+        Lines.
+
+    Example:
+        >>> section("## Letters", [["a"], ["1"]])
+        ['## Letters', '', '| a |', '|---|', '| 1 |', '']
+    """
+    return [line for part in parts
+            for line in (*([part] if isinstance(part, str) else rows_of(part)), "")]  # fmt: skip

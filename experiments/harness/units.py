@@ -49,7 +49,7 @@ class Lines:
     """Results of units in a file of JSON lines, each written as soon as it is there.
 
     Args:
-        file: The file; its folder exists.
+        file: The file.
         head: First line of the file: all that results depend on but the key.
 
     Attributes:
@@ -88,6 +88,7 @@ class Lines:
         if len(missing) < len(units):
             there = len(units) - len(missing)
             print(f"... {there} of {len(units)} runs are there", file=sys.stderr)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
         total = sum(unit.cost for unit in missing)
         with (

@@ -14,8 +14,6 @@ Writes map.csv, map.md, reached.csv, manifest.json, figure.pdf and figure.png to
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.harness.style import compact
+from experiments.harness.command import carried_out, parser_of
+from experiments.harness.results import save_results
 from experiments.query_kernels.figure import draw
 from experiments.query_kernels.map import (
     COVERAGE,
@@ -37,9 +36,7 @@ from experiments.query_kernels.report import map_text
 from gdconv.checks.run import check
 from gdconv.checks.store import require_writable
 from gdconv.descent.stall import CAUSES
-from gdconv.report.plots import save_figure
-from gdconv.support.environment import environment
-from gdconv.support.errors import GdconvError, InputError
+from gdconv.support.errors import InputError
 
 FITTED = 1e-12
 """Runs stop at this loss ratio; two runs that both get there are a tie."""
@@ -172,15 +169,10 @@ def run(out: Path, seeds: int, quick: bool = False) -> tuple[pd.DataFrame, pd.Da
     if seeds < 6:
         raise InputError("seeds", seeds, "give at least 6: fewer have no 95 % interval")
     require_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
     plan = QUICK if quick else FULL
     print(f"... kappa_0 of both kernels, {seeds} seeds a cell", file=sys.stderr)
     table = measure_map(seeds, plan.scales, plan.factors)
     reached = measure_reached(plan)
-    table.to_csv(out / "map.csv", index=False, float_format="%.5g")
-    reached.to_csv(out / "reached.csv", index=False, float_format="%.5g")
-    (out / "map.md").write_text(map_text(table, reached))
-    compact(save_figure(draw(table, reached), out / "figure")[1])
     manifest = {
         "command": "python -m experiments.query_kernels"
         + f" --seeds {seeds}"
@@ -189,24 +181,21 @@ def run(out: Path, seeds: int, quick: bool = False) -> tuple[pd.DataFrame, pd.Da
         "training": {**TRAINED, "seeds": list(range(plan.runs)), "steps": plan.steps},
         "interval": f"order statistics of the median, at least {COVERAGE:.0%}",
         "undecided": f"sigma_m(J_Q) < {FLOOR:g} max(|J_Q|, max |x| |k| |u| / sqrt d)",
-        "environment": environment(),
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    text, figure = map_text(table, reached), draw(table, reached)
+    tables = {"map": table, "reached": reached}
+    save_results(out, tables, {"map": text}, {"figure": figure}, manifest)
     return table, reached
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns 0, or 2 for an option that cannot be used."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/query_kernels"))
+    """Command line; returns 0, 2 for an option that cannot be used, 130 when interrupted."""
+    parser = parser_of(__doc__, "query_kernels")
     parser.add_argument("--seeds", type=int, default=24, help="seeds per cell of the map")
     parser.add_argument("--quick", action="store_true", help="a small version, under 20 s")
     options = parser.parse_args(arguments)
-    try:
-        run(options.out, options.seeds, options.quick)
-    except GdconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print((options.out / "map.md").read_text())
-    print(f"tables and figure: {options.out}/map.md, {options.out}/figure.png")
-    return 0
+    return carried_out(
+        lambda: run(options.out, options.seeds, options.quick),
+        options.out / "map.md",
+        kept=False,
+    )

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.harness.markdown import number, rows_of
-from experiments.width_scaling.figure import KERNELS, LAWS, RULES, fit_text
+from experiments.harness.style import NAMES as KERNELS
+from experiments.width_scaling.figure import LAWS, RULES, fit_text
 
 SCALES = {"linear": "1/d_m", "sqrt": "1/sqrt(d_m)"} | KERNELS
 

@@ -185,8 +185,10 @@ def test_control_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    assert carried_out(interrupted, Path("report.md"), "") == 130
+    assert carried_out(interrupted, Path("report.md")) == 130
     assert "goes on" in capsys.readouterr().err
+    assert carried_out(interrupted, Path("report.md"), kept=False) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_paired_agrees_with_ttest_and_all_signs() -> None:

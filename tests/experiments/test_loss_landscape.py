@@ -36,7 +36,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, pd
     """The tiny preset, run once; figures, which take most of the time, are tested apart."""
     out = tmp_path_factory.mktemp("landscape")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loss_landscape, "_draw_all", lambda *_: None)
+        patched.setattr(loss_landscape, "_figures", lambda *_: {})
         return out, run(TINY, out)
 
 
@@ -84,7 +84,7 @@ def test_a_stand_in_is_called_one_wherever_it_appears(
 def test_kept_grids_give_the_numbers_of_a_whole_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss_landscape, "_draw_all", lambda *_: None)
+    monkeypatch.setattr(loss_landscape, "_figures", lambda *_: {})
     whole = run(ONE, tmp_path)
 
     def again(*_: object) -> None:
