@@ -171,7 +171,7 @@ def timed(
     return times
 
 
-def summary(times: dict[str, list[float]]) -> dict[str, Any]:
+def _summary(times: dict[str, list[float]]) -> dict[str, Any]:
     """Medians, fastest rounds, and ratios to torch.func within each round."""
     import numpy as np
 
@@ -197,7 +197,7 @@ def measure_dense(index: int, rounds: int) -> dict[str, Any]:
         "blocks": letters,
         "P": len(base),
         "shape": {"L": L, "D": D, "d": d, "D_o": D},
-        **summary(times),
+        **_summary(times),
         "relative_difference": {
             name: float((H - base).abs().max() / base.abs().max()) for name, H in found.items()
         },
@@ -219,7 +219,7 @@ def measure_product(index: int, rounds: int) -> dict[str, Any]:
     return {
         "P": len(base),
         "shape": {"L": L, "D": D, "d": d, "D_o": D},
-        **summary(times),
+        **_summary(times),
         "memory_mib": added,
         "relative_difference": {
             name: float((v - base).abs().max() / base.abs().max()) for name, v in found.items()

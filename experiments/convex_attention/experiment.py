@@ -39,15 +39,8 @@ from experiments.harness.results import save_results
 from gdconv.checks.store import require_writable
 
 
-def tables_of(done: Done) -> dict[str, pd.DataFrame]:
-    """All tables by file name.
-
-    Args:
-        done: Results by key.
-
-    Returns:
-        Tables.
-    """
+def _tables_of(done: Done) -> dict[str, pd.DataFrame]:
+    """All tables by file name."""
     division, lines = modular(done)
     return {
         "curves": curves(done),
@@ -78,7 +71,7 @@ def run(preset: Preset, out: Path) -> dict[str, pd.DataFrame]:
     """
     require_writable(out)
     done = run_units(preset, out / "checkpoints")
-    tables = tables_of(done)
+    tables = _tables_of(done)
     figures = {
         "training": training_figure(done),
         "maps": map_figure(done),

@@ -134,15 +134,8 @@ class Unit:
         return "|".join((self.study, self.task, self.model, self.method, str(self.seed)))
 
 
-def methods_of(model: str) -> tuple[str, ...]:
-    """Methods a model is trained by; the control only by the faster one.
-
-    Args:
-        model: One of MODELS.
-
-    Returns:
-        Some of METHODS.
-    """
+def _methods_of(model: str) -> tuple[str, ...]:
+    """Methods a model is trained by; the control only by the faster one."""
     return (FAST,) if model == FREE else METHODS
 
 
@@ -164,14 +157,14 @@ def units(preset: Preset) -> list[Unit]:
         Unit("search", task, model, method, SEARCH_SEED, 1.0)
         for task, model in pairs
         if model != "convex"
-        for method in methods_of(model)
+        for method in _methods_of(model)
     ]
     for seed in range(preset.seeds):
         made += [Unit("optimum", task, "convex", "", seed) for task in TASKS]
         made += [
             Unit("curve", task, model, method, seed, 2.5 if "(3)" in model else 0.8)
             for task, model in pairs
-            for method in methods_of(model)
+            for method in _methods_of(model)
         ]
         made += [Unit("path", task, "convex", "", seed) for task in ("digits", "pixels", TASKS[1])]
     for seed in range(preset.modular_seeds):

@@ -6,6 +6,15 @@ import math
 
 import pandas as pd
 
+Table = list[list[str]]
+"""Cells; the first row is the head."""
+
+
+STAND_IN = (
+    "These texts are a generated stand-in, not reviews: what is seen here is seen on the stand-in "
+    "only."
+)
+
 
 def number(value: float) -> str:
     """Two digits, plain between 0.01 and 10000.
@@ -46,8 +55,8 @@ def spread(values: pd.Series, form: str = ".3f") -> str:
     return f"{values.mean():{form}} [{values.min():{form}}, {values.max():{form}}]"
 
 
-def rows_of(table: list[list[str]]) -> list[str]:
-    """Markdown lines of a table whose first row is its head.
+def rows_of(table: Table) -> list[str]:
+    """Markdown lines of a table.
 
     Args:
         table: Cells.
@@ -63,7 +72,7 @@ def rows_of(table: list[list[str]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]
 
 
-def section(*parts: str | list[list[str]]) -> list[str]:
+def section(*parts: str | Table) -> list[str]:
     """Paragraphs and tables with an empty line after each.
 
     Args:

@@ -26,15 +26,8 @@ from experiments.hessian_growth.report import report
 from gdconv.checks.store import require_writable
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Over the seeds: what the figure shows.
-
-    Args:
-        rows: Rows of the units.
-
-    Returns:
-        study, variant, block, part, scale, seeds, median, least, most, mean.
-    """
+def _summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Over the seeds: what the figure shows."""
     keys = ["study", "variant", "block", "part", "scale"]
     groups = rows.groupby(keys, sort=False)["value"]
     found = groups.agg(seeds="count", median="median", least="min", most="max", mean="mean")
@@ -68,7 +61,7 @@ def run(preset: Preset, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     }
     text, figure = report(rows, slopes, preset), draw(rows, slopes)
     save_results(out, {"slopes": slopes}, {"report": text}, {"figure": figure}, manifest, digits=6)
-    summary(rows).to_csv(out / "curves.csv", index=False, float_format="%.5g")
+    _summary(rows).to_csv(out / "curves.csv", index=False, float_format="%.5g")
     return rows, slopes
 
 
