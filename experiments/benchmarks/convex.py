@@ -53,17 +53,8 @@ def problem(shape: tuple[int, int, int], seed: int = 0) -> tuple[Any, Any]:
     return X, np.einsum("nkd,kd->n", X, Z) + 0.5 * rng.standard_normal(shape[0])
 
 
-def clarabel(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
-    """CVXPY's interior-point route.
-
-    Args:
-        X: Tokens.
-        y: Targets.
-        beta: Weight decay.
-
-    Returns:
-        Weights (n, d), and the time the solver reports in milliseconds.
-    """
+def _clarabel(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """CVXPY's interior-point route."""
     cp: Any = importlib.import_module("cvxpy")
 
     N, n, d = X.shape
@@ -74,17 +65,8 @@ def clarabel(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
     return Z.value, {"solver_ms": 1e3 * task.solver_stats.solve_time}
 
 
-def celer(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
-    """celer's group lasso: |y - Xw|^2/(2N) + alpha sum |w_g|.
-
-    Args:
-        X: Tokens.
-        y: Targets.
-        beta: Weight decay.
-
-    Returns:
-        Weights (n, d), nothing else.
-    """
+def _celer(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """celer's group lasso: |y - Xw|^2/(2N) + alpha sum |w_g|."""
     N, n, d = X.shape
     fit = importlib.import_module("celer").GroupLasso(
         groups=d, alpha=beta / (2 * N), fit_intercept=False, tol=TOLERANCE
@@ -92,17 +74,8 @@ def celer(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
     return fit.fit(X.reshape(N, -1), y).coef_.reshape(n, d), {}
 
 
-def skglm(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
-    """skglm's group lasso, the same scaling.
-
-    Args:
-        X: Tokens.
-        y: Targets.
-        beta: Weight decay.
-
-    Returns:
-        Weights (n, d), nothing else.
-    """
+def _skglm(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """skglm's group lasso, the same scaling."""
     N, n, d = X.shape
     fit = importlib.import_module("skglm").GroupLasso(
         groups=d, alpha=beta / (2 * N), fit_intercept=False, tol=TOLERANCE
@@ -110,18 +83,8 @@ def skglm(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
     return fit.fit(X.reshape(N, -1), y).coef_.reshape(n, d), {}
 
 
-def ours(X: Any, y: Any, beta: float, method: str) -> tuple[Any, dict[str, float]]:
-    """gdconv, certificate included.
-
-    Args:
-        X: Tokens.
-        y: Targets.
-        beta: Weight decay.
-        method: "newton" or "descent".
-
-    Returns:
-        Weights (n, d), and 1.0 when the gap is certified.
-    """
+def _ours(X: Any, y: Any, beta: float, method: str) -> tuple[Any, dict[str, float]]:
+    """gdconv, certificate included."""
     from gdconv.convex.group_lasso import token_program
     from gdconv.convex.solvers.fast import CERTIFIED, solve
 
@@ -144,8 +107,8 @@ def contestant(name: str) -> Callable[[Any, Any, float], tuple[Any, dict[str, fl
         ((3, 2), {'certified': 1.0})
     """
     if name in ("newton", "descent"):
-        return lambda X, y, beta: ours(X, y, beta, name)
-    return {"clarabel": clarabel, "celer": celer, "skglm": skglm}[name]
+        return lambda X, y, beta: _ours(X, y, beta, name)
+    return {"clarabel": _clarabel, "celer": _celer, "skglm": _skglm}[name]
 
 
 def measure(part: float, rounds: int, shape: tuple[int, int, int] = SHAPE) -> dict[str, Any]:

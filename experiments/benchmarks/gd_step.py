@@ -68,15 +68,8 @@ def forward(torch: Any, X: Any, W_O: Any, Q: Any, K: Any, V: Any) -> tuple[Any, 
     return F, SX.reshape(X.shape[0] * X.shape[1], -1)
 
 
-def jacobian_norm_squared(data: dict[str, Any]) -> float:
-    """||J_0||^2 by 30 steps of the power method.
-
-    Args:
-        data: Result of `problem`.
-
-    Returns:
-        An estimate from below, good to a few digits.
-    """
+def _jacobian_norm_squared(data: dict[str, Any]) -> float:
+    """||J_0||^2 by 30 steps of the power method."""
     import torch
 
     torch.manual_seed(0)
@@ -182,7 +175,7 @@ def measure(index: int, scale: float, rounds: int) -> dict[str, Any]:
     import numpy as np
 
     data = problem(SHAPES[index])
-    eta = scale * 0.5 / jacobian_norm_squared(data)
+    eta = scale * 0.5 / _jacobian_norm_squared(data)
     fused, replica = fused_loop(data, eta, True)
     runs = {"torch": torch_loop(data, eta), "fused": fused, "bare": fused_loop(data, eta, False)[0]}
     if importlib.util.find_spec("jax"):
@@ -215,17 +208,10 @@ def measure(index: int, scale: float, rounds: int) -> dict[str, Any]:
     }
 
 
-def million(steps: int = 1_000_000) -> dict[str, Any]:
-    """A long run of the smallest problem: wall time and peak memory at a tenth and at the end.
-
-    Args:
-        steps: Number of steps.
-
-    Returns:
-        Seconds, peak resident memory in MiB at both points, anchors.
-    """
+def _million(steps: int = 1_000_000) -> dict[str, Any]:
+    """A long run of the smallest problem: wall time and peak memory at a tenth and at the end."""
     data = problem(SHAPES[0])
-    run, replica = fused_loop(data, LAZY * 0.5 / jacobian_norm_squared(data), True)
+    run, replica = fused_loop(data, LAZY * 0.5 / _jacobian_norm_squared(data), True)
     run(10)
     start = time.perf_counter()
     run(steps // 10)
@@ -262,7 +248,7 @@ def main() -> None:
     only = {"action": "store_true", "help": "only the run of a million steps"}
     options = alone(__doc__, "gd_step", million=only)
     if options.million:
-        result = million()
+        result = _million()
         print(json.dumps(result, indent=1))
         print(
             "fused, one million steps:",

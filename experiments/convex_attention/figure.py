@@ -43,17 +43,8 @@ def colours() -> dict[str, Colour]:
     return dict(zip(order, (palette()[k] for k in (2, 0, 9, 1, 3)), strict=True))
 
 
-def band(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Median and range over the seeds at every step.
-
-    Args:
-        rows: One model and method.
-        x: Column of the x axis; its median over the seeds is used.
-        y: Column of the y axis.
-
-    Returns:
-        x, low, middle, high, one row a step reached by every seed.
-    """
+def _band(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Median and range of y, and median of x, at every step that every seed reaches."""
     groups = rows.groupby("step")
     found = pd.DataFrame({
         "x": groups[x].median(), "low": groups[y].min(), "middle": groups[y].median(),
@@ -87,8 +78,7 @@ def training_figure(done: Done) -> Figure:
             at["seconds"], np.ones(len(at)), "*", color="#222222", ms=10, mec="white", mew=0.6
         )
         _lines(line[2], here[here["excess"].notna()], "step", "excess")
-        line[2].set_ylim(1e-8, 30)
-        line[2].set_ylabel(r"relative excess, at most $(F_t-F^*)/F^*$")
+        line[2].set(ylim=(1e-8, 30), ylabel=r"relative excess, at most $(F_t-F^*)/F^*$")
         line[0].set_title(TITLES[task], fontsize=11, loc="left", weight="bold")
     for axes in grid[-1]:
         axes.set_xlabel("step t")
@@ -105,15 +95,14 @@ def training_figure(done: Done) -> Figure:
 
 def _lines(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
     for (model, method), run in rows.groupby(["model", "method"], sort=False):
-        found = band(run, x, y)
+        found = _band(run, x, y)
         found = found[found["x"] > 0]
         style, colour = STYLES[str(method)], colours()[str(model)]
         axes.plot(found["x"], found["middle"], style, color=colour, lw=1.5)
         shade = 0.16 if method == FAST else 0.07
         axes.fill_between(found["x"], found["low"].clip(lower=1e-12), found["high"], color=colour,
                           alpha=shade, lw=0)  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     tidy(axes)
 
 

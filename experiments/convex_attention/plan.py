@@ -256,7 +256,8 @@ class Worker:
         program = program_of(task, preset.decay)
         if unit.model == "convex":
             Z, curve = proximal(program, unit.method, preset.steps)
-            score = r_squared(program_predictions(task.X_test, Z), task.y_test)
+            predicted = task.X_test.reshape(len(task.X_test), -1) @ Z.ravel()
+            score = r_squared(predicted, task.y_test)
             return {**asdict(curve), "r_squared": score, "rate": program.max_step().lo}
         search = Unit("search", unit.task, unit.model, unit.method, SEARCH_SEED)
         rate = float(done[search.key]["result"]["rate"])
@@ -271,23 +272,6 @@ class Worker:
             if unit.seed:  # maps are drawn for one seed
                 found["attention"] = {"entropy": found["attention"]["entropy"]}
         return found
-
-
-def program_predictions(X: np.ndarray, Z: np.ndarray) -> np.ndarray:
-    """tr(Z^T X_i) of every sample.
-
-    Args:
-        X: Tokens (M, n, d).
-        Z: Weights (n, d, 1).
-
-    Returns:
-        Predictions (M).
-
-    Example:
-        >>> program_predictions(np.ones((1, 2, 3)), np.ones((2, 3, 1))).tolist()
-        [6.0]
-    """
-    return np.asarray(X.reshape(len(X), -1) @ Z.ravel())
 
 
 def run_units(preset: Preset, folder: Path) -> Done:

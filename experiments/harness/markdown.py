@@ -55,23 +55,6 @@ def spread(values: pd.Series, form: str = ".3f") -> str:
     return f"{values.mean():{form}} [{values.min():{form}}, {values.max():{form}}]"
 
 
-def rows_of(table: Table) -> list[str]:
-    """Markdown lines of a table.
-
-    Args:
-        table: Cells.
-
-    Returns:
-        Lines.
-
-    Example:
-        >>> rows_of([["a"], ["1"]])
-        ['| a |', '|---|', '| 1 |']
-    """
-    lines = ["| " + " | ".join(cells) + " |" for cells in table]
-    return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]
-
-
 def section(*parts: str | Table) -> list[str]:
     """Paragraphs and tables with an empty line after each.
 
@@ -85,5 +68,11 @@ def section(*parts: str | Table) -> list[str]:
         >>> section("## Letters", [["a"], ["1"]])
         ['## Letters', '', '| a |', '|---|', '| 1 |', '']
     """
-    return [line for part in parts
-            for line in (*([part] if isinstance(part, str) else rows_of(part)), "")]  # fmt: skip
+    lines: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            lines += [part, ""]
+        else:
+            rows = ["| " + " | ".join(cells) + " |" for cells in part]
+            lines += [rows[0], "|" + "---|" * len(part[0]), *rows[1:], ""]
+    return lines

@@ -7,11 +7,13 @@ of its unit; what the keys do not name, such as the preset, stands in the first 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +27,23 @@ from gdconv.support.threads import one_thread
 
 Results = dict[str, dict[str, Any]]
 """What was measured, by key."""
+
+
+def fingerprint(value: object) -> str:
+    """A name for all that a result depends on.
+
+    Args:
+        value: What JSON can write, and dataclasses.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Example:
+        >>> fingerprint([1, "a"]) == fingerprint((1, "a")) != fingerprint([1, "b"])
+        True
+    """
+    text = json.dumps(value, sort_keys=True, default=asdict)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Unit(Protocol):

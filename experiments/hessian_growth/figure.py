@@ -113,10 +113,7 @@ def _draw_layer(cells: Sequence[Axes], rows: pd.DataFrame) -> None:
                 symbol, line = PARTS[part]
                 split = _table(rows, study="scale", variant=variant, block=block, part=part)
                 _band(axes, split, None, line, f"{name}: {symbol}", alpha=0.0)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlim(*LAYER_SCALES)
-        axes.set_ylim(1e-25, 1e12)
+        axes.set(xscale="log", yscale="log", xlim=LAYER_SCALES, ylim=(1e-25, 1e12))
         axes.set_title(f"block {BLOCK_NAMES[block]}", fontsize=10, loc="left")
         axes.set_xlabel("input scale $s$")
         soft = _table(rows, study="scale", variant="softmax", block=block, part="total").median()
@@ -252,5 +249,4 @@ def _draw_transformer(cells: Sequence[Axes], rows: pd.DataFrame, slopes: pd.Data
         axes.legend(fontsize=9, frameon=False, loc="lower right" if not top else "lower left")
         tidy(axes)
     low, high = cells[0].get_ylim()
-    cells[0].set_ylim(low, high * 1e3)
-    cells[0].set_ylabel("Frobenius norm")
+    cells[0].set(ylim=(low, high * 1e3), ylabel="Frobenius norm")

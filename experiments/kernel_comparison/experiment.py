@@ -103,19 +103,8 @@ def _manifest(preset: Preset, names: dict[str, str], device: str) -> dict[str, A
     }
 
 
-def adapted(preset: Preset, options: argparse.Namespace) -> Preset:
-    """A preset with the changes of the command line.
-
-    Args:
-        preset: The preset.
-        options: tasks, text, seeds, out.
-
-    Returns:
-        The preset to run.
-
-    Raises:
-        InputError: Unknown task, or fewer than two seeds.
-    """
+def _adapted(preset: Preset, options: argparse.Namespace) -> Preset:
+    """A preset with the changes of the command line."""
     wanted = options.tasks.split(",")
     known = {task.name for task in preset.tasks}
     for name in wanted:
@@ -155,6 +144,6 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = options.jobs if options.jobs is not None else (2 if device == "cpu" else 1)
         if jobs < 1:
             raise InputError("jobs", jobs, "give a whole number of at least 1")
-        run(adapted(PRESETS[options.preset], options), options.out, jobs, device)
+        run(_adapted(PRESETS[options.preset], options), options.out, jobs, device)
 
     return carried_out(work, options.out / "report.md", "report, tables and figure")

@@ -35,13 +35,9 @@ def run_one(
     net = TransformerClassifier(data.network(spec.model), spec.kernel, seed=spec.seed).to(device)
     samples = data.samples(spec.stage).to(device)
     made = train(net, samples, spec.plan(), folder / f"{spec.key}.pt", told, spec.mark)
-    table = pd.DataFrame(made.rows)
-    table["train_loss"] = table["train_loss"].astype(float)
-    names = {"task": spec.task.name, "kernel": spec.kernel, "stage": spec.stage}
-    for place, (name, value) in enumerate((names | {"rate": spec.rate, "seed": spec.seed}).items()):
-        table.insert(place, name, value)
-    table["diverged"] = made.diverged is not None
-    return table
+    return made.table(
+        task=spec.task.name, kernel=spec.kernel, stage=spec.stage, rate=spec.rate, seed=spec.seed
+    )
 
 
 def run_all(

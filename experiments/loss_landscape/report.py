@@ -107,26 +107,10 @@ def _numbers_of(planes: pd.DataFrame, pairs: pd.DataFrame, words: str) -> list[s
             NAMES[measure],
             *(f"{side.mean():.3g} ± {side.std():.3g}" for side in sides),
             f"{row.mean:+.3g} [{row.lo:+.3g}, {row.hi:+.3g}]",
-            *(chance(float(p)) for p in (row.p_t, row.p_flip)),
+            *("-" if isnan(p) else f"{p:.2g}" for p in (row.p_t, row.p_flip)),
             str(row.claim),
         ])
     return section(table)
-
-
-def chance(p: float) -> str:
-    """A p value.
-
-    Args:
-        p: It; nan where a test has none.
-
-    Returns:
-        Text.
-
-    Example:
-        >>> chance(0.01234), chance(float("nan"))
-        ('0.012', '-')
-    """
-    return "-" if isnan(p) else f"{p:.2g}"
 
 
 def _training_of(trained: pd.DataFrame) -> list[str]:

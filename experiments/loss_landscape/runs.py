@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,27 +77,18 @@ class Plane:
         return made | {k: float(v) for k, v in known.items()} | self.extra
 
 
-def evaluated(
-    place: Path, mark: str, make: Callable[[], tuple[np.ndarray, dict[str, float]]], axes: Axes
-) -> tuple[np.ndarray, dict[str, float]]:
-    """The grid of a file, or a new one that is then kept there.
+def _evaluated(
+    place: Path, mark: str, axes: Axes, directions: Callable[[], network.Directions],
+    weights: Block, losses: Callable[[Block], Any], chunk: int = 64,
+) -> tuple[np.ndarray, dict[str, float]]:  # fmt: skip
+    """The grid of a file of that mark and these axes, or a new one that is then kept there."""
 
-    Args:
-        place: The file.
-        mark: What the grid depends on; a file of another mark, or a damaged one, is not used.
-        make: Computes losses and extra numbers.
-        axes: Coordinates of the grid, checked too.
-
-    Returns:
-        Losses and extra numbers.
-    """
-    given = {"mark": mark, "a": axes[0], "b": axes[1]}
-
-    def arrays() -> dict[str, Any]:
-        z, extra = make()
+    def make() -> dict[str, Any]:
+        u, v, extra = directions()
+        z = plane_losses(losses, weights, u, v, axes, chunk)
         return {"z": z, "names": [*extra, ""], "values": [*extra.values(), 0.0]}
 
-    kept = kept_arrays(place, given, arrays)
+    kept = kept_arrays(place, {"mark": mark, "a": axes[0], "b": axes[1]}, make)
     pairs = zip(kept["names"], kept["values"], strict=True)
     return kept["z"], {str(name): float(value) for name, value in pairs if str(name)}
 
@@ -125,29 +117,20 @@ def classifier_planes(
         for kernel in KERNELS:
             bar.set_postfix_str(f"{name}, {kernel}, seed {seed}: training")
             net, run = network.two_stages(stages, preset, kernel, seed, folder, device)
-            tables.append(network.rows_of_run(name, kernel, seed, run))
+            table = run.table(task=name, kernel=kernel, seed=seed)
+            tables.append(table.drop(columns="seconds"))
             if run.diverged is not None:
                 raise InputError("rate", stages.rate, f"give a smaller one: {name} diverged")
             weights, losses = network.attention_parts(net)[0], network.losses_of(net, X, y)
             for kind, draw, directions in network.planes_of(net, preset, X, y, seed):
                 bar.set_postfix_str(f"{name}, {kernel}, seed {seed}: {kind} plane {draw}")
                 axis = axis_of(preset.points_of(seed, draw), preset.radius)
-
-                def make(
-                    directions: Callable[[], network.Directions] = directions,
-                    axis: np.ndarray = axis,
-                    weights: Block = weights,
-                    losses: Callable[[Block], Any] = losses,
-                ) -> tuple[np.ndarray, dict[str, float]]:
-                    u, v, extra = directions()
-                    z = plane_losses(losses, weights, u, v, (axis, axis), preset.chunk)
-                    return z, extra
-
                 key = f"{name}-{kernel}-{seed}-{kind}-{draw}"
                 counts = (preset.samples, preset.leading if kind == "hessian" else 0)
                 mark = mark_of(stages, preset.model, key, *counts)
-                z, extra = evaluated(folder / f"{key}.npz", mark, make, (axis, axis))
-                planes.append(Plane(name, kernel, seed, kind, draw, (axis, axis), z, extra))
+                place, axes = folder / f"{key}.npz", (axis, axis)
+                made = _evaluated(place, mark, axes, directions, weights, losses, preset.chunk)
+                planes.append(Plane(name, kernel, seed, kind, draw, axes, *made))
                 bar.update(axis.size**2)
     return planes, pd.concat(tables, ignore_index=True)
 
@@ -174,18 +157,11 @@ def regression_planes(preset: Preset, folder: Path, bar: Any) -> tuple[list[Plan
         for kind, draw, made, axes in _regression_specs(preset, runs, seed):
             for kernel, run in runs.items():
                 bar.set_postfix_str(f"regression, {kernel}, seed {seed}: {kind} plane {draw}")
-                u, v, extra = made[kernel]
                 mark = mark_of(preset.regression, kernel, seed, kind, draw, preset.leading)
-
-                def make(
-                    run: regression.Descent = run, u: Block = u, v: Block = v,
-                    axes: Axes = axes, extra: dict[str, float] = extra,
-                ) -> tuple[np.ndarray, dict[str, float]]:  # fmt: skip
-                    losses = regression.losses_of(run)
-                    return plane_losses(losses, run.weights(), u, v, axes), extra
-
                 place = folder / f"regression-{kernel}-{seed}-{kind}-{draw}.npz"
-                z, extra = evaluated(place, mark, make, axes)
+                losses, known = regression.losses_of(run), partial(made.__getitem__, kernel)
+                z, extra = _evaluated(place, mark, axes, known, run.weights(), losses)
+                u, v, _ = made[kernel]
                 where, share = regression.on_plane(run, u, v)
                 extra = extra | {"share": share}
                 planes.append(Plane("regression", kernel, seed, kind, draw, axes, z, extra, where))

@@ -70,32 +70,13 @@ FULL = Plan()
 QUICK = Plan((0.1, 0.5, 1.0, 2.0, 4.0), ("n",), (0.5, 2.0), (2,), 6, 40)
 
 
-def train(kernel: str, heads: int, scale: float, plan: Plan) -> pd.DataFrame:
-    """One cell of training runs.
-
-    Args:
-        kernel: softmax or gaussian.
-        heads: H.
-        scale: Scale of W_Q and W_K.
-        plan: Runs and steps.
-
-    Returns:
-        One row per run: loss_ratio = f_T / f_0, loss_target = f_T / (1/2 |y|^2), stall (cause).
-    """
-    options: dict[str, Any] = {
-        "kernel": kernel,
-        "heads": heads,
-        "scales": f"{scale:g},{scale:g},1,1",
-    }
-    options |= {
-        "data": "gaussian",
-        "init": "normal",
-        "step": "local",
-        "sharpness": False,
-        "until_loss": FITTED,
-        **TRAINED,
-    }
-    made = check("query-gd", statement="run", seeds=plan.runs, steps=plan.steps, **options)
+def _train(kernel: str, heads: int, scale: float, plan: Plan) -> pd.DataFrame:
+    """One cell of training runs."""
+    made = check(
+        "query-gd", statement="run", seeds=plan.runs, steps=plan.steps, kernel=kernel, heads=heads,
+        scales=f"{scale:g},{scale:g},1,1", data="gaussian", init="normal", step="local",
+        sharpness=False, until_loss=FITTED, **TRAINED,
+    )  # fmt: skip
     zero_output = 0.5 * (made.starts["y"] ** 2).sum(axis=(1, 2, 3))
     return pd.DataFrame({
         "loss_ratio": made.runs["loss_ratio_last"],
@@ -120,21 +101,13 @@ def cause_of(text: str) -> str:
     return next((c for c in CAUSES if c in text), "other") if text else ""
 
 
-def measure_reached(plan: Plan) -> pd.DataFrame:
-    """The loss both kernels reach from the same weights on the same data.
-
-    Args:
-        plan: Sizes.
-
-    Returns:
-        One row per heads, scale and kernel; lower counts the seeds in which this kernel ends with
-        the lower loss, seeds that both fit are counted for neither.
-    """
+def _measure_reached(plan: Plan) -> pd.DataFrame:
+    """Losses reached from the same weights; lower: seeds that end below the other, no ties."""
     rows: list[dict[str, Any]] = []
     for heads in plan.heads:
         for scale in plan.train_scales:
             print(f"... training W_Q, H = {heads}, scale {scale:g}", file=sys.stderr)
-            ends = {kernel: train(kernel, heads, scale, plan) for kernel in KERNELS}
+            ends = {kernel: _train(kernel, heads, scale, plan) for kernel in KERNELS}
             both = (ends["gaussian"]["loss_ratio"] <= FITTED) & (
                 ends["softmax"]["loss_ratio"] <= FITTED
             )
@@ -172,7 +145,7 @@ def run(out: Path, seeds: int, quick: bool = False) -> tuple[pd.DataFrame, pd.Da
     plan = QUICK if quick else FULL
     print(f"... kappa_0 of both kernels, {seeds} seeds a cell", file=sys.stderr)
     table = measure_map(seeds, plan.scales, plan.factors)
-    reached = measure_reached(plan)
+    reached = _measure_reached(plan)
     manifest = {
         "command": "python -m experiments.query_kernels"
         + f" --seeds {seeds}"

@@ -84,9 +84,7 @@ def _draw_kappa(axes: Axes, table: pd.DataFrame, base: str) -> None:
             if count:
                 y = bottom * (30 if kernel == "softmax" else 400)
                 axes.text(x, y, str(count), color=colour, fontsize=8, ha="center")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom, 30)
-    axes.set_ylabel(r"$\kappa_0$")
+    axes.set(yscale="log", ylim=(bottom, 30), ylabel=r"$\kappa_0$")
     axes.set_title(_sizes(base), fontsize=10, loc="left")
     axes.plot([], [], "v", color="#777777", ms=7, label=r"median below the axis")
     if _of(table, base, "kappa_0", "ratio")["undecided"].any():
@@ -131,8 +129,7 @@ def _draw_factor(axes: Axes, ratios: pd.DataFrame, base: str, factor: str) -> No
         above, below = rows[rows["median"] > LIMITS[1]], rows[rows["median_most"] < LIMITS[0]]
         axes.plot(above["scale"], np.full(len(above), LIMITS[1] / 1.6), "^", color=colour, ms=5)
         axes.plot(below["scale"], np.full(len(below), LIMITS[0] * 1.6), "v", color=colour, ms=5)
-    axes.set_yscale("log")
-    axes.set_ylim(*LIMITS)
+    axes.set(yscale="log", ylim=LIMITS)
     if base == "A":
         axes.set_title(FACTORS[factor], fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False, loc="lower left")
@@ -152,9 +149,7 @@ def _draw_tangent(axes: Axes, table: pd.DataFrame) -> None:
             if mark:
                 band = rows["lo"], rows["hi"]
                 axes.fill_between(rows["scale"], *band, color=colour, alpha=0.15, lw=0)
-    axes.set_yscale("log")
-    axes.set_ylim(1e-6, 30)
-    axes.set_ylabel("norm of a row's tangent / scale")
+    axes.set(yscale="log", ylim=(1e-6, 30), ylabel="norm of a row's tangent / scale")
     axes.set_title(
         "c   Saturation, shape A\n"
         r"softmax: $\|\mathrm{Cov}_{S_k}(\mathrm{keys}, \mathrm{values})\|$ goes to 0",
@@ -170,8 +165,7 @@ def _draw_entropy(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(rows["scale"], rows["median"], MARKS[kernel] + "-", ms=4, color=colour,
                   label=NAMES[kernel])  # fmt: skip
         axes.fill_between(rows["scale"], rows["lo"], rows["hi"], color=colour, alpha=0.15, lw=0)
-    axes.set_ylim(0, 1.03)
-    axes.set_ylabel(r"attention entropy / $\log n$")
+    axes.set(ylim=(0, 1.03), ylabel=r"attention entropy / $\log n$")
     axes.set_title("c   Entropy, shape A\n1: uniform row, 0: one token", fontsize=10, loc="left")
     _along_scale(axes, table["scale"].to_numpy())
     axes.legend(fontsize=8, frameon=False, loc="lower left")
@@ -192,8 +186,7 @@ def _draw_reached(axes: Axes, rows: pd.DataFrame, heads: int) -> None:
                           color=colour, fontsize=8, ha="center")  # fmt: skip
     first = rows.iloc[0]
     axes.axhline(1.0, color="#999999", lw=0.8)
-    axes.set_yscale("log")
-    axes.set_ylabel(r"loss reached, $f_T/(\frac{1}{2}\|y\|^2)$")
+    axes.set(yscale="log", ylabel=r"loss reached, $f_T/(\frac{1}{2}\|y\|^2)$")
     axes.set_title(
         f"d   Training $W_Q$ alone, H = {heads}, T = {first['steps']}\n"
         f"numbers: runs of {first['runs']} that stall",

@@ -13,16 +13,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from math import isfinite
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from experiments.tasks.classifier import accuracy_and_loss
+from gdconv.data.draws import whole
 from gdconv.support.errors import InputError
 from gdconv.support.files import replaced
 
@@ -69,9 +70,7 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("seed", 0), ("warmup", 0)):
-            value = getattr(self, name)
-            if type(value) is bool or not isinstance(value, Integral) or value < least:
-                raise InputError(name, value, f"give a whole number of at least {least}")
+            whole(name, getattr(self, name), least)
         if not (isfinite(self.rate) and self.rate > 0):
             raise InputError("rate", self.rate, "give a number above 0")
         if self.optimiser not in OPTIMISERS:
@@ -113,6 +112,21 @@ class TrainingRun:
     rows: list[dict[str, Any]] = field(default_factory=list)
     diverged: int | None = None
     seconds: float = 0.0
+
+    def table(self, **names: str | float) -> pd.DataFrame:
+        """The rows as a table, names in the first columns, and whether the run diverged.
+
+        Args:
+            names: Values by column.
+
+        Returns:
+            The table.
+        """
+        made = pd.DataFrame(self.rows)
+        made["train_loss"] = made["train_loss"].astype(float)
+        for place, (name, value) in enumerate(names.items()):
+            made.insert(place, name, value)
+        return made.assign(diverged=self.diverged is not None)
 
 
 def batch_rows(seed: int, step: int, samples: int, batch: int) -> Int[np.ndarray, " b"]:

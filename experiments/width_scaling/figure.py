@@ -213,8 +213,7 @@ def _draw_vision(part: SubFigure, runs: pd.DataFrame, fits: pd.DataFrame, data: 
     ):  # fmt: skip
         _lines(panel, runs[runs["init"] == init], fits, row, SCALES)
         panel.set_title(f"{TITLES[row][4:].lower()}, {RULES[init]}", fontsize=10)
-        panel.set_ylabel(ROWS[row])
-        panel.set_xlabel(r"width $d_m$")
+        panel.set(ylabel=ROWS[row], xlabel=r"width $d_m$")
 
 
 def _draw_limit(axes: Axes, runs: pd.DataFrame, fits: pd.DataFrame) -> None:

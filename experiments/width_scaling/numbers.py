@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,18 @@ def prepared(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(alpha_per_width=alpha, end_linear_error=error)
 
 
+def _fits(
+    group: pd.DataFrame, columns: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], str, pd.DataFrame]]:
+    """Names, column and rows of every fit of a group."""
+    for column in columns:
+        if column in group and not group[column].isna().all():
+            seen = group.dropna(subset=[column])
+            for low, high in ranges(seen):
+                names = {"quantity": MEASURED[column], "column": column, "from": low, "to": high}
+                yield names, column, seen[seen["width"].between(low, high)]
+
+
 def exponents(runs: pd.DataFrame) -> pd.DataFrame:
     """All fits.
 
@@ -109,23 +121,17 @@ def exponents(runs: pd.DataFrame) -> pd.DataFrame:
     """
     made: list[dict[str, Any]] = []
     for key, group in prepared(runs).groupby(GROUP, sort=False):
-        for column, name in MEASURED.items():
-            if column not in group or group[column].isna().all():
+        for names, column, rows in _fits(group, tuple(MEASURED)):
+            found = slopes(rows, "width", column)
+            if found.empty:
                 continue
-            seen = group.dropna(subset=[column])
-            for low, high in ranges(seen):
-                rows = seen[seen["width"].between(low, high)]
-                found = slopes(rows, "width", column)
-                if found.empty:
-                    continue
-                mean, lo, hi = interval(found)
-                median = rows.groupby("width")[column].median()
-                made.append(
-                    dict(zip(GROUP, key, strict=True))
-                    | {"quantity": name, "column": column, "from": low, "to": high}
-                    | {"exponent": mean, "lo": lo, "hi": hi, "seeds": len(found)}
-                    | {"first": median.iloc[0], "last": median.iloc[-1]}
-                )
+            mean, lo, hi = interval(found)
+            median = rows.groupby("width")[column].median()
+            made.append(
+                dict(zip(GROUP, key, strict=True)) | names
+                | {"exponent": mean, "lo": lo, "hi": hi, "seeds": len(found)}
+                | {"first": median.iloc[0], "last": median.iloc[-1]}
+            )  # fmt: skip
     return pd.DataFrame(made)
 
 
@@ -144,21 +150,16 @@ def separations(runs: pd.DataFrame, columns: Sequence[str] = tuple(MEASURED)) ->
     made: list[dict[str, Any]] = []
     encoder = prepared(runs[runs["model"] == "encoder"])
     for (data, init), group in encoder.groupby(["data", "init"], sort=False):
-        for column in columns:
-            if column not in group or group[column].isna().all():
-                continue
-            seen = group.dropna(subset=[column])
-            for low, high in ranges(seen):
-                rows = seen[seen["width"].between(low, high)]
-                two = [slopes(rows[rows["scaling"] == s], "width", column)
-                       for s in ("linear", "sqrt")]  # fmt: skip
-                gap = (two[1] - two[0]).dropna()
-                mean, lo, hi = interval(gap)
-                made.append({
-                    "data": data, "init": init, "quantity": MEASURED[column], "column": column,
-                    "from": low, "to": high, "difference": mean, "lo": lo, "hi": hi,
-                    "seeds": len(gap),
-                })  # fmt: skip
+        for names, column, rows in _fits(group, columns):
+            one, two = (
+                slopes(rows[rows["scaling"] == s], "width", column) for s in ("linear", "sqrt")
+            )
+            gap = (two - one).dropna()
+            mean, lo, hi = interval(gap)
+            made.append(
+                {"data": data, "init": init, **names}
+                | {"difference": mean, "lo": lo, "hi": hi, "seeds": len(gap)}
+            )
     return pd.DataFrame(made)
 
 

@@ -92,46 +92,31 @@ class Case:
         return self.epochs
 
 
-def synthetic(samples: int, tokens: int, embedding: int, seed: int) -> Problem:
-    """Independent tokens, uniform on the unit sphere; one standard normal label per sample.
-
-    Args:
-        samples: N.
-        tokens: n.
-        embedding: D.
-        seed: Seed.
-
-    Returns:
-        The problem.
-
-    Example:
-        >>> problem = synthetic(3, 2, 5, 0)
-        >>> bool((problem.X.norm(dim=-1) - 1).abs().max() < 1e-14), tuple(problem.y.shape)
-        (True, (1, 3, 1, 1))
-    """
-    drawn = sources.gaussian(samples, tokens, embedding, seed=seed)
-    X = drawn.X[0] / drawn.X[0].norm(dim=-1, keepdim=True)
-    return Problem.per_sample(X.numpy(), drawn.y[0, :, 0, 0].numpy(), "synthetic")
-
-
 def problem_of(case: Case) -> Problem:
     """The data of a case.
+
+    Synthetic tokens are uniform on the unit sphere, labels standard normal.
 
     Args:
         case: The case.
 
     Returns:
         Data, one label per sample (per token for multihead).
+
+    Example:
+        >>> problem = problem_of(Case("encoder", "synthetic", "ntk", "sqrt", 8, 0, samples=3))
+        >>> bool((problem.X.norm(dim=-1) - 1).abs().max() < 1e-14), tuple(problem.y.shape)
+        (True, (1, 3, 1, 1))
     """
     if case.data == "digits":
         return digit_patches(case.samples, case.tokens, case.seed)
     if case.data != "synthetic":
         return load_folder(case.data, case.samples, case.tokens, case.seed)
+    drawn = sources.gaussian(case.samples, case.tokens, case.embedding, seed=case.seed)
+    X = (drawn.X[0] / drawn.X[0].norm(dim=-1, keepdim=True)).numpy()
     if case.model == "multihead":
-        drawn = sources.gaussian(case.samples, case.tokens, case.embedding, seed=case.seed)
-        X = drawn.X[0] / drawn.X[0].norm(dim=-1, keepdim=True)
-        return Problem.from_arrays(X.numpy(), drawn.y[0].numpy(), "synthetic")
-    return synthetic(case.samples, case.tokens, case.embedding, case.seed)
+        return Problem.from_arrays(X, drawn.y[0].numpy(), "synthetic")
+    return Problem.per_sample(X, drawn.y[0, :, 0, 0].numpy(), "synthetic")
 
 
 def run_case(case: Case, tell: Callable[[float], object] = lambda steps: None) -> dict[str, Any]:
