@@ -12,31 +12,20 @@ what the solver itself reports. A library that is not installed is "absent".
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
-import json
-import os
-import sys
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from experiments.benchmarks.gd_step import environment
+from experiments.benchmarks.timing import alone, medians, save, timed
 
 CONTESTANTS = ("clarabel", "celer", "skglm", "descent", "newton")
 BASELINE = "clarabel"
 SHAPE = (200, 32, 64)
 PARTS = (0.5, 0.1, 0.02)
 TOLERANCE = 1e-6
-SINGLE = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-}
 LIBRARIES = {"clarabel": ("cvxpy", "clarabel"), "celer": ("celer",), "skglm": ("skglm",)}
 
 
@@ -64,24 +53,8 @@ def problem(shape: tuple[int, int, int], seed: int = 0) -> tuple[Any, Any]:
     return X, np.einsum("nkd,kd->n", X, Z) + 0.5 * rng.standard_normal(shape[0])
 
 
-def available() -> list[str]:
-    """Contestants whose libraries are installed."""
-    return [
-        c for c in CONTESTANTS if all(importlib.util.find_spec(m) for m in LIBRARIES.get(c, ()))
-    ]
-
-
-def clarabel(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
-    """CVXPY's interior-point route.
-
-    Args:
-        X: Tokens.
-        y: Targets.
-        beta: Weight decay.
-
-    Returns:
-        Weights (n, d), and the time the solver reports in milliseconds.
-    """
+def _clarabel(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """CVXPY's interior-point route."""
     cp: Any = importlib.import_module("cvxpy")
 
     N, n, d = X.shape
@@ -92,17 +65,8 @@ def clarabel(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
     return Z.value, {"solver_ms": 1e3 * task.solver_stats.solve_time}
 
 
-def celer(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
-    """celer's group lasso: |y - Xw|^2/(2N) + alpha sum |w_g|.
-
-    Args:
-        X: Tokens.
-        y: Targets.
-        beta: Weight decay.
-
-    Returns:
-        Weights (n, d), nothing else.
-    """
+def _celer(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """celer's group lasso: |y - Xw|^2/(2N) + alpha sum |w_g|."""
     N, n, d = X.shape
     fit = importlib.import_module("celer").GroupLasso(
         groups=d, alpha=beta / (2 * N), fit_intercept=False, tol=TOLERANCE
@@ -110,17 +74,8 @@ def celer(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
     return fit.fit(X.reshape(N, -1), y).coef_.reshape(n, d), {}
 
 
-def skglm(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
-    """skglm's group lasso, the same scaling.
-
-    Args:
-        X: Tokens.
-        y: Targets.
-        beta: Weight decay.
-
-    Returns:
-        Weights (n, d), nothing else.
-    """
+def _skglm(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
+    """skglm's group lasso, the same scaling."""
     N, n, d = X.shape
     fit = importlib.import_module("skglm").GroupLasso(
         groups=d, alpha=beta / (2 * N), fit_intercept=False, tol=TOLERANCE
@@ -128,18 +83,8 @@ def skglm(X: Any, y: Any, beta: float) -> tuple[Any, dict[str, float]]:
     return fit.fit(X.reshape(N, -1), y).coef_.reshape(n, d), {}
 
 
-def ours(X: Any, y: Any, beta: float, method: str) -> tuple[Any, dict[str, float]]:
-    """gdconv, certificate included.
-
-    Args:
-        X: Tokens.
-        y: Targets.
-        beta: Weight decay.
-        method: "newton" or "descent".
-
-    Returns:
-        Weights (n, d), and 1.0 when the gap is certified.
-    """
+def _ours(X: Any, y: Any, beta: float, method: str) -> tuple[Any, dict[str, float]]:
+    """gdconv, certificate included."""
     from gdconv.convex.group_lasso import token_program
     from gdconv.convex.solvers.fast import CERTIFIED, solve
 
@@ -162,8 +107,8 @@ def contestant(name: str) -> Callable[[Any, Any, float], tuple[Any, dict[str, fl
         ((3, 2), {'certified': 1.0})
     """
     if name in ("newton", "descent"):
-        return lambda X, y, beta: ours(X, y, beta, name)
-    return {"clarabel": clarabel, "celer": celer, "skglm": skglm}[name]
+        return lambda X, y, beta: _ours(X, y, beta, name)
+    return {"clarabel": _clarabel, "celer": _celer, "skglm": _skglm}[name]
 
 
 def measure(part: float, rounds: int, shape: tuple[int, int, int] = SHAPE) -> dict[str, Any]:
@@ -185,39 +130,36 @@ def measure(part: float, rounds: int, shape: tuple[int, int, int] = SHAPE) -> di
     X, y = problem(shape)
     beta = part * beta_max(token_program(X, y, 1.0)).lo
     program = token_program(X, y, beta)
-    names = available()
-    times: dict[str, list[float]] = {name: [] for name in names}
-    extras: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    found: dict[str, list[tuple[Any, dict[str, float]]]] = {}
+
+    def run(name: str) -> None:
+        found.setdefault(name, []).append(contestant(name)(X, y, beta))
+
+    names = [
+        c for c in CONTESTANTS if all(importlib.util.find_spec(m) for m in LIBRARIES.get(c, ()))
+    ]
+    times = timed({name: partial(run, name) for name in names}, rounds, warm=False)
     gaps, active = {}, {}
-    for _ in range(rounds):
-        for name in names:
-            run = contestant(name)
-            start = time.perf_counter()
-            Z, extra = run(X, y, beta)
-            times[name].append(1e3 * (time.perf_counter() - start))
-            extras[name].append(extra)
-            gaps[name] = certify(program, Z[:, :, None]).relative_gap
-            sizes = np.sqrt(np.square(Z).sum(1))
-            active[name] = int((sizes > 1e-6 * sizes.max()).sum())
+    for name in names:
+        Z = found[name][-1][0]
+        gaps[name] = certify(program, Z[:, :, None]).relative_gap
+        sizes = np.sqrt(np.square(Z).sum(1))
+        active[name] = int((sizes > 1e-6 * sizes.max()).sum())
     row: dict[str, Any] = {
         "beta_over_beta_max": part,
         "shape": dict(zip(("N", "n", "d"), shape, strict=True)),
         "asked_relative_gap": TOLERANCE,
-        "ms": {name: float(np.median(t)) for name, t in times.items()},
+        "ms": medians(times),
         "fastest_ms": {name: min(t) for name, t in times.items()},
         "certified_relative_gap": gaps,
         "gap_reached": {name: gap <= TOLERANCE for name, gap in gaps.items()},
         "active_tokens": active,
     }
     if BASELINE in names:
-        solver = [e["solver_ms"] for e in extras[BASELINE]]
+        solver = [extra["solver_ms"] for _, extra in found[BASELINE]]
         row["clarabel_solver_ms"] = float(np.median(solver))
-        row["times_faster_than_clarabel"] = {
-            name: float(np.median(np.array(times[BASELINE]) / t)) for name, t in times.items()
-        }
-        row["times_faster_than_clarabel_solver_alone"] = {
-            name: float(np.median(np.array(solver) / t)) for name, t in times.items()
-        }
+        row["times_faster_than_clarabel"] = medians(times, times[BASELINE])
+        row["times_faster_than_clarabel_solver_alone"] = medians(times, solver)
     return row
 
 
@@ -233,39 +175,17 @@ def _show(row: dict[str, Any]) -> str:
     return " ".join(cells)
 
 
-def versions() -> dict[str, Any]:
-    """Environment of the other benchmarks, with the libraries of this one."""
-    found = environment()
-    for name in ("cvxpy", "clarabel", "celer", "skglm"):
-        if importlib.util.find_spec(name):
-            found[name] = str(importlib.import_module(name).__version__)
-    return found
-
-
 def main() -> None:
-    """Command line; restarts itself with one thread, since libraries read the setting at import."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/convex.json"))
-    options = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in SINGLE.items()):
-        again = [sys.executable, "-m", "experiments.benchmarks.convex", *sys.argv[1:]]
-        os.execve(sys.executable, again, {**os.environ, **SINGLE})
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    """Command line."""
+    options = alone(__doc__, "convex", "two rounds instead of seven")
     warnings.simplefilter("ignore")  # contestants that stop short of their gap say so by warnings
-    import torch
-
-    torch.set_num_threads(1)
     measure(0.1, 2, (10, 4, 3))  # compile
     print("  beta " + " ".join(f"{name:>34s}" for name in CONTESTANTS))
     rows = []
     for part in PARTS:
         rows.append(measure(part, 2 if options.quick else 7))
         print(_show(rows[-1]), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"environment": versions(), "rows": rows}
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    save(options.out, {"rows": rows}, "cvxpy", "clarabel", "celer", "skglm")
 
 
 if __name__ == "__main__":

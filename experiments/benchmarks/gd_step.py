@@ -10,17 +10,14 @@ installed), fused (compiled loop, enclosure of sigma_min(B_t) and ledger at ever
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import os
-import platform
-import resource
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
+
+from experiments.benchmarks.timing import alone, medians, peak_mib, save, timed
 
 SHAPES = ((8, 4, 16, 8, 4), (16, 8, 64, 32, 4), (64, 8, 128, 64, 8))
 STEPS = {
@@ -71,15 +68,8 @@ def forward(torch: Any, X: Any, W_O: Any, Q: Any, K: Any, V: Any) -> tuple[Any, 
     return F, SX.reshape(X.shape[0] * X.shape[1], -1)
 
 
-def jacobian_norm_squared(data: dict[str, Any]) -> float:
-    """||J_0||^2 by 30 steps of the power method.
-
-    Args:
-        data: Result of `problem`.
-
-    Returns:
-        An estimate from below, good to a few digits.
-    """
+def _jacobian_norm_squared(data: dict[str, Any]) -> float:
+    """||J_0||^2 by 30 steps of the power method."""
     import torch
 
     torch.manual_seed(0)
@@ -185,7 +175,7 @@ def measure(index: int, scale: float, rounds: int) -> dict[str, Any]:
     import numpy as np
 
     data = problem(SHAPES[index])
-    eta = scale * 0.5 / jacobian_norm_squared(data)
+    eta = scale * 0.5 / _jacobian_norm_squared(data)
     fused, replica = fused_loop(data, eta, True)
     runs = {"torch": torch_loop(data, eta), "fused": fused, "bare": fused_loop(data, eta, False)[0]}
     if importlib.util.find_spec("jax"):
@@ -194,26 +184,20 @@ def measure(index: int, scale: float, rounds: int) -> dict[str, Any]:
     warm_fused(2), warm_bare(2), runs["torch"](2)
     if "jax" in runs:
         runs["jax"](STEPS["jax"][index])
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            steps = STEPS[name][index]
-            start = time.perf_counter()
-            run(steps)
-            times[name].append((time.perf_counter() - start) / steps * 1e6)
-    median = {name: float(np.median(values)) for name, values in times.items()}
+    calls = {name: partial(run, STEPS[name][index]) for name, run in runs.items()}
+    times = {
+        name: [1e3 * ms / STEPS[name][index] for ms in values]
+        for name, values in timed(calls, rounds, warm=False).items()
+    }
     state = replica.tracker.state[0]
     return {
         "shape": dict(zip(("N", "n", "D", "d", "H"), SHAPES[index], strict=True)),
         "eta_times_jacobian_norm_squared": 0.5 * scale,
-        "us_per_step": median,
+        "us_per_step": medians(times),
         "fastest_us_per_step": {name: min(values) for name, values in times.items()},
         "first_round_us_per_step": {name: values[0] for name, values in times.items()},
         "mean_us_per_step": {name: float(np.mean(values)) for name, values in times.items()},
-        "times_faster_than_torch": {
-            name: float(np.median(np.array(times["torch"]) / values))
-            for name, values in times.items()
-        },
+        "times_faster_than_torch": medians(times, times["torch"]),
         "tracking_overhead": float(np.median(np.array(times["fused"]) / times["bare"])) - 1.0,
         "tracking_overhead_whole_run": float(np.sum(times["fused"]) / np.sum(times["bare"])) - 1.0,
         "steps": int(replica.led["step"][0]),
@@ -224,24 +208,17 @@ def measure(index: int, scale: float, rounds: int) -> dict[str, Any]:
     }
 
 
-def million(steps: int = 1_000_000) -> dict[str, Any]:
-    """A long run of the smallest problem: wall time and peak memory at a tenth and at the end.
-
-    Args:
-        steps: Number of steps.
-
-    Returns:
-        Seconds, peak resident memory in MiB at both points, anchors.
-    """
+def _million(steps: int = 1_000_000) -> dict[str, Any]:
+    """A long run of the smallest problem: wall time and peak memory at a tenth and at the end."""
     data = problem(SHAPES[0])
-    run, replica = fused_loop(data, LAZY * 0.5 / jacobian_norm_squared(data), True)
+    run, replica = fused_loop(data, LAZY * 0.5 / _jacobian_norm_squared(data), True)
     run(10)
     start = time.perf_counter()
     run(steps // 10)
-    early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    early = peak_mib()
     run(steps - steps // 10)
     seconds = time.perf_counter() - start
-    late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    late = peak_mib()
     anchors = int(replica.tracker.state["anchors"][0])
     return {
         "steps": steps,
@@ -249,32 +226,6 @@ def million(steps: int = 1_000_000) -> dict[str, Any]:
         "peak_mib_early": early,
         "peak_mib_end": late,
         "anchors": anchors,
-    }
-
-
-def environment() -> dict[str, Any]:
-    """Versions and processor, for the result file."""
-    import numpy
-    import torch
-
-    names = ("numpy", "scipy", "numba", "jax")
-    found = {
-        name: importlib.import_module(name).__version__
-        for name in names
-        if importlib.util.find_spec(name)
-    }
-    import llvmlite.binding as llvm
-
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processor": str(llvm.get_host_cpu_name()),
-        "processors": os.cpu_count(),
-        "load": list(os.getloadavg()),
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
-        "blas": str(numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]),
-        **found,
     }
 
 
@@ -293,27 +244,11 @@ def _show(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Command line; restarts itself with one thread, since libraries read the setting at import."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three rounds instead of eleven")
-    parser.add_argument("--million", action="store_true", help="only the run of a million steps")
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/gd_step.json"))
-    options = parser.parse_args()
-    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    single["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-    if any(os.environ.get(name) != value for name, value in single.items()):
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "experiments.benchmarks.gd_step", *sys.argv[1:]],
-            {**os.environ, **single},
-        )
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import torch
-
-    torch.set_num_threads(1)
+    """Command line."""
+    only = {"action": "store_true", "help": "only the run of a million steps"}
+    options = alone(__doc__, "gd_step", million=only)
     if options.million:
-        result = million()
+        result = _million()
         print(json.dumps(result, indent=1))
         print(
             "fused, one million steps:",
@@ -331,10 +266,7 @@ def main() -> None:
         for scale in (1.0, LAZY):
             rows.append(measure(index, scale, 3 if options.quick else 11))
             print(_show(rows[-1]), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n"
-    )
+    save(options.out, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -12,20 +12,13 @@ fresh process adds for them.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.gd_step import environment
-from experiments.benchmarks.ntk import SINGLE
+from experiments.benchmarks.timing import alone, asked, medians, peak_mib, save, timed
 
 DENSE = ("torch.func", "curvlinops", "closed", "closed-into", "closed-torch", "floor")
 SIZES = (
@@ -135,11 +128,6 @@ def dense(name: str, made: Any, blocks: tuple[str, ...]) -> Callable[[], Any]:
     return lambda: hessian(made, blocks, compiled=name == "closed")
 
 
-def available() -> list[str]:
-    """Dense contestants whose libraries are installed."""
-    return [c for c in DENSE if c != "curvlinops" or importlib.util.find_spec("curvlinops")]
-
-
 def product(name: str, made: Any) -> Callable[[], Any]:
     """H v by that contestant, all blocks; the closed form's forward pass is done once."""
     import torch
@@ -155,33 +143,11 @@ def product(name: str, made: Any) -> Callable[[], Any]:
     return lambda: apply(v)
 
 
-def timed(
-    runs: dict[str, Callable[[], Any]], rounds: int, repeats: Callable[[str], int]
-) -> dict[str, list[float]]:
-    """Milliseconds per call, rounds interleaved."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            run()  # every contestant starts its turn with its own data in the cache
-            count = repeats(name)
-            start = time.perf_counter()
-            for _ in range(count):
-                run()
-            times[name].append((time.perf_counter() - start) / count * 1e3)
-    return times
-
-
-def summary(times: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, fastest rounds, and ratios to torch.func within each round."""
-    import numpy as np
-
-    base = np.array(times["torch.func"])
+def _summary(times: dict[str, list[float]]) -> dict[str, Any]:
     return {
-        "ms": {name: float(np.median(values)) for name, values in times.items()},
+        "ms": medians(times),
         "fastest_ms": {name: min(values) for name, values in times.items()},
-        "times_faster_than_torch_func": {
-            name: float(np.median(base / values)) for name, values in times.items()
-        },
+        "times_faster_than_torch_func": medians(times, times["torch.func"]),
     }
 
 
@@ -189,7 +155,8 @@ def measure_dense(index: int, rounds: int) -> dict[str, Any]:
     """Time all dense contestants on one size."""
     letters, L, D, d = SIZES[index]
     made, blocks = layer(L, D, d), tuple(f"W_{letter}" for letter in letters)
-    runs = {name: dense(name, made, blocks) for name in available()}
+    names = [c for c in DENSE if c != "curvlinops" or importlib.util.find_spec("curvlinops")]
+    runs = {name: dense(name, made, blocks) for name in names}
     found = {name: run() for name, run in runs.items() if name != "floor"}
     base = found["torch.func"]
     times = timed(runs, rounds, lambda name: (40, 10, 6)[index] if name in DENSE[2:] else 1)
@@ -197,7 +164,7 @@ def measure_dense(index: int, rounds: int) -> dict[str, Any]:
         "blocks": letters,
         "P": len(base),
         "shape": {"L": L, "D": D, "d": d, "D_o": D},
-        **summary(times),
+        **_summary(times),
         "relative_difference": {
             name: float((H - base).abs().max() / base.abs().max()) for name, H in found.items()
         },
@@ -211,15 +178,11 @@ def measure_product(index: int, rounds: int) -> dict[str, Any]:
     runs = {name: product(name, made) for name in PRODUCTS}
     found = {name: run() for name, run in runs.items()}
     base, times = found["torch.func"], timed(runs, rounds, lambda _: 2)
-    ask = [sys.executable, "-m", "experiments.benchmarks.hessian", "--memory", str(index)]
-    added = {
-        name: float(subprocess.run([*ask, name], capture_output=True, text=True, check=True).stdout)
-        for name in PRODUCTS
-    }
+    added = {name: asked("hessian", str(index), name) for name in PRODUCTS}
     return {
         "P": len(base),
         "shape": {"L": L, "D": D, "d": d, "D_o": D},
-        **summary(times),
+        **_summary(times),
         "memory_mib": added,
         "relative_difference": {
             name: float((v - base).abs().max() / base.abs().max()) for name, v in found.items()
@@ -229,17 +192,12 @@ def measure_product(index: int, rounds: int) -> dict[str, Any]:
 
 def memory(index: int, name: str) -> float:
     """MiB that the forward pass and two products add to this fresh process's peak."""
-
-    def peak() -> float:
-        status = Path("/proc/self/status").read_text().splitlines()
-        return float(next(x for x in status if x.startswith("VmHWM")).split()[1]) / 1024
-
     product(name, layer(4, 6, 3))()
     made = layer(*WIDE[index])
-    before = peak()
+    before = peak_mib()
     run = product(name, made)
     run(), run()
-    return peak() - before
+    return peak_mib() - before
 
 
 def _show(row: dict[str, Any], names: tuple[str, ...]) -> str:
@@ -254,23 +212,12 @@ def _show(row: dict[str, Any], names: tuple[str, ...]) -> str:
 
 
 def main() -> None:
-    """Command line; restarts itself with one thread, since libraries read the setting at import."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three rounds instead of eleven")
-    parser.add_argument("--memory", nargs=2, metavar=("INDEX", "NAME"))
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/hessian.json"))
-    options = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in SINGLE.items()):
-        again = [sys.executable, "-m", "experiments.benchmarks.hessian", *sys.argv[1:]]
-        os.execve(sys.executable, again, {**os.environ, **SINGLE})
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import torch
-
-    torch.set_num_threads(1)
+    """Command line."""
+    asks = {"nargs": 2, "metavar": ("INDEX", "NAME")}
+    options = alone(__doc__, "hessian", memory=asks)
     warnings.simplefilter("ignore")  # of libraries' own imports
     if options.memory:
-        print(memory(int(options.memory[0]), options.memory[1]))
+        print(json.dumps(memory(int(options.memory[0]), options.memory[1])))
         return
     rounds = 3 if options.quick else 11
     rows, products = [], []
@@ -280,9 +227,7 @@ def main() -> None:
     for index in range(len(WIDE)):
         products.append(measure_product(index, rounds))
         print(_show(products[-1], PRODUCTS), products[-1]["memory_mib"], flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"environment": environment(), "dense": rows, "products": products}
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    save(options.out, {"dense": rows, "products": products})
 
 
 if __name__ == "__main__":

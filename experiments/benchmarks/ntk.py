@@ -12,27 +12,15 @@ compiled or loaded on a tiny problem first.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.gd_step import SHAPES, environment, problem
+from experiments.benchmarks.gd_step import SHAPES, problem
+from experiments.benchmarks.timing import alone, asked, medians, peak_mib, save, timed
 
 CONTESTANTS = ("torch.func", "jax", "closed", "closed-torch")
-SINGLE = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-}
 TINY = (2, 2, 3, 2, 2)
 
 
@@ -128,11 +116,6 @@ def contestant(name: str, data: dict[str, Any], kernel: str) -> Callable[[], Any
     return closed(data, kernel, name == "closed")
 
 
-def available() -> list[str]:
-    """Contestants whose libraries are installed."""
-    return [c for c in CONTESTANTS if c != "jax" or importlib.util.find_spec("jax")]
-
-
 def measure(index: int, kernel: str, rounds: int) -> dict[str, Any]:
     """Time all contestants on one shape.
 
@@ -142,65 +125,39 @@ def measure(index: int, kernel: str, rounds: int) -> dict[str, Any]:
         rounds: Interleaved rounds.
 
     Returns:
-        Medians in milliseconds, ratios to torch.func, distance of each kernel from torch.func's.
+        Medians in milliseconds, ratios to torch.func, distance of each kernel from torch.func's,
+        memory of fresh processes.
     """
     import numpy as np
 
     data = problem(SHAPES[index])
-    runs = {name: contestant(name, data, kernel) for name in available()}
+    names = [c for c in CONTESTANTS if c != "jax" or importlib.util.find_spec("jax")]
+    runs = {name: contestant(name, data, kernel) for name in names}
     kernels = {name: np.asarray(run()).reshape(run().shape[-2:]) for name, run in runs.items()}
-    base = kernels["torch.func"]
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    repeats = (50, 5, 1)[index]
-    for _ in range(rounds):
-        for name, run in runs.items():
-            count = repeats * (1 if name in ("torch.func", "jax") else 3)
-            run()  # every contestant starts its turn with its own data in the cache
-            start = time.perf_counter()
-            for _ in range(count):
-                run()
-            times[name].append((time.perf_counter() - start) / count * 1e3)
+    base, few = kernels["torch.func"], (50, 5, 1)[index]
+    times = timed(runs, rounds, lambda n: few * (1 if n in ("torch.func", "jax") else 3))
     N, n = SHAPES[index][:2]
     return {
         "kernel": kernel,
         "T": N * n,
         "shape": dict(zip(("N", "n", "D", "d", "H"), SHAPES[index], strict=True)),
-        "ms": {name: float(np.median(values)) for name, values in times.items()},
+        "ms": medians(times),
         "fastest_ms": {name: min(values) for name, values in times.items()},
-        "times_faster_than_torch_func": {
-            name: float(np.median(np.array(times["torch.func"]) / values))
-            for name, values in times.items()
-        },
+        "times_faster_than_torch_func": medians(times, times["torch.func"]),
         "relative_difference": {
             name: float(np.abs(K - base).max() / np.abs(base).max()) for name, K in kernels.items()
         },
+        "memory_mib": {name: asked("ntk", name, kernel, str(index)) for name in names},
     }
 
 
 def memory(name: str, index: int, kernel: str) -> dict[str, float]:
     """Peak resident memory of this (fresh) process before and after one kernel, in MiB."""
-
-    def peak() -> float:
-        status = Path("/proc/self/status")
-        if status.exists():  # maxrss is inherited from the parent through fork and exec
-            line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-            return float(line.split()[1]) / 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
     contestant(name, problem(TINY), kernel)()
     run = contestant(name, problem(SHAPES[index]), kernel)
-    before = peak()
+    before = peak_mib()
     run(), run()
-    return {"before": before, "after": peak(), "added": peak() - before}
-
-
-def _memories(index: int, kernel: str) -> dict[str, Any]:
-    found = {}
-    for name in available():
-        ask = [sys.executable, "-m", "experiments.benchmarks.ntk", "--memory", name, kernel]
-        done = subprocess.run([*ask, str(index)], capture_output=True, text=True, check=True)
-        found[name] = json.loads(done.stdout)
-    return found
+    return {"before": before, "after": peak_mib(), "added": peak_mib() - before}
 
 
 def _show(row: dict[str, Any]) -> str:
@@ -215,20 +172,9 @@ def _show(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Command line; restarts itself with one thread, since libraries read the setting at import."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three rounds instead of eleven")
-    parser.add_argument("--memory", nargs=3, metavar=("NAME", "KERNEL", "INDEX"))
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/ntk.json"))
-    options = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in SINGLE.items()):
-        again = [sys.executable, "-m", "experiments.benchmarks.ntk", *sys.argv[1:]]
-        os.execve(sys.executable, again, {**os.environ, **SINGLE})
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import torch
-
-    torch.set_num_threads(1)
+    """Command line."""
+    asks = {"nargs": 3, "metavar": ("NAME", "KERNEL", "INDEX")}
+    options = alone(__doc__, "ntk", memory=asks)
     if options.memory:
         name, kernel, index = options.memory
         print(json.dumps(memory(name, int(index), kernel)))
@@ -237,13 +183,9 @@ def main() -> None:
     rows = []
     for kernel in ("softmax", "gaussian"):
         for index in range(len(SHAPES)):
-            row = measure(index, kernel, 3 if options.quick else 11)
-            row["memory_mib"] = _memories(index, kernel)
-            rows.append(row)
-            print(_show(row), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"environment": environment(), "rows": rows}
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+            rows.append(measure(index, kernel, 3 if options.quick else 11))
+            print(_show(rows[-1]), flush=True)
+    save(options.out, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -123,17 +123,8 @@ def start(model: str, task: TokenTask, heads: int, seed: int) -> dict[str, Tenso
     return weights
 
 
-def attention_rows(X: Tensor, W_Q: Tensor, W_K: Tensor) -> Tensor:
-    """softmax(X W_Q W_K^T X^T) of every sample and head.
-
-    Args:
-        X: Tokens (N, n, d).
-        W_Q: Query weights (h, d, m).
-        W_K: Key weights (h, d, m).
-
-    Returns:
-        Rows on the simplex (N, h, n, n).
-    """
+def _attention_rows(X: Tensor, W_Q: Tensor, W_K: Tensor) -> Tensor:
+    """softmax(X W_Q W_K^T X^T) of every sample and head."""
     q, k = (torch.einsum("ind,hdm->ihnm", X, W) for W in (W_Q, W_K))
     return (q @ k.mT).softmax(-1)
 
@@ -154,7 +145,7 @@ def output(model: str, X: Tensor, w: dict[str, Tensor]) -> Tensor:
     if model == "(4)":
         pooled = torch.einsum("hk,ikd->ihd", w["A"].mean(1), X)
     else:
-        pooled = attention_rows(X, w["W_Q"], w["W_K"]).mean(2) @ X
+        pooled = _attention_rows(X, w["W_Q"], w["W_K"]).mean(2) @ X
     return torch.einsum("ihd,hdc->ic", pooled, w["W_V"] @ w["W_O"])
 
 
@@ -304,7 +295,7 @@ def attention(model: str, task: TokenTask, weights: dict[str, Tensor]) -> dict[s
     if model == "(4)":
         return _found(weights["A"].mean(1), weights["A"])
     X = torch.from_numpy(task.X_test)
-    S = attention_rows(X, weights["W_Q"], weights["W_K"])
+    S = _attention_rows(X, weights["W_Q"], weights["W_K"])
     return _found(S.mean((0, 2)), S)
 
 

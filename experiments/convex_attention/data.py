@@ -110,20 +110,10 @@ def encoder(folder: Path | None, steps: int) -> tuple[TransformerClassifier, flo
     return net.requires_grad_(requires_grad=False).eval(), float(made.rows[-1]["accuracy"])
 
 
-def teacher(
+def _teacher(
     net: TransformerClassifier, tokens: torch.Tensor, digit: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frozen tokens and what the last attention layer makes of them.
-
-    Args:
-        net: The network.
-        tokens: Patches (M, 16, 4).
-        digit: Whose direction reads the layer.
-
-    Returns:
-        Tokens u (M, 16, 16) and scores t (M), t = mean over tokens of the attention layer's output
-        times (w_digit - mean of all w).
-    """
+    """Tokens u (M, 16, 16) and (w_digit - mean of all w) times the last attention's mean output."""
     with torch.no_grad():
         x = net.embedding(tokens) + net.positions
         x = net.layers[0](x, None)
@@ -162,7 +152,7 @@ def load(name: str, seed: int, sizes: tuple[int, int], net: Any = None) -> Token
     rows = order[: sum(sizes)]
     if name == "student-teacher":
         whole = torch.from_numpy(_scaled(patches(pixels, 16))).float()
-        X, score = teacher(net, whole[rows], seed % 10)
+        X, score = _teacher(net, whole[rows], seed % 10)
         N = sizes[0]
         y = (score - score[:N].mean()) / score[:N].std()
         X = X / np.sqrt(np.square(X[:N]).sum(-1).mean())

@@ -15,8 +15,6 @@ OUT/checkpoints: the same command goes on where a killed one stopped.
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,23 +34,13 @@ from experiments.convex_attention.numbers import (
 )
 from experiments.convex_attention.plan import PRESETS, Done, Preset, run_units
 from experiments.convex_attention.report import report
-from experiments.harness.command import carried_out
-from experiments.harness.style import compact
+from experiments.harness.command import carried_out, parser_of
+from experiments.harness.results import save_results
 from gdconv.checks.store import require_writable
-from gdconv.report.plots import save_figure
-from gdconv.support.environment import environment
-from gdconv.support.threads import one_thread
 
 
-def tables_of(done: Done) -> dict[str, pd.DataFrame]:
-    """All tables by file name.
-
-    Args:
-        done: Results by key.
-
-    Returns:
-        Tables.
-    """
+def _tables_of(done: Done) -> dict[str, pd.DataFrame]:
+    """All tables by file name."""
     division, lines = modular(done)
     return {
         "curves": curves(done),
@@ -82,31 +70,22 @@ def run(preset: Preset, out: Path) -> dict[str, pd.DataFrame]:
         InputError: The folder cannot be written or holds another preset's checkpoint.
     """
     require_writable(out)
-    folder = out / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    with one_thread():
-        done = run_units(preset, folder)
-    tables = tables_of(done)
-    for name, table in tables.items():
-        table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-    (out / "report.md").write_text(report(done, preset), "utf-8")
+    done = run_units(preset, out / "checkpoints")
+    tables = _tables_of(done)
     figures = {
         "training": training_figure(done),
         "maps": map_figure(done),
         "path": path_figure(done),
         "modular": modular_figure(done, preset),
     }
-    for name, figure in figures.items():
-        compact(save_figure(figure, out / name)[1])
     manifest = {
         "command": f"python -m experiments.convex_attention --preset {preset.name}",
         "preset": asdict(preset),
         "seeds": "0, 1, ... in every study; step sizes are chosen on seed 1000",
         "encoder_accuracy": _encoder_accuracy(done),
         "source": "after Ergen, Neyshabur, Mehta 2022 (arXiv 2211.11052); hyper-parameters ours",
-        "environment": environment(),
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    save_results(out, tables, {"report": report(done, preset)}, figures, manifest, digits=6)
     return tables
 
 
@@ -118,12 +97,10 @@ def _encoder_accuracy(done: Done) -> float | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 2 for an option that cannot be used, 130 when interrupted."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
-    parser.add_argument("--out", type=Path, default=Path("runs/convex_attention"))
-    options = parser.parse_args(arguments)
+    options = parser_of(__doc__, "convex_attention", PRESETS, "small").parse_args(arguments)
     return carried_out(
         lambda: run(PRESETS[options.preset], options.out),
         options.out / "report.md",
-        f"report, tables and figures: {options.out}/report.md, {options.out}/training.png",
+        "report, tables and figures",
+        "training.png",
     )

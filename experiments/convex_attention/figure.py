@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from experiments.convex_attention.curves import FAST, FREE, PLAIN
 from experiments.convex_attention.numbers import curves, entropies, optima, parts
 from experiments.convex_attention.plan import Done
+from experiments.harness.style import Colour, heading, palette, plain_ticks, tidy
 
 NAMES = {
     "convex": "convex program",
@@ -36,39 +37,14 @@ TITLES = {
 STYLES = {FAST: "-", PLAIN: "--"}
 
 
-def colours() -> dict[str, Any]:
-    """One colour a model.
-
-    Returns:
-        Colours of the colour-blind palette.
-    """
-    import seaborn
-
-    palette = seaborn.color_palette("colorblind")
+def colours() -> dict[str, Colour]:
+    """Colours by model."""
     order = ("convex", "(8)", "(4)", "(3)", FREE)
-    return dict(
-        zip(order, (palette[2], palette[0], palette[9], palette[1], palette[3]), strict=True)
-    )
+    return dict(zip(order, (palette()[k] for k in (2, 0, 9, 1, 3)), strict=True))
 
 
-def tidy(axes: Axes) -> None:
-    """Light grid, no frame at the top and right."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
-    axes.set_axisbelow(True)
-
-
-def band(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """Median and range over the seeds at every step.
-
-    Args:
-        rows: One model and method.
-        x: Column of the x axis; its median over the seeds is used.
-        y: Column of the y axis.
-
-    Returns:
-        x, low, middle, high, one row a step reached by every seed.
-    """
+def _band(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Median and range of y, and median of x, at every step that every seed reaches."""
     groups = rows.groupby("step")
     found = pd.DataFrame({
         "x": groups[x].median(), "low": groups[y].min(), "middle": groups[y].median(),
@@ -96,40 +72,37 @@ def training_figure(done: Done) -> Figure:
             _lines(axes, here, x, "objective")
             axes.axhline(1.0, color="#222222", lw=1.2, ls=":")
             axes.set_ylim(0.15, 40.0)
-            axes.yaxis.set(major_locator=FixedLocator([0.2, 0.5, 1, 2, 5, 10, 20]),
-                           minor_locator=NullLocator())  # fmt: skip
-            axes.yaxis.set_major_formatter("{x:g}")
+            plain_ticks(axes.yaxis, (0.2, 0.5, 1, 2, 5, 10, 20))
             axes.set_ylabel(r"objective $F_t/F^*$")
         line[1].plot(
             at["seconds"], np.ones(len(at)), "*", color="#222222", ms=10, mec="white", mew=0.6
         )
         _lines(line[2], here[here["excess"].notna()], "step", "excess")
-        line[2].set_ylim(1e-8, 30)
-        line[2].set_ylabel(r"relative excess, at most $(F_t-F^*)/F^*$")
+        line[2].set(ylim=(1e-8, 30), ylabel=r"relative excess, at most $(F_t-F^*)/F^*$")
         line[0].set_title(TITLES[task], fontsize=11, loc="left", weight="bold")
     for axes in grid[-1]:
         axes.set_xlabel("step t")
     grid[-1][1].set_xlabel("seconds of training (evaluations left out)")
     fig.legend(handles=_key(table), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     count = table["seed"].nunique()
-    fig.suptitle(
+    heading(
+        fig,
         f"Line: median, band: range over {count} seeds (data and start differ). A line ends early "
-        "where a seed diverged.", x=0.01, ha="left", fontsize=10,
+        "where a seed diverged.", 10, "normal",
     )  # fmt: skip
     return fig
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
     for (model, method), run in rows.groupby(["model", "method"], sort=False):
-        found = band(run, x, y)
+        found = _band(run, x, y)
         found = found[found["x"] > 0]
         style, colour = STYLES[str(method)], colours()[str(model)]
         axes.plot(found["x"], found["middle"], style, color=colour, lw=1.5)
         shade = 0.16 if method == FAST else 0.07
         axes.fill_between(found["x"], found["low"].clip(lower=1e-12), found["high"], color=colour,
                           alpha=shade, lw=0)  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     tidy(axes)
 
 
@@ -180,10 +153,10 @@ def map_figure(done: Done) -> Figure:
         axes.set_xlabel("token k")
     bar = fig.colorbar(image, ax=grid[:, :4].ravel().tolist(), shrink=0.6, pad=0.01)
     bar.set_label("attention of head j to token k")
-    fig.suptitle(
+    heading(
+        fig,
         "Attention after training (Adam; convex: certified solution, one head a token), seed 0. "
-        "(3): mean over rows and held-out samples. Right: all seeds.",
-        x=0.01, ha="left", fontsize=10,
+        "(3): mean over rows and held-out samples. Right: all seeds.", 10, "normal",
     )  # fmt: skip
     return fig
 

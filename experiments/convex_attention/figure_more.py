@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.convex_attention.figure import TITLES, tidy
+from experiments.convex_attention.figure import TITLES
 from experiments.convex_attention.modular import KINDS, LEVEL
 from experiments.convex_attention.numbers import modular, paths
 from experiments.convex_attention.plan import OTHER_DECAY, Done, Preset
+from experiments.harness.style import heading, tidy
 
 TRAIN, TEST = "#888888", "#c0392b"
 
@@ -44,8 +45,7 @@ def path_figure(done: Done) -> Figure:
         _range(low, here, "r_squared", "#1f77b4", "", "-")
         low.axhline(0.0, color="#999999", lw=0.9)
         low.set_ylim(min(-0.1, float(here["r_squared"].min()) * 1.05), 1.02)
-        low.set_xlabel(r"weight decay $\beta/\beta_{\max}$ (decreasing)")
-        low.set_xscale("log")
+        low.set(xlabel=r"weight decay $\beta/\beta_{\max}$ (decreasing)", xscale="log")
         low.set_xlim(1.15, float(here["decay"].min()) / 1.1)
         tidy(top)
         tidy(low)
@@ -53,10 +53,8 @@ def path_figure(done: Done) -> Figure:
     grid[1, 0].set_ylabel("$R^2$ on held-out samples")
     grid[0, 0].legend(fontsize=8.5, frameon=False, loc="upper left")
     count, gap = table["seed"].nunique(), table["gap"].max()
-    fig.suptitle(
-        f"Line: median, band: range over {count} seeds; largest relative gap {gap:.0e}",
-        x=0.01, ha="left", fontsize=10,
-    )  # fmt: skip
+    text = f"Line: median, band: range over {count} seeds; largest relative gap {gap:.0e}"
+    heading(fig, text, 10, "normal")
     return fig
 
 
@@ -92,9 +90,7 @@ def modular_figure(done: Done, preset: Preset) -> Figure:
                 axes.plot(run["step"].clip(lower=1), run["test"], color=TEST, lw=1.3)
             axes.axhline(LEVEL, color="#222222", lw=0.7, ls=":")
             axes.axhline(1 / p, color="#222222", lw=0.7, ls="--")
-            axes.set_xscale("log")
-            axes.set_xlim(8, right * 1.1)
-            axes.set_ylim(-0.02, 1.04)
+            axes.set(xscale="log", xlim=(8, right * 1.1), ylim=(-0.02, 1.04))
             words = "layer" if depth == 1 else "layers"
             title = f"{kind} attention, {depth} {words}, decay {decay:g}"
             axes.set_title(title, fontsize=10.5, loc="left", weight="bold")
@@ -104,10 +100,10 @@ def modular_figure(done: Done, preset: Preset) -> Figure:
     for axes in grid[-1][:3]:
         axes.set_xlabel("step of AdamW, full batch")
     _legend(grid[0, 1], p)
-    fig.suptitle(
+    heading(
+        fig,
         f"Division modulo {p}, half of the table for training, {preset.modular_seeds} seeds "
-        "(a line each; a run ends when its test accuracy is 99 %)",
-        x=0.01, ha="left", fontsize=10,
+        "(a line each; a run ends when its test accuracy is 99 %)", 10, "normal",
     )  # fmt: skip
     return fig
 
@@ -139,8 +135,7 @@ def _reached(axes: Axes, runs: pd.DataFrame) -> None:
     axes.plot([], [], "s", color=TEST, label="generalised")
     axes.plot([], [], ">", color=TEST, mfc="none", label="not by then")
     axes.set_yticks(range(len(KINDS)), KINDS)
-    axes.set_ylim(len(KINDS) - 0.3, -0.6)
-    axes.set_xlim(0, None)
+    axes.set(ylim=(len(KINDS) - 0.3, -0.6), xlim=(0, None))
     axes.set_xlabel("steps to 99 % (grey line: delay)")
     axes.legend(fontsize=8.5, frameon=False, loc="upper right", bbox_to_anchor=(1.0, 1.13), ncols=3)
     tidy(axes)

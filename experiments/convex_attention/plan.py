@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from experiments.convex_attention.curves import (
     FAST,
@@ -29,7 +26,7 @@ from experiments.convex_attention.curves import (
 from experiments.convex_attention.data import TASKS, TokenTask, encoder, load
 from experiments.convex_attention.modular import KINDS, fixed, train
 from experiments.convex_attention.path import along_path
-from gdconv.support.errors import InputError
+from experiments.harness.units import Lines, Results
 
 Done = dict[str, dict[str, Any]]
 """Results by key."""
@@ -137,15 +134,8 @@ class Unit:
         return "|".join((self.study, self.task, self.model, self.method, str(self.seed)))
 
 
-def methods_of(model: str) -> tuple[str, ...]:
-    """Methods a model is trained by; the control only by the faster one.
-
-    Args:
-        model: One of MODELS.
-
-    Returns:
-        Some of METHODS.
-    """
+def _methods_of(model: str) -> tuple[str, ...]:
+    """Methods a model is trained by; the control only by the faster one."""
     return (FAST,) if model == FREE else METHODS
 
 
@@ -167,14 +157,14 @@ def units(preset: Preset) -> list[Unit]:
         Unit("search", task, model, method, SEARCH_SEED, 1.0)
         for task, model in pairs
         if model != "convex"
-        for method in methods_of(model)
+        for method in _methods_of(model)
     ]
     for seed in range(preset.seeds):
         made += [Unit("optimum", task, "convex", "", seed) for task in TASKS]
         made += [
             Unit("curve", task, model, method, seed, 2.5 if "(3)" in model else 0.8)
             for task, model in pairs
-            for method in methods_of(model)
+            for method in _methods_of(model)
         ]
         made += [Unit("path", task, "convex", "", seed) for task in ("digits", "pixels", TASKS[1])]
     for seed in range(preset.modular_seeds):
@@ -218,7 +208,7 @@ class Worker:
             net = self._encoder[0]
         return load(name, seed, self.preset.samples, net)
 
-    def measure(self, unit: Unit, done: Done) -> dict[str, Any]:
+    def measure(self, unit: Unit, done: Results) -> dict[str, Any]:
         """The numbers of a unit.
 
         Args:
@@ -261,15 +251,16 @@ class Worker:
         best = preset.rates[unit.method][int(np.argmin(ends))]
         return {"rate": best, "rates": list(preset.rates[unit.method]), "ends": ends}
 
-    def _curve(self, unit: Unit, task: TokenTask, done: Done) -> dict[str, Any]:
+    def _curve(self, unit: Unit, task: TokenTask, done: Results) -> dict[str, Any]:
         preset = self.preset
         program = program_of(task, preset.decay)
         if unit.model == "convex":
             Z, curve = proximal(program, unit.method, preset.steps)
-            score = r_squared(program_predictions(task.X_test, Z), task.y_test)
+            predicted = task.X_test.reshape(len(task.X_test), -1) @ Z.ravel()
+            score = r_squared(predicted, task.y_test)
             return {**asdict(curve), "r_squared": score, "rate": program.max_step().lo}
         search = Unit("search", unit.task, unit.model, unit.method, SEARCH_SEED)
-        rate = float(done[search.key]["rate"])
+        rate = float(done[search.key]["result"]["rate"])
         weights = start(unit.model, task, preset.heads, unit.seed)
         goal = objective_of(unit.model, program)
         end, curve = descend(goal, weights, unit.method, rate, preset.steps)
@@ -283,32 +274,12 @@ class Worker:
         return found
 
 
-def program_predictions(X: np.ndarray, Z: np.ndarray) -> np.ndarray:
-    """tr(Z^T X_i) of every sample.
-
-    Args:
-        X: Tokens (M, n, d).
-        Z: Weights (n, d, 1).
-
-    Returns:
-        Predictions (M).
-
-    Example:
-        >>> program_predictions(np.ones((1, 2, 3)), np.ones((2, 3, 1))).tolist()
-        [6.0]
-    """
-    return np.asarray(X.reshape(len(X), -1) @ Z.ravel())
-
-
-def run_units(
-    preset: Preset, folder: Path, tick: Callable[[Unit], None] = lambda unit: None
-) -> Done:
+def run_units(preset: Preset, folder: Path) -> Done:
     """All units, going on from FOLDER/units.jsonl.
 
     Args:
         preset: Sizes.
         folder: Folder of the checkpoints.
-        tick: Called after each unit that was computed now.
 
     Returns:
         Results by key.
@@ -316,35 +287,7 @@ def run_units(
     Raises:
         InputError: The checkpoint was written with other sizes.
     """
-    path, mark = folder / "units.jsonl", json.loads(json.dumps([VERSION, asdict(preset)]))
-    done, todo, worker = _read(path, mark), units(preset), Worker(preset, folder)
-    with path.open("a", encoding="utf-8") as file:
-        if path.stat().st_size == 0:
-            file.write(json.dumps({"mark": mark}) + "\n")
-        form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        with tqdm(total=sum(u.cost for u in todo), bar_format=form, smoothing=0.05) as bar:
-            for unit in todo:
-                name = f"{unit.study} {unit.task} {unit.model}, seed {unit.seed}: "
-                bar.set_description(name, refresh=False)
-                if unit.key not in done:
-                    done[unit.key] = worker.measure(unit, done)
-                    line = {"key": unit.key, "result": done[unit.key]}
-                    file.write(json.dumps(line) + "\n")
-                    file.flush()
-                    tick(unit)
-                bar.update(unit.cost)
-    return {unit.key: done[unit.key] for unit in todo}
-
-
-def _read(path: Path, mark: Any) -> Done:
-    """Finished units; a last line that was cut off is dropped from the file."""
-    if not path.exists():
-        return {}
-    text = path.read_text("utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, "utf-8")
-    lines = [json.loads(line) for line in whole.splitlines()]
-    if lines and lines[0].get("mark") != mark:
-        raise InputError("out", str(path.parent), "it holds another preset's checkpoint: empty it")
-    return {line["key"]: line["result"] for line in lines[1:]}
+    kept = Lines(folder / "units.jsonl", {"mark": [VERSION, asdict(preset)]})
+    worker = Worker(preset, folder)
+    found = kept.run(units(preset), lambda u, tell: {"result": worker.measure(u, kept.done)})
+    return {key: line["result"] for key, line in found.items()}

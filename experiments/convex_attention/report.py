@@ -18,7 +18,7 @@ from experiments.convex_attention.numbers import (
     speed,
 )
 from experiments.convex_attention.plan import CONTROL, OTHER_DECAY, Done, Preset
-from experiments.harness.markdown import number, rows_of
+from experiments.harness.markdown import number, section
 
 STEPS = {("convex", PLAIN): "proximal", ("convex", FAST): "accelerated proximal"}
 
@@ -51,16 +51,8 @@ def middle(values: pd.Series, of: int | None = None) -> str:
     return f"{number(median)} [{number(reached.min())}, -] ({some})"
 
 
-def speed_lines(done: Done, preset: Preset) -> list[str]:
-    """How fast each model and method gets close.
-
-    Args:
-        done: Results by key.
-        preset: Sizes.
-
-    Returns:
-        Lines.
-    """
+def _speed_lines(done: Done, preset: Preset) -> list[str]:
+    """How fast each model and method gets close."""
     table, best = speed(done), optima(done)
     seeds = preset.seeds
     head = ["task", "model", "method", "step size"]
@@ -100,26 +92,15 @@ def speed_lines(done: Done, preset: Preset) -> list[str]:
         "one thread, dependent on machine and load; numpy for the convex program, torch with "
         "autograd for the others.",
     ]  # fmt: skip
-    return ["## Training curves", "", *_paragraphs(said), *rows_of(cells), ""]
+    return section("## Training curves", *said, cells)
 
 
 def _listed(numbers: tuple[float, ...]) -> str:
     return ", ".join(f"{x:g}" for x in numbers)
 
 
-def _paragraphs(said: list[str]) -> list[str]:
-    return [line for text in said for line in (text, "")]
-
-
-def attention_lines(done: Done) -> list[str]:
-    """Entropies.
-
-    Args:
-        done: Results by key.
-
-    Returns:
-        Lines.
-    """
+def _attention_lines(done: Done) -> list[str]:
+    """Entropies."""
     cells = [["task", "model", "entropy / log n at the start", "after training"]]
     for (task, model), rows in entropies(done).groupby(["task", "model"], sort=False):
         before = "-" if rows["at_start"].isna().all() else middle(rows["at_start"])
@@ -128,18 +109,11 @@ def attention_lines(done: Done) -> list[str]:
         "Mean entropy of an attention row over log n: 1 is uniform, 0 one token. The convex "
         "program's heads attend to one token each by construction; which tokens is what it learns."
     )
-    return ["## Attention maps", "", said, "", *rows_of(cells), ""]
+    return section("## Attention maps", said, cells)
 
 
-def path_lines(done: Done) -> list[str]:
-    """Active tokens along the path.
-
-    Args:
-        done: Results by key.
-
-    Returns:
-        Lines.
-    """
+def _path_lines(done: Done) -> list[str]:
+    """Active tokens along the path."""
     table = paths(done)
     decays = sorted(table["decay"].round(9).unique(), reverse=True)
     picked = [decays[round(q * (len(decays) - 1))] for q in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -156,19 +130,11 @@ def path_lines(done: Done) -> list[str]:
         f"{int(table['certified'].sum())} of {len(table)} solutions certified to a relative gap of "
         f"1e-8. A token is proved inactive where the certificate excludes it from every optimum."
     )
-    return ["## Regularisation path", "", said, "", *rows_of(cells), ""]
+    return section("## Regularisation path", said, cells)
 
 
-def modular_lines(done: Done, preset: Preset) -> list[str]:
-    """Steps to fit and to generalise.
-
-    Args:
-        done: Results by key.
-        preset: Sizes.
-
-    Returns:
-        Lines.
-    """
+def _modular_lines(done: Done, preset: Preset) -> list[str]:
+    """Steps to fit and to generalise."""
     seeds = preset.modular_seeds
     rounds = [
         (layers, preset.options[layers - 1]["decay"], modular(done)[0]) for layers in (1, 2)
@@ -214,19 +180,11 @@ def modular_lines(done: Done, preset: Preset) -> list[str]:
             counts = [f"in {less} of {seeds} seeds", f"not in {more}", f"not decided in {open_}"]
             pairs.append(f"{case}: shorter than {other} {', '.join(counts)}")
     last = f"Delay of convex attention. {'; '.join(pairs)}."
-    return ["## Modular division", "", *_paragraphs(said), *rows_of(cells), "", last, ""]
+    return section("## Modular division", *said, cells, last)
 
 
-def fixed_lines(done: Done, preset: Preset) -> list[str]:
-    """What the programs that are convex do with the same task.
-
-    Args:
-        done: Results by key.
-        preset: Sizes.
-
-    Returns:
-        Lines.
-    """
+def _fixed_lines(done: Done, preset: Preset) -> list[str]:
+    """What the programs that are convex do with the same task."""
     table = fixed_programs(done)
     cells = [["gates", "beta / beta_max", "training accuracy", "test accuracy", "largest gap"]]
     for (gates, decay), rows in table.groupby(["gates", "decay"], sort=True):
@@ -237,7 +195,7 @@ def fixed_lines(done: Done, preset: Preset) -> list[str]:
         "one-hot answer, with fixed random gates (gated ReLU network) or without (0: a sum "
         f"f(a) + g(b)). Guessing: {1 / preset.fixed_p:.3f}. {preset.modular_seeds} seeds."
     )
-    return ["## Division by programs that are convex", "", said, "", *rows_of(cells), ""]
+    return section("## Division by programs that are convex", said, cells)
 
 
 def report(done: Done, preset: Preset) -> str:
@@ -250,12 +208,10 @@ def report(done: Done, preset: Preset) -> str:
     Returns:
         Markdown.
     """
-    head = [
+    head = section(
         "# Convex attention beside the models it is compared with",
-        "",
         f"Preset `{preset.name}`. Numbers are medians [range] over the seeds; a range of so few "
         "seeds is no confidence interval.",
-        "",
-    ]
-    found = head + speed_lines(done, preset) + attention_lines(done) + path_lines(done)
-    return "\n".join(found + modular_lines(done, preset) + fixed_lines(done, preset))
+    )
+    found = head + _speed_lines(done, preset) + _attention_lines(done) + _path_lines(done)
+    return "\n".join(found + _modular_lines(done, preset) + _fixed_lines(done, preset))

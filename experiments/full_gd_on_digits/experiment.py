@@ -9,10 +9,10 @@ table and one figure to OUT/ and the saved runs beside them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from experiments.harness.command import parser_of
 from gdconv.checks.result import Check
 from gdconv.checks.run import check
 from gdconv.checks.store import require_writable
@@ -48,8 +48,7 @@ def run(out: Path, seeds: int) -> list[Check]:
 
 def main() -> int:
     """Command line; returns the exit code of the worst verdict."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/full_gd_on_digits"))
+    parser = parser_of(__doc__, "full_gd_on_digits")
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()
     try:

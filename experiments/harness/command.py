@@ -1,9 +1,10 @@
-"""How an experiment ends on the command line: its report, or one sentence and an exit code."""
+"""How an experiment is called and how it ends: its report, or one sentence and an exit code."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -11,13 +12,49 @@ import torch
 from gdconv.support.errors import GdconvError, InputError
 
 
-def carried_out(work: Callable[[], object], report: Path, made: str) -> int:
-    """Do the work of an experiment that keeps checkpoints, then show its report.
+def parser_of(
+    text: str | None, out: str, presets: Iterable[str] = (), preset: str = "", device: bool = False
+) -> argparse.ArgumentParser:
+    """The options that experiments have in common.
+
+    Args:
+        text: The experiment's docstring.
+        out: Name of its folder in runs/.
+        presets: Names of its presets, if it has some.
+        preset: The one it takes by itself.
+        device: Whether it trains on a GPU if there is one.
+
+    Returns:
+        The parser, for further options.
+
+    Example:
+        >>> parser_of("Counts.", "counts", ("tiny", "small"), "small").parse_args([])
+        Namespace(out=PosixPath('runs/counts'), preset='small')
+    """
+    parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs") / out, help="folder to write to")
+    if presets:
+        parser.add_argument("--preset", choices=sorted(presets), default=preset)
+    if device:
+        parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser
+
+
+def carried_out(
+    work: Callable[[], object],
+    report: Path,
+    made: str = "tables and figure",
+    figures: str = "figure.png",
+    kept: bool = True,
+) -> int:
+    """Do the work of an experiment, then show its report.
 
     Args:
         work: Writes everything, the report included.
         report: The report.
-        made: Sentence that names what was written.
+        made: What was written.
+        figures: Figures beside the report.
+        kept: Whether an interrupted experiment has kept what it had finished.
 
     Returns:
         0, 2 for an option that cannot be used, 130 when interrupted.
@@ -25,7 +62,7 @@ def carried_out(work: Callable[[], object], report: Path, made: str) -> int:
     Example:
         >>> def refuse():
         ...     raise GdconvError("nothing can be done.")
-        >>> carried_out(refuse, Path("report.md"), "")
+        >>> carried_out(refuse, Path("report.md"))
         2
     """
     try:
@@ -34,10 +71,11 @@ def carried_out(work: Callable[[], object], report: Path, made: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the checkpoints", file=sys.stderr)
+        how = "; the same command goes on from the checkpoints" if kept else ""
+        print(f"interrupted{how}", file=sys.stderr)
         return 130
     print(report.read_text("utf-8"))
-    print(made)
+    print(f"{made}: {report}, {report.parent}/{figures}")
     return 0
 
 

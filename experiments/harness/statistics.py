@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from itertools import product
-from math import sqrt
+from math import nan, sqrt
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
+
+from gdconv.support.statistics import student
+
+MOST_FLIPS = 15
+"""Differences of an exact sign-flip test."""
+
+
+def interval(values: ArrayLike) -> tuple[float, float, float]:
+    """Mean and its 95 % Student interval.
+
+    Args:
+        values: Independent numbers, one a seed.
+
+    Returns:
+        Mean, lower and upper end; the ends are NaN for one number, all three for none.
+
+    Example:
+        >>> [round(v, 3) for v in interval([1.0, 2.0, 3.0])]
+        [2.0, -0.484, 4.484]
+    """
+    sample = np.asarray(values, dtype=float)
+    if len(sample) < 2:
+        return (float(sample[0]) if len(sample) else nan), nan, nan
+    box = student(sample)
+    return float(sample.mean()), box.low, box.high
 
 
 def paired(gaps: np.ndarray) -> dict[str, float]:
@@ -17,8 +43,9 @@ def paired(gaps: np.ndarray) -> dict[str, float]:
         gaps: Differences, one a seed.
 
     Returns:
-        seeds, mean, lo, hi (95 %, Student's t), p_t and p_flip; nan where there are fewer than two
-        seeds.
+        seeds, mean, lo, hi (95 %, Student's t), p_t and p_flip, of the exact sign-flip test: every
+        difference could as well have the other sign; nan where there are fewer than two seeds, no
+        spread (p_t) or more than MOST_FLIPS (p_flip).
 
     Example:
         >>> made = paired(np.array([1.0, 2.0, 3.0]))
@@ -26,34 +53,18 @@ def paired(gaps: np.ndarray) -> dict[str, float]:
         (-0.484, 4.484, 0.25)
     """
     S = len(gaps)
-    made = {"seeds": S, "mean": float(gaps.mean()) if S else float("nan")}
-    if S < 2:
-        return made | dict.fromkeys(("lo", "hi", "p_t", "p_flip"), float("nan"))
-    error = float(gaps.std(ddof=1)) / sqrt(S)
-    reach = float(stats.t.ppf(0.975, S - 1)) * error
-    p = float(2 * stats.t.sf(abs(made["mean"]) / error, S - 1)) if error > 0 else float("nan")
-    return made | {
-        "lo": made["mean"] - reach, "hi": made["mean"] + reach, "p_t": p,
-        "p_flip": sign_flip(gaps),
-    }  # fmt: skip
-
-
-def sign_flip(gaps: np.ndarray) -> float:
-    """p of the exact sign-flip test: every difference could as well have the other sign.
-
-    Args:
-        gaps: Differences, at most 15.
-
-    Returns:
-        Share of the sign patterns with a mean at least as far from 0; at least 2^(1 - S).
-
-    Example:
-        >>> sign_flip(np.array([1.0, 1.0, 1.0, 1.0]))
-        0.125
-    """
-    signs = np.array(list(product((1, -1), repeat=len(gaps))))
-    sums = np.abs(signs @ gaps)
-    return float((sums >= abs(gaps.sum()) * (1 - 1e-12)).mean())
+    mean, lo, hi = interval(gaps)
+    p_t = p_flip = nan
+    if hi > lo:
+        with warnings.catch_warnings():  # SciPy's, where the spread is at rounding level
+            warnings.simplefilter("ignore", RuntimeWarning)
+            p_t = float(stats.ttest_1samp(gaps, 0.0).pvalue)
+    if 2 <= S <= MOST_FLIPS:
+        p_flip = float(stats.permutation_test(
+            (gaps, np.zeros(S)), lambda x, y, axis: (x - y).mean(axis), n_resamples=2**MOST_FLIPS,
+            permutation_type="samples", vectorized=True,
+        ).pvalue)  # fmt: skip
+    return {"seeds": S, "mean": mean, "lo": lo, "hi": hi, "p_t": p_t, "p_flip": p_flip}
 
 
 def above_chance(accuracy: float, labels: Sequence[int] | np.ndarray) -> float:

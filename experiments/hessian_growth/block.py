@@ -189,20 +189,10 @@ class Behind:
     functional: Float[Tensor, "T d d"] | None
 
 
-def behind(
+def _behind(
     block: Block, x: Float[Tensor, "T D"], F: Float[Tensor, "T d"], target: Int[Tensor, " T"]
 ) -> Behind:
-    """Loss and its two derivatives by F.
-
-    Args:
-        block: Weights.
-        x: Residual stream before attention.
-        F: Attention output before W_O.
-        target: Next tokens.
-
-    Returns:
-        The derivatives.
-    """
+    """Loss and its two derivatives by F."""
     z = x + F @ block.W_O
     first = _Norm(z, block.layer_norm)
     hidden = first.u @ block.W_in
@@ -288,7 +278,7 @@ def factors(block: Block, X: Float[Tensor, "N L D"], tokens: Int[Tensor, "N L"])
         spread = torch.diag_embed(mask.to(X.dtype)).expand(len(X), -1, -1, -1)
     m, F = A @ x, A @ V
     target = tokens[:, where.start + 1 :].flatten()
-    after = behind(block, X[:, where].flatten(0, 1), F.flatten(0, 1), target)
+    after = _behind(block, X[:, where].flatten(0, 1), F.flatten(0, 1), target)
 
     def seen(B: Tensor) -> Tensor:
         left = s * spread @ V.unsqueeze(1)

@@ -11,35 +11,23 @@ the same command goes on where a killed one stopped.
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from experiments.harness.command import carried_out
-from experiments.harness.style import compact
+from experiments.harness.command import carried_out, parser_of
+from experiments.harness.results import save_results
 from experiments.hessian_growth.figure import draw
 from experiments.hessian_growth.layer import DEPTH_SHAPE, SHAPE
 from experiments.hessian_growth.numbers import slopes as fitted
 from experiments.hessian_growth.plan import PRESETS, Preset, run_units
 from experiments.hessian_growth.report import report
 from gdconv.checks.store import require_writable
-from gdconv.report.plots import save_figure
-from gdconv.support.environment import environment
-from gdconv.support.threads import one_thread
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Over the seeds: what the figure shows.
-
-    Args:
-        rows: Rows of the units.
-
-    Returns:
-        study, variant, block, part, scale, seeds, median, least, most, mean.
-    """
+def _summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Over the seeds: what the figure shows."""
     keys = ["study", "variant", "block", "part", "scale"]
     groups = rows.groupby(keys, sort=False)["value"]
     found = groups.agg(seeds="count", median="median", least="min", most="max", mean="mean")
@@ -60,14 +48,8 @@ def run(preset: Preset, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         InputError: The folder cannot be written or holds another preset's checkpoint.
     """
     require_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with one_thread():
-        rows = run_units(preset, out)
+    rows = run_units(preset, out)
     slopes = fitted(rows)
-    slopes.to_csv(out / "slopes.csv", index=False, float_format="%.6g")
-    summary(rows).to_csv(out / "curves.csv", index=False, float_format="%.5g")
-    (out / "report.md").write_text(report(rows, slopes, preset), "utf-8")
-    compact(save_figure(draw(rows, slopes), out / "figure")[1])
     manifest = {
         "command": f"python -m experiments.hessian_growth --preset {preset.name}",
         "preset": asdict(preset),
@@ -76,20 +58,14 @@ def run(preset: Preset, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         "seeds": "0, 1, ... in every study; embeddings of the transformer 1000 + seed; its sums 0",
         "interval": "Student's 95 % of the mean slope over seeds",
         "published": "public arrays of Ormaniec, Dangel, Singh, ICLR 2025 (arXiv 2410.10986)",
-        "environment": environment(),
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    text, figure = report(rows, slopes, preset), draw(rows, slopes)
+    save_results(out, {"slopes": slopes}, {"report": text}, {"figure": figure}, manifest, digits=6)
+    _summary(rows).to_csv(out / "curves.csv", index=False, float_format="%.5g")
     return rows, slopes
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 2 for an option that cannot be used, 130 when interrupted."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="standard")
-    parser.add_argument("--out", type=Path, default=Path("runs/hessian_growth"))
-    options = parser.parse_args(arguments)
-    return carried_out(
-        lambda: run(PRESETS[options.preset], options.out),
-        options.out / "report.md",
-        f"tables and figure: {options.out}/report.md, {options.out}/figure.png",
-    )
+    options = parser_of(__doc__, "hessian_growth", PRESETS, "standard").parse_args(arguments)
+    return carried_out(lambda: run(PRESETS[options.preset], options.out), options.out / "report.md")

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from experiments.harness.style import Colour, heading, palette, tidy
 from experiments.hessian_growth.layer import SHAPE
 from experiments.hessian_growth.numbers import EIGHT, RANGES, SMALL
 from experiments.hessian_growth.plan import BIN
@@ -28,21 +29,9 @@ BLOCK_NAMES = {
 LAYER_SCALES = (1e-4, 31.7)
 
 
-def colour(place: int | None) -> tuple[float, float, float]:
-    """A colour of the colour-blind palette.
-
-    Args:
-        place: Its index; None for a dark grey.
-
-    Returns:
-        Red, green, blue.
-    """
-    import seaborn
-
-    if place is None:
-        return 0.15, 0.15, 0.15
-    red, green, blue = seaborn.color_palette("colorblind")[place]
-    return red, green, blue
+def _colour(place: int | None) -> Colour:
+    """A colour of the palette; a dark grey for None."""
+    return (0.15, 0.15, 0.15) if place is None else palette()[place]
 
 
 def draw(rows: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
@@ -61,32 +50,22 @@ def draw(rows: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     seeds = rows[rows["study"] == "scale"]["seed"].nunique()
     sizes = rf"Bare layer, $L={L}$, $D={D}$, $d={dim}$, squared loss, $X=s\,X_0$: block norms"
     band = f"; median of {seeds} seeds, band: all seeds; grey: range of the law fit"
-    _title(a, "a", sizes + band)
+    heading(a, f"a   {sizes}{band}")
     _draw_layer(a.subplots(1, 4, sharex=True, sharey=True), rows)
-    _title(b, "b", "Local slope and temperature of the same layer; entries of the transformer's "
-           "blocks (upper triangle; band: all seeds)")  # fmt: skip
+    heading(b, "b   Local slope and temperature of the same layer; entries of the transformer's "
+            "blocks (upper triangle; band: all seeds)")  # fmt: skip
     _draw_second(b, rows)
     depths = (
         r"Depth $m$: linear attention without skips, $X=s\,X_0$: local slope of the block norms"
     )
-    _title(c, "c", depths + "; median of the seeds, band: all seeds")
+    heading(c, "c   " + depths + "; median of the seeds, band: all seeds")
     _draw_depth(c.subplots(1, 3, sharex=True, sharey=True), rows)
     count = rows[rows["study"] == "transformer"]["seed"].nunique()
-    _title(d, "d", "One-block transformer on 5-digit addition, cross-entropy, embeddings "
+    heading(d, "d   One-block transformer on 5-digit addition, cross-entropy, embeddings "
            rf"$N(0,\sigma^2)$: block norms; median of {count} seeds, band: all seeds; "
            "grey: lowest and highest eight scales")  # fmt: skip
     _draw_transformer(d.subplots(1, 4, sharex=True, sharey=True), rows, slopes)
     return fig
-
-
-def _title(fig: SubFigure, letter: str, text: str) -> None:
-    fig.suptitle(f"{letter}   {text}", x=0.01, ha="left", weight="bold", fontsize=11)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
-    axes.set_axisbelow(True)
 
 
 def _table(rows: pd.DataFrame, **where: str) -> pd.DataFrame:
@@ -106,8 +85,8 @@ def _band(axes: Axes, table: pd.DataFrame, place: int | None, line: str = "-", l
     shown = np.where(values > 0, values, np.nan)
     ok = ~np.isnan(shown).all(axis=0)
     low, middle, high = (f(shown[:, ok], axis=0) for f in (np.nanmin, np.nanmedian, np.nanmax))
-    axes.fill_between(x[ok], low, high, color=colour(place), alpha=alpha, lw=0)
-    axes.plot(x[ok], middle, line + mark, color=colour(place), label=label or None, lw=1.6, ms=4,
+    axes.fill_between(x[ok], low, high, color=_colour(place), alpha=alpha, lw=0)
+    axes.plot(x[ok], middle, line + mark, color=_colour(place), label=label or None, lw=1.6, ms=4,
               markevery=5)  # fmt: skip
 
 
@@ -134,10 +113,7 @@ def _draw_layer(cells: Sequence[Axes], rows: pd.DataFrame) -> None:
                 symbol, line = PARTS[part]
                 split = _table(rows, study="scale", variant=variant, block=block, part=part)
                 _band(axes, split, None, line, f"{name}: {symbol}", alpha=0.0)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlim(*LAYER_SCALES)
-        axes.set_ylim(1e-25, 1e12)
+        axes.set(xscale="log", yscale="log", xlim=LAYER_SCALES, ylim=(1e-25, 1e12))
         axes.set_title(f"block {BLOCK_NAMES[block]}", fontsize=10, loc="left")
         axes.set_xlabel("input scale $s$")
         soft = _table(rows, study="scale", variant="softmax", block=block, part="total").median()
@@ -145,7 +121,7 @@ def _draw_layer(cells: Sequence[Axes], rows: pd.DataFrame) -> None:
         _near(axes, soft, power, 1e5 if block == "QQ" else 1e3)
         if power != steep:
             _near(axes, steeper, steep, 1e-4)
-        _plain(axes)
+        tidy(axes)
     cells[0].set_ylabel("Frobenius norm")
     cells[2].legend(fontsize=8.5, frameon=False, loc="lower right")
     cells[0].text(0.97, 0.03, "$H_f = 0$ exactly", transform=cells[0].transAxes, ha="right",
@@ -173,8 +149,8 @@ def _spread(axes: Axes, table: pd.DataFrame, place: int, line: str, label: str) 
     """Median and range of quantities of either sign."""
     kept = table.dropna(axis="columns", how="any")
     x, values = kept.columns.to_numpy(dtype=float), kept.to_numpy()
-    axes.fill_between(x, values.min(0), values.max(0), color=colour(place), alpha=0.18, lw=0)
-    axes.plot(x, np.median(values, axis=0), line, color=colour(place), lw=1.6, label=label)
+    axes.fill_between(x, values.min(0), values.max(0), color=_colour(place), alpha=0.18, lw=0)
+    axes.plot(x, np.median(values, axis=0), line, color=_colour(place), lw=1.6, label=label)
 
 
 def _draw_second(fig: SubFigure, rows: pd.DataFrame) -> None:
@@ -201,7 +177,7 @@ def _draw_second(fig: SubFigure, rows: pd.DataFrame) -> None:
         _draw_entries(axes, rows, kernel)
     cells[3].sharey(cells[2])
     for axes in cells:
-        _plain(axes)
+        tidy(axes)
 
 
 def _draw_entries(axes: Axes, rows: pd.DataFrame, kernel: str) -> None:
@@ -210,9 +186,9 @@ def _draw_entries(axes: Axes, rows: pd.DataFrame, kernel: str) -> None:
         edges = np.arange(float(min(table.columns)), float(max(table.columns)) + 2 * BIN, BIN)
         table = table.reindex(columns=edges, fill_value=0.0) / BIN
         x, values = 10**edges, table.to_numpy()
-        axes.fill_between(x, values.min(0), values.max(0), step="post", color=colour(place),
+        axes.fill_between(x, values.min(0), values.max(0), step="post", color=_colour(place),
                           alpha=0.3, lw=0)  # fmt: skip
-        axes.step(x, values.mean(0), where="post", color=colour(place), lw=1.6,
+        axes.step(x, values.mean(0), where="post", color=_colour(place), lw=1.6,
                   label=f"block {BLOCK_NAMES[block]}")  # fmt: skip
     axes.set(xscale="log", xlim=(1e-11, 1e-1), xlabel="absolute entry", ylabel="share per decade")
     axes.set_title(f"entries of $H$, {kernel} attention, $D=16$", fontsize=10,
@@ -235,7 +211,7 @@ def _draw_depth(cells: Sequence[Axes], rows: pd.DataFrame) -> None:
         axes.set(xscale="log", xlim=(1e-2, 10), ylim=(0, 78), xlabel="input scale $s$")
         axes.set_title(f"$m={m}$", fontsize=10, loc="left")
         axes.legend(fontsize=8.5, frameon=False, loc="upper left", ncols=2 if m > 1 else 1)
-        _plain(axes)
+        tidy(axes)
     cells[0].set_ylabel(r"local slope d log $\|H\|_F$ / d log $s$")
 
 
@@ -271,7 +247,6 @@ def _draw_transformer(cells: Sequence[Axes], rows: pd.DataFrame, slopes: pd.Data
         axes.text(0.03, 0.98, "\n".join(lines), transform=axes.transAxes,
                   va="top", fontsize=8.5)  # fmt: skip
         axes.legend(fontsize=9, frameon=False, loc="lower right" if not top else "lower left")
-        _plain(axes)
+        tidy(axes)
     low, high = cells[0].get_ylim()
-    cells[0].set_ylim(low, high * 1e3)
-    cells[0].set_ylabel("Frobenius norm")
+    cells[0].set(ylim=(low, high * 1e3), ylabel="Frobenius norm")

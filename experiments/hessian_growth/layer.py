@@ -55,15 +55,8 @@ def draw(shape: tuple[int, int, int], seed: int, depth: int = 1) -> dict[str, Te
     return {k: t / D**0.5 if k.startswith("W") else t for k, t in made.items()}
 
 
-def norms(layer: AttentionLayer) -> list[tuple[str, str, float]]:
-    """Frobenius norms of all blocks and parts.
-
-    Args:
-        layer: The layer.
-
-    Returns:
-        Block, part, norm.
-    """
+def _norms(layer: AttentionLayer) -> list[tuple[str, str, float]]:
+    """Frobenius norms of all blocks and parts."""
     parts = {part: hessian(layer, None, part) for part in ("outer", "functional")}
     parts["total"] = parts["outer"] + parts["functional"]
     ends = np.cumsum((0, *layer.sizes())).tolist()
@@ -94,7 +87,7 @@ def along_scale(variant: str, seed: int, scales: tuple[float, ...]) -> list[Row]
     for s in scales:
         X = s * drawn["X"]
         layer = attention_layer(X, *others, kernel=kernel, layer_norm=epsilon)
-        rows += [(s, *row) for row in norms(layer)]
+        rows += [(s, *row) for row in _norms(layer)]
     return rows
 
 
@@ -112,7 +105,7 @@ def along_temperature(seed: int, temperatures: tuple[float, ...]) -> list[Row]:
     given = [drawn[name] for name in ("X", "Y", "W_V", "W_Q", "W_K")]
     rows = []
     for tau in temperatures:
-        rows += [(tau, *row) for row in norms(attention_layer(*given, temperature=tau))]
+        rows += [(tau, *row) for row in _norms(attention_layer(*given, temperature=tau))]
     return rows
 
 

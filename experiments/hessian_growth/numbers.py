@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from experiments.harness.statistics import interval
 
 SLACK = 0.1
 """An interval within this of the law agrees with it."""
@@ -107,12 +108,10 @@ def slope(scales: np.ndarray, values: np.ndarray) -> Slope | None:
         return None
     at = np.log(scales)
     each = np.polyfit(at, np.log(values).T, 1)[0]
-    half = stats.t.ppf(0.975, seeds - 1) * each.std(ddof=1) / seeds**0.5
     whole = np.log(values / values.max()).max(axis=0)  # log of the mean, overflow or not
     whole = whole + np.log(np.exp(np.log(values / values.max()) - whole).mean(axis=0))
     of_mean = float(np.polyfit(at, whole, 1)[0])
-    mean = float(each.mean())
-    return Slope(mean, mean - float(half), mean + float(half), of_mean, seeds, points)
+    return Slope(*interval(each), of_mean, seeds, points)
 
 
 def curves(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str, str], pd.DataFrame]]:

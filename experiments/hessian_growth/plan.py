@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import log10
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
+from experiments.harness.units import Lines
 from experiments.hessian_growth.block import (
     addition,
     dense,
@@ -24,7 +22,6 @@ from experiments.hessian_growth.block import (
     value_norm,
 )
 from experiments.hessian_growth.layer import Row, along_depth, along_scale, along_temperature
-from gdconv.support.errors import InputError
 
 PARTS = ("total", "outer", "functional")
 COLUMNS = ("study", "variant", "seed", "scale", "block", "part", "value")
@@ -106,6 +103,11 @@ class Unit:
     seed: int
     scale: float = 0.0
     cost: float = 0.1
+
+    @property
+    def key(self) -> str:
+        """Its name in the checkpoint."""
+        return f"{self.study}|{self.variant}|{self.seed}|{self.scale:.6g}"
 
 
 def units(preset: Preset) -> list[Unit]:
@@ -206,15 +208,12 @@ def _upper(P: int) -> Any:
     return torch.triu_indices(P, P, device="cpu").unbind()
 
 
-def run_units(
-    preset: Preset, out: Path, tick: Callable[[Unit], None] = lambda unit: None
-) -> pd.DataFrame:
+def run_units(preset: Preset, out: Path) -> pd.DataFrame:
     """All units, going on from OUT/checkpoint.jsonl.
 
     Args:
         preset: Sizes.
         out: Folder.
-        tick: Called after each unit that was computed now.
 
     Returns:
         All rows, columns COLUMNS.
@@ -222,42 +221,12 @@ def run_units(
     Raises:
         InputError: The checkpoint was written with other sizes.
     """
-    path = out / "checkpoint.jsonl"
-    done = _read(path, preset)
-    todo = units(preset)
-    with path.open("a", encoding="utf-8") as file:
-        if not done and path.stat().st_size == 0:
-            file.write(json.dumps({"preset": asdict(preset)}) + "\n")
-        total = sum(unit.cost for unit in todo)
-        form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        with tqdm(total=total, bar_format=form, smoothing=0.02) as bar:
-            for unit in todo:
-                key = f"{unit.study}|{unit.variant}|{unit.seed}|{unit.scale:.6g}"
-                bar.set_description(
-                    f"{unit.study}, {unit.variant}, seed {unit.seed}", refresh=False
-                )
-                if key not in done:
-                    done[key] = [list(row) for row in measure(unit, preset)]
-                    file.write(json.dumps({"key": key, "rows": done[key]}) + "\n")
-                    file.flush()
-                    tick(unit)
-                bar.update(unit.cost)
-    rows = []
-    for key, found in done.items():
-        study, variant, seed, _ = key.split("|")
-        rows += [(study, variant, int(seed), *row) for row in found]
+    every = units(preset)
+    kept = Lines(out / "checkpoint.jsonl", {"preset": asdict(preset)})
+    found = kept.run(every, lambda unit, tell: {"rows": measure(unit, preset)})
+    rows = [
+        (unit.study, unit.variant, unit.seed, *row)
+        for unit in every
+        for row in found[unit.key]["rows"]
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _read(path: Path, preset: Preset) -> dict[str, list[list[Any]]]:
-    """Finished units; a last line that was cut off is dropped from the file."""
-    if not path.exists():
-        return {}
-    text = path.read_text("utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, "utf-8")
-    lines = [json.loads(line) for line in whole.splitlines()]
-    if lines and lines[0].get("preset") != asdict(preset):
-        raise InputError("out", str(path.parent), "it holds another preset's checkpoint: empty it")
-    return {line["key"]: line["rows"] for line in lines[1:]}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.harness.markdown import number, rows_of
+from experiments.harness.markdown import number, section
 from experiments.hessian_growth.layer import DEPTH_SHAPE, SHAPE
 from experiments.hessian_growth.numbers import SLACK
 from experiments.hessian_growth.plan import Preset
@@ -55,27 +55,25 @@ def report(rows: pd.DataFrame, slopes: pd.DataFrame, preset: Preset) -> str:
     laws = slopes[(slopes["fit"] == "law") & slopes["law"].notna()]
     agree = int(laws["agrees"].astype(bool).sum())
     L, D, d = SHAPE
-    lines = [
+    lines = section(
         "# How the attention Hessian grows with the scale of its input",
-        "",
         f"Slopes of log Frobenius norm against log scale: mean over seeds [Student's 95 % "
         f"interval]. A law agrees where the whole interval lies within {SLACK:g} of it: "
         f"{agree} of {len(laws)} fits do. H = H_o + H_f.",
-        "",
         f"## Bare layer: L = {L}, D = {D}, d = {d}, squared loss, {preset.seeds} seeds",
-        "",
         "X_0 and Y standard normal, weights of variance 1/D, X = s X_0, closed forms of "
         "`gdconv.hessian`. The wide fit is shown to say that it is none: it mixes the law with "
         "the crossover of H_o and H_f and with saturation. \"holds to\": the scale up to which the "
         "local slope of the median stays within 0.1 of the law.",
-        "",
-    ]  # fmt: skip
+    )  # fmt: skip
     for variant in ("softmax", "linear", "layer norm"):
         lines += _laws(slopes, "scale", variant)
-    lines += ["Above s = 3 softmax attention becomes one-hot: its Q and K blocks fall faster than "
-              "any power (last panel of row a, first of row b), and no slope describes them. With "
-              "layer norm the slope is 0 while s^2 times the variance of a token is far above "
-              "epsilon = 1e-5; below s of about 3e-3 the laws of softmax return.", ""]  # fmt: skip
+    lines += section(
+        "Above s = 3 softmax attention becomes one-hot: its Q and K blocks fall faster than "
+        "any power (last panel of row a, first of row b), and no slope describes them. With "
+        "layer norm the slope is 0 while s^2 times the variance of a token is far above "
+        "epsilon = 1e-5; below s of about 3e-3 the laws of softmax return."
+    )
     lines += _laws(slopes, "temperature", "softmax")
     lines += _entries(rows, preset)
     lines += _depth(slopes, preset)
@@ -109,7 +107,7 @@ def _laws(slopes: pd.DataFrame, study: str, variant: str) -> list[str]:
                 other = wide[(wide["block"] == block) & (wide["part"] == part)].iloc[0]
                 cells += [f"{row['holds_to']:.2g}" if known else "", spread(other, 2)]
             table.append(cells)
-    return [f"### {title}", "", *rows_of(table), ""]
+    return section(f"### {title}", table)
 
 
 def _entries(rows: pd.DataFrame, preset: Preset) -> list[str]:
@@ -125,13 +123,13 @@ def _entries(rows: pd.DataFrame, preset: Preset) -> list[str]:
             cells = [kernel, block, *(number(float(at[q])) for q in (0.05, 0.5, 0.95))]
             shown = f"{number(ratio.median())} [{number(ratio.min())}, {number(ratio.max())}]"
             table.append([*cells, shown if block == "VV" else ""])
-    return [
-        "## Entries of the V and Q blocks: heterogeneity", "",
+    return section(
+        "## Entries of the V and Q blocks: heterogeneity",
         f"The transformer below at D = {D}, embeddings and weights of standard deviation "
         f"{0.8 / D**0.5:.2g}, without layer norm: quantiles of the absolute entries (upper "
-        "triangle), median over seeds; ratio: median and range of the seeds.", "",
-        *rows_of(table), "",
-    ]  # fmt: skip
+        "triangle), median over seeds; ratio: median and range of the seeds.",
+        table,
+    )
 
 
 def _depth(slopes: pd.DataFrame, preset: Preset) -> list[str]:
@@ -149,16 +147,16 @@ def _depth(slopes: pd.DataFrame, preset: Preset) -> list[str]:
             PART_NAMES[row["part"]], f"{row['law']:g}" if known else "none", spread(row),
             ("yes" if row["agrees"] else "no") if known else "", spread(other, 2),
         ])  # fmt: skip
-    return [
+    return section(
         f"## Depth: m layers of linear attention without skips, L = {L}, D = {D}, d = {d}, "
-        f"{preset.depth_seeds} seeds", "",
+        f"{preset.depth_seeds} seeds",
         "Squared loss with Y != 0. Only the last layer follows 2 * 3^m at every scale; the blocks "
         "of earlier layers follow 3^m, through H_f, until the output outgrows the target, and "
         "2 * 3^m from there on. The public arrays of the paper (D = 128, 20 scales in [0.1, 1]) "
         "show the same for m = 2: Q block of layer 1: 8.9 over the lowest eight scales and 17.7 "
-        "over the highest; of layer 2: 17.8 and 17.6. Those for m = 3 leave float32's range.", "",
-        *rows_of(table), "",
-    ]  # fmt: skip
+        "over the highest; of layer 2: 17.8 and 17.6. Those for m = 3 leave float32's range.",
+        table,
+    )
 
 
 def _transformer(rows: pd.DataFrame, slopes: pd.DataFrame, preset: Preset) -> list[str]:
@@ -200,21 +198,21 @@ def _transformer(rows: pd.DataFrame, slopes: pd.DataFrame, preset: Preset) -> li
     loss = rows[(rows["study"] == "transformer") & (rows["block"] == "loss")]
     ends = loss.groupby(["variant", "scale"])["value"].median().unstack()
     without = ends.loc["without layer norm"]
-    return [
-        "## One-block transformer on 5-digit addition", "",
+    return section(
+        "## One-block transformer on 5-digit addition",
         f"Sums such as 55003+80002=135005 ({preset.sequences} uniform ones, the same for all "
         f"seeds), loss: mean cross-entropy of the six digits of the answer; D = d = "
         f"{preset.embedding}, one head, causal softmax, skips, ReLU MLP of width 4 D, weights of "
         f"standard deviation 0.8/sqrt D, no biases; {preset.block_scales} embedding scales from "
         f"0.01 to 10, {preset.block_seeds} seeds. Layer norm: before attention, before the MLP, "
-        "and before the output.", "",
+        "and before the output.",
         "The norms are exact: cross-entropy, MLP and norms act on every token alone, so the "
         "closed forms hold with the second derivative of the loss by a token's attention output "
         "in the place of c W_V W_V^T, and traces of products replace the 16384 x 16384 matrices. "
         "H_o is the Gauss-Newton part through the logits. The published numbers are from the "
         "public arrays of Ormaniec, Dangel and Singh: 64 sums, 20 seeds, 20 random probes a norm, "
-        "embeddings drawn anew at every scale (ours: sigma times one draw a seed).", "",
-        *rows_of(table), "",
+        "embeddings drawn anew at every scale (ours: sigma times one draw a seed).",
+        table,
         (
             ""
             if preset.embedding == 128
@@ -229,5 +227,4 @@ def _transformer(rows: pd.DataFrame, slopes: pd.DataFrame, preset: Preset) -> li
         "the largest seed. With layer norm the blocks are flat only while the attention output "
         "dominates the residual stream; beyond, the skip brings 1/sigma for every derivative by "
         "the attention output: Q falls as sigma^-1 through H_f, V and the H_o of Q as sigma^-2.",
-        "",
-    ]  # fmt: skip
+    )

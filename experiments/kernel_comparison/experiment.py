@@ -14,7 +14,6 @@ Text without --text is a generated stand-in, and is called one in every result.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from experiments.harness.command import carried_out, chosen_device
+from experiments.harness.command import carried_out, chosen_device, parser_of
+from experiments.harness.results import save_results
 from experiments.harness.statistics import above_chance
-from experiments.harness.style import compact
 from experiments.kernel_comparison.figure import draw
 from experiments.kernel_comparison.numbers import compare, measure_runs
 from experiments.kernel_comparison.plan import FIRST_SEED
@@ -33,8 +32,6 @@ from experiments.kernel_comparison.runs import final_specs, run_all, score_rates
 from experiments.tasks.pathfinder import picture
 from experiments.tasks.trained import PRESETS, Preset, Task, load
 from gdconv.checks.store import require_writable
-from gdconv.report.plots import save_figure
-from gdconv.support.environment import environment
 from gdconv.support.errors import InputError
 
 
@@ -72,22 +69,21 @@ def run(preset: Preset, out: Path, jobs: int = 1, device: str = "cpu") -> dict[s
     pairs = compare(runs)
     tables = {"curves": curves, "runs": runs, "pairs": pairs, "rates": rates}
     names = {name: part.name for name, part in data.items()}
-    for name, table in tables.items():
+    for table in tables.values():
         table.insert(1, "data", table["task"].map(names))  # a stand-in is called one here too
-        table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
-    (out / "report.md").write_text(report(preset.tasks, data, rates, runs, pairs), "utf-8")
+    text = report(preset.tasks, data, rates, runs, pairs)
     chance = {
         name: float(torch.bincount(part.y_test).max() / len(part.y_test))
         for name, part in data.items()
     }
-    compact(save_figure(draw(curves, rates, names, chance), out / "figure")[1])
+    figures = {"figure": draw(curves, rates, names, chance)}
     if "pathfinder" in names:
-        compact(save_figure(picture(), out / "pathfinder_samples")[1])
-    _write_manifest(preset, out, names, device)
+        figures["pathfinder_samples"] = picture()
+    save_results(out, tables, {"report": text}, figures, _manifest(preset, names, device))
     return tables
 
 
-def _write_manifest(preset: Preset, out: Path, names: dict[str, str], device: str) -> None:
+def _manifest(preset: Preset, names: dict[str, str], device: str) -> dict[str, Any]:
     """What it takes to run this again; paths of the user's files are left out."""
     tasks: list[dict[str, Any]] = []
     for task in preset.tasks:
@@ -95,7 +91,7 @@ def _write_manifest(preset: Preset, out: Path, names: dict[str, str], device: st
         del shown["cache"]
         tasks.append(shown)
     given = names.get("text", "")
-    manifest = {
+    return {
         "command": f"python -m experiments.kernel_comparison --preset {preset.name}"
         + ("" if "stand-in" in given or not given else " --text PATH"),
         "data": names,
@@ -104,24 +100,11 @@ def _write_manifest(preset: Preset, out: Path, names: dict[str, str], device: st
         "search_seeds": preset.search_seeds,
         "model": dict(preset.model),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "environment": environment(),
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
 
 
-def adapted(preset: Preset, options: argparse.Namespace) -> Preset:
-    """A preset with the changes of the command line.
-
-    Args:
-        preset: The preset.
-        options: tasks, text, seeds, out.
-
-    Returns:
-        The preset to run.
-
-    Raises:
-        InputError: Unknown task, or fewer than two seeds.
-    """
+def _adapted(preset: Preset, options: argparse.Namespace) -> Preset:
+    """A preset with the changes of the command line."""
     wanted = options.tasks.split(",")
     known = {task.name for task in preset.tasks}
     for name in wanted:
@@ -148,15 +131,12 @@ def _with_text(task: Task, options: argparse.Namespace) -> Task:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, or 2 for an option that cannot be used."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
-    parser.add_argument("--out", type=Path, default=Path("runs/kernel_comparison"))
+    parser = parser_of(__doc__, "kernel_comparison", PRESETS, "small", device=True)
     parser.add_argument("--tasks", default="text,pathfinder", help="one or both")
     parser.add_argument("--text", default="stand-in", help="aclImdb, its .tar.gz, a .csv, or "
                         "datasets:imdb; without it a generated stand-in")  # fmt: skip
     parser.add_argument("--seeds", type=int, help="seeds of the comparison")
     parser.add_argument("--jobs", type=int, help="processes; 2 on a CPU, 1 on a GPU")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(arguments)
 
     def work() -> None:
@@ -164,10 +144,6 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = options.jobs if options.jobs is not None else (2 if device == "cpu" else 1)
         if jobs < 1:
             raise InputError("jobs", jobs, "give a whole number of at least 1")
-        run(adapted(PRESETS[options.preset], options), options.out, jobs, device)
+        run(_adapted(PRESETS[options.preset], options), options.out, jobs, device)
 
-    return carried_out(
-        work,
-        options.out / "report.md",
-        f"report, tables and figure: {options.out}/report.md, {options.out}/figure.png",
-    )
+    return carried_out(work, options.out / "report.md", "report, tables and figure")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments.harness.style import MARKS, NAMES, kernel_colours
+from experiments.harness.style import MARKS, NAMES, heading, kernel_colours, plain_ticks, tidy
 from experiments.kernel_comparison.plan import KERNELS
 
 TITLES = {"text": "Text, SGD", "pathfinder": "Pathfinder, Adam"}
@@ -41,10 +40,7 @@ def draw(
         middle.set_ylabel("test loss (cross-entropy, nats)")
         _draw_rates(right, rates[rates["task"] == task])
         seeds = here["seed"].nunique()
-        part.suptitle(
-            f"{TITLES[task]}: {data[task]}; mean and range of {seeds} seeds",
-            x=0.01, ha="left", weight="bold", fontsize=11,
-        )  # fmt: skip
+        heading(part, f"{TITLES[task]}: {data[task]}; mean and range of {seeds} seeds")
     return fig
 
 
@@ -65,7 +61,7 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, measure: str) -> None:
             label += f" ({diverged} diverged)"
         axes.plot(table.index, table.mean(axis=1), color=colour, lw=2, label=label)
     axes.set_xlabel("step")
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_rates(axes: Axes, rates: pd.DataFrame) -> None:
@@ -80,16 +76,8 @@ def _draw_rates(axes: Axes, rates: pd.DataFrame) -> None:
         for rate in rows["rate"][~finite]:
             axes.axvline(rate, color=colour, ls="--", lw=1, label=f"{NAMES[kernel]} diverged")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(rates["rate"]))))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
+    plain_ticks(axes.xaxis, sorted(set(rates["rate"])))
     axes.set_xlabel("learning rate (chosen: ringed)")
     axes.set_ylabel("validation loss, late half of the search")
     axes.legend(fontsize=9, frameon=False)
-    _tidy(axes)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
-    axes.set_axisbelow(True)
+    tidy(axes)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 
+from experiments.harness.units import fingerprint
 from experiments.tasks.trained import Task
 from experiments.tasks.training import TrainingPlan
 
@@ -57,7 +56,7 @@ class Spec:
         other = ("levels", "cache", "rates", "search_steps")
         parts = {k: v for k, v in asdict(self.task).items() if k not in other}
         parts |= {"kernel": self.kernel, "stage": self.stage, "model": self.model, "v": VERSION}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint(parts)
 
     @property
     def steps(self) -> int:

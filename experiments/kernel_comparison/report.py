@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from experiments.harness.markdown import rows_of
+from experiments.harness.markdown import STAND_IN, section, spread
 from experiments.harness.style import NAMES
 from experiments.kernel_comparison.numbers import LAST, MEASURES
 from experiments.kernel_comparison.plan import KERNELS
@@ -43,66 +43,41 @@ def report(
         Markdown.
     """
     tasks = list(tasks)
-    lines = [
+    lines = section(
         "# Softmax against Gaussian attention, trained",
-        "",
         "The same network, the same initial weights and the same batches for both kernels, seed by "
         "seed; only the attention weights differ. The learning rate is chosen per kernel by the "
         "same search on validation data. Final numbers are means over the last "
         f"{LAST} evaluations on the test set.",
-        "",
-        *claims_of(tasks, data, runs, pairs),
-    ]
+    )
+    lines += _claims_of(tasks, data, runs, pairs)
     for task in tasks:
         here = runs[runs["task"] == task.name]
-        lines += ["", f"## {TITLES[task.name]}: {data[task.name].name}", ""]
-        if "stand-in" in data[task.name].name:
-            lines += [
-                "These texts are a generated stand-in, not reviews: what is seen here is seen on "
-                "the stand-in only.",
-                "",
-            ]
-        lines += [
-            f"{len(data[task.name].y)} training and {len(data[task.name].y_test)} test samples, "
-            f"{dict(data[task.name].sizes)['tokens']} tokens, {task.steps} steps of "
-            f"{task.batch} samples."
-            + (f" Note: {data[task.name].note}." if data[task.name].note else ""),
-            "",
-            *runs_of(here),
-            "",
-            *levels_of(here, task),
-            "",
-            *pairs_of(pairs[pairs["task"] == task.name]),
-            "",
-            *rates_of(rates[rates["task"] == task.name]),
-        ]
-    return "\n".join(lines) + "\n"
+        made, sizes = data[task.name], dict(data[task.name].sizes)
+        lines += section(f"## {TITLES[task.name]}: {made.name}")
+        lines += section(STAND_IN) if "stand-in" in made.name else []
+        lines += section(
+            f"{len(made.y)} training and {len(made.y_test)} test samples, "
+            f"{sizes['tokens']} tokens, {task.steps} steps of {task.batch} samples."
+            + (f" Note: {made.note}." if made.note else "")
+        )
+        lines += _runs_of(here) + _levels_of(here, task)
+        lines += _pairs_of(pairs[pairs["task"] == task.name])
+        lines += _rates_of(rates[rates["task"] == task.name])
+    return "\n".join(lines)
 
 
-def claims_of(
+def _claims_of(
     tasks: list[Task], data: dict[str, Data], runs: pd.DataFrame, pairs: pd.DataFrame
 ) -> list[str]:
-    """What of the poster's claim is seen.
-
-    Args:
-        tasks: The tasks.
-        data: Their data.
-        runs: One row per run.
-        pairs: The paired differences.
-
-    Returns:
-        Lines.
-    """
-    lines = [
-        "## Which claims are seen",
-        "",
+    """What of the poster's claim is seen."""
+    said = (
         "The poster's claim, read as: on text classification with SGD and on Pathfinder with Adam "
         "the Gaussian kernel trains faster and ends better. A claim counts as seen where the 95 % "
         "interval of the difference, paired by seed, excludes 0 in its favour, as reversed where "
         "it does so against it, else as open. Learning rates, batch sizes and data of the poster "
-        "are not known to us, so neither outcome judges its own runs.",
-        "",
-    ]
+        "are not known to us, so neither outcome judges its own runs."
+    )
     table = [["claim", *(f"{TITLES[task.name]}: {data[task.name].name}" for task in tasks)]]
     cells = {(row.task, row.measure): row for row in pairs.itertuples()}
     for measure, text in CLAIMS.items():
@@ -118,60 +93,37 @@ def claims_of(
             learned = int((here["errors"] >= BAR).sum())
             line.append(f"in {learned} of {len(here)} seeds")
         table.append(line)
-    return lines + rows_of(table)
+    return section("## Which claims are seen", said, table)
 
 
-def runs_of(runs: pd.DataFrame) -> list[str]:
-    """Final numbers per kernel, mean [lowest, highest] over seeds.
-
-    Args:
-        runs: Rows of one task.
-
-    Returns:
-        Lines.
-    """
+def _runs_of(runs: pd.DataFrame) -> list[str]:
+    """Final numbers per kernel, mean [lowest, highest] over seeds."""
     table = [["kernel", "rate", *MEASURES.values(), "standard errors above chance", "ms a step"]]
     for kernel in KERNELS:
         here = runs[runs["kernel"] == kernel]
         rate = f"{here['rate'].iloc[0]:g}"
         cells = [spread(here[measure]) for measure in MEASURES]
         slow = f"{1e3 * here['seconds_per_step'].median():.1f}"
-        table.append([NAMES[kernel], rate, *cells, spread(here["errors"], 1), slow])
-    lines = rows_of(table)
-    if diverged := int(runs["diverged"].sum()):
-        lines += ["", f"{diverged} of {len(runs)} runs diverged and have no final numbers."]
-    return lines
+        table.append([NAMES[kernel], rate, *cells, spread(here["errors"], ".1f"), slow])
+    diverged = int(runs["diverged"].sum())
+    said = f"{diverged} of {len(runs)} runs diverged and have no final numbers."
+    return section(table, *([said] if diverged else []))
 
 
-def levels_of(runs: pd.DataFrame, task: Task) -> list[str]:
-    """Steps to given accuracies, those that some run reaches.
-
-    Args:
-        runs: Rows of one task.
-        task: The task.
-
-    Returns:
-        Lines.
-    """
+def _levels_of(runs: pd.DataFrame, task: Task) -> list[str]:
+    """Steps to given accuracies, those that some run reaches."""
     reached = [v for v in task.levels if (runs[f"step_{v:g}"] < math.inf).any()]
     if not reached:
-        return [f"No run reaches a test accuracy of {min(task.levels):g}."]
+        return section(f"No run reaches a test accuracy of {min(task.levels):g}.")
     table = [["steps to test accuracy", *(f"{v:g}" for v in reached)]]
     for kernel in KERNELS:
         here = runs[runs["kernel"] == kernel]
         table.append([NAMES[kernel], *(steps(here[f"step_{v:g}"]) for v in reached)])
-    return rows_of(table)
+    return section(table)
 
 
-def pairs_of(pairs: pd.DataFrame) -> list[str]:
-    """Paired differences.
-
-    Args:
-        pairs: Rows of one task.
-
-    Returns:
-        Lines.
-    """
+def _pairs_of(pairs: pd.DataFrame) -> list[str]:
+    """Paired differences."""
     table = [["Gaussian - softmax, paired by seed", "mean [95 % interval]", "p (t)", "p (signs)",
               "Gaussian better"]]  # fmt: skip
     for row in pairs.itertuples():
@@ -183,18 +135,11 @@ def pairs_of(pairs: pd.DataFrame) -> list[str]:
             f"{row.better} of {row.seeds}",
         ])
     least = 2.0 ** (1 - int(pairs["seeds"].max()))
-    return [*rows_of(table), "", f"With these seeds p (signs) is at least {least:g}."]
+    return section(table, f"With these seeds p (signs) is at least {least:g}.")
 
 
-def rates_of(rates: pd.DataFrame) -> list[str]:
-    """The search for a learning rate.
-
-    Args:
-        rates: Rows of one task.
-
-    Returns:
-        Lines.
-    """
+def _rates_of(rates: pd.DataFrame) -> list[str]:
+    """The search for a learning rate."""
     tried = sorted(set(rates["rate"]))
     table = [["validation loss at rate", *(f"{rate:g}" for rate in tried)]]
     for kernel in KERNELS:
@@ -204,31 +149,10 @@ def rates_of(rates: pd.DataFrame) -> list[str]:
             cell = "diverged" if here["diverged"][rate] else f"{here['loss'][rate]:.4f}"
             cells.append(f"**{cell}**" if here["chosen"][rate] else cell)
         table.append([NAMES[kernel], *cells])
-    lines = rows_of(table)
-    if rates["edge"].any():
-        names = " and ".join(NAMES[k] for k in rates[rates["edge"]]["kernel"])
-        lines += ["", f"For {names} the chosen rate is at the end of the list."]
-    return lines
-
-
-def spread(values: pd.Series, digits: int = 3) -> str:
-    """Mean [lowest, highest].
-
-    Args:
-        values: Numbers, nan is left out.
-        digits: After the point.
-
-    Returns:
-        Text.
-
-    Example:
-        >>> spread(pd.Series([0.5, 0.75]))
-        '0.625 [0.500, 0.750]'
-    """
-    known = values.dropna()
-    if not len(known):
-        return "none"
-    return f"{known.mean():.{digits}f} [{known.min():.{digits}f}, {known.max():.{digits}f}]"
+    names = " and ".join(NAMES[k] for k in rates[rates["edge"]]["kernel"])
+    return section(
+        table, *([f"For {names} the chosen rate is at the end of the list."] if names else [])
+    )
 
 
 def steps(values: pd.Series) -> str:

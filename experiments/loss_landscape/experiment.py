@@ -13,18 +13,17 @@ The text task is a generated stand-in, and is called one in every result.
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from experiments.harness.command import carried_out, chosen_device
+from experiments.harness.command import carried_out, chosen_device, parser_of
+from experiments.harness.results import save_results
 from experiments.harness.statistics import above_chance
-from experiments.harness.style import compact
 from experiments.loss_landscape.figure import draw, draw_numbers
 from experiments.loss_landscape.numbers import compare, spreads
 from experiments.loss_landscape.plan import PRESETS, Preset
@@ -38,8 +37,6 @@ from experiments.loss_landscape.runs import (
 )
 from experiments.tasks.trained import load
 from gdconv.checks.store import require_writable
-from gdconv.report.plots import save_figure
-from gdconv.support.environment import environment
 from gdconv.support.threads import one_thread
 
 REGRESSION = "regression on UCI digits"
@@ -78,41 +75,40 @@ def run(preset: Preset, out: Path, device: str = "cpu") -> dict[str, pd.DataFram
     numbers = pd.DataFrame([plane.row(preset.points) for plane in made])
     found = {"planes": numbers, "spreads": spreads(numbers), "pairs": compare(numbers)}
     found |= {"trained": pd.concat(tables, ignore_index=True), "paths": paths}
-    for name, table in found.items():
+    for table in found.values():
         table.insert(1, "data", table["task"].map(names))  # a stand-in is called one here too
-        table.to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
     text = report(preset, names, found["trained"], paths, numbers, found["pairs"])
-    (out / "report.md").write_text(text, "utf-8")
-    _draw_all(made, numbers, names, out)
-    _write_manifest(preset, out, names, device)
+    figures, manifest = _figures(made, numbers, names), _manifest(preset, names, device)
+    save_results(out, found, {"report": text}, figures, manifest)
     return found
 
 
-def _draw_all(planes: list[Plane], numbers: pd.DataFrame, names: dict[str, str], out: Path) -> None:
+def _figures(
+    planes: list[Plane], numbers: pd.DataFrame, names: dict[str, str]
+) -> dict[str, Figure]:
+    figures = {}
     for task, name in names.items():
         here = [plane for plane in planes if plane.task == task]
         loss = "loss, share of |y|²/2" if task == "regression" else "training loss, nats"
         title = f"Loss landscape, {name}: softmax and Gaussian attention, first seed"
-        compact(save_figure(draw(here, title, loss), out / f"figure_{task}")[1])
+        figures[f"figure_{task}"] = draw(here, title, loss)
     paired = numbers[~numbers["kind"].isin(PATH_KINDS)]
-    compact(save_figure(draw_numbers(paired, names), out / "figure_numbers")[1])
+    return figures | {"figure_numbers": draw_numbers(paired, names)}
 
 
-def _write_manifest(preset: Preset, out: Path, names: dict[str, str], device: str) -> None:
+def _manifest(preset: Preset, names: dict[str, str], device: str) -> dict[str, Any]:
     """What it takes to run this again."""
     shown: dict[str, Any] = asdict(preset)
     for stages in shown["stages"]:
         stages["task"] = {k: v for k, v in stages["task"].items() if k not in _UNUSED}
         stages["task"]["data"] = names[stages["task"]["name"]]
-    manifest = {
+    return {
         "command": f"python -m experiments.loss_landscape --preset {preset.name}",
         "data": names,
         "preset": shown,
         "seeds": list(range(preset.seeds)),
         "device": device,
-        "environment": environment(),
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
 
 
 _UNUSED = ("cache", "rates", "steps", "search_steps", "levels")
@@ -120,13 +116,11 @@ _UNUSED = ("cache", "rates", "steps", "search_steps", "levels")
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, or 2 for an option that cannot be used."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
-    parser.add_argument("--out", type=Path, default=Path("runs/loss_landscape"))
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser = parser_of(__doc__, "loss_landscape", PRESETS, "small", device=True)
     options = parser.parse_args(arguments)
     return carried_out(
         lambda: run(PRESETS[options.preset], options.out, chosen_device(options.device)),
         options.out / "report.md",
-        f"report, tables and figures: {options.out}/report.md, {options.out}/figure_*.png",
+        "report, tables and figures",
+        "figure_*.png",
     )

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from experiments.harness.style import MARKS, NAMES, kernel_colours
+from experiments.harness.style import MARKS, NAMES, heading, kernel_colours, tidy
 from experiments.loss_landscape.numbers import NAMES as MEASURE_NAMES
 from experiments.loss_landscape.numbers import UNITS
 from experiments.loss_landscape.plan import KERNELS
@@ -50,7 +50,7 @@ def draw(planes: list[Plane], title: str, loss: str) -> Figure:
     for part, kind in zip(parts, kinds, strict=True):
         here = {p.kernel: p for p in drawn if p.kind == kind}
         _draw_kind(part, kind, here, loss)
-    fig.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=13)
+    heading(fig, title, 13)
     return fig
 
 
@@ -90,7 +90,7 @@ def _draw_kind(part: Any, kind: str, planes: dict[str, Plane], loss: str) -> Non
         contour.set_title(words, fontsize=10)
     bar = part.colorbar(mesh, ax=contours, shrink=0.85, pad=0.02)
     bar.set_label(loss, fontsize=9)
-    part.suptitle(KINDS[kind], x=0.01, ha="left", fontsize=11)
+    heading(part, KINDS[kind], weight="normal")
 
 
 def _percent(share: float) -> str:
@@ -163,11 +163,11 @@ def draw_numbers(planes: pd.DataFrame, names: dict[str, str]) -> Figure:
             axes.set_title(MEASURE_NAMES[measure], fontsize=10)
         line[0].set_ylabel(f"{names[task]}\n{UNITS[MEASURES[0]]}", fontsize=9)
     grid[0, 0].legend(fontsize=8, framealpha=0.7)
-    fig.suptitle(
+    heading(
+        fig,
         "Roughness, plane by plane: points are planes, grey lines join the same draw, "
         "large marks are the mean, bars from the lowest to the highest",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
+    )
     return fig
 
 
@@ -197,6 +197,4 @@ def _draw_measure(axes: Axes, planes: pd.DataFrame, measure: str) -> None:
     if measure == "minima":
         axes.set_ylim(-0.4, max(2.0, 1.1 * float(planes[measure].max())))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, axis="y", color="#e6e6e6", lw=0.6)
-    axes.set_axisbelow(True)
+    tidy(axes, "y")

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
@@ -251,24 +250,3 @@ def planes_of(
 
     for number in range(preset.leading):
         yield "hessian", number, partial(leading, number)
-
-
-def rows_of_run(task: str, kernel: str, seed: int, run: TrainingRun) -> pd.DataFrame:
-    """The second stage as a table.
-
-    Args:
-        task: Name of the task.
-        kernel: Of the second stage.
-        seed: Seed.
-        run: Measurements.
-
-    Returns:
-        task, kernel, seed, step, train_loss, accuracy, loss, diverged.
-    """
-    table = pd.DataFrame(run.rows).drop(columns="seconds")
-    table["train_loss"] = table["train_loss"].astype(float)
-    table.insert(0, "task", task)
-    table.insert(1, "kernel", kernel)
-    table.insert(2, "seed", seed)
-    table["diverged"] = run.diverged is not None
-    return table

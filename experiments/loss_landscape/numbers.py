@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from experiments.harness.statistics import paired
 from experiments.loss_landscape.plan import KERNELS
@@ -30,9 +29,6 @@ UNITS = {
 
 LEVEL = 0.05
 """Of the tests; two-sided, not corrected for how many there are."""
-
-MOST_FLIPS = 15
-"""Differences of an exact sign-flip test."""
 
 ORDER = ["task", "kind", "measure"]
 
@@ -103,7 +99,7 @@ def compare(planes: pd.DataFrame) -> pd.DataFrame:
         sides = {k: here[here["kernel"] == k].set_index(["seed", "draw"]) for k in KERNELS}
         for measure in MEASURES:
             gaps = (sides["softmax"][measure] - sides["gaussian"][measure]).dropna()
-            made = _paired(gaps.to_numpy(dtype=float))
+            made = paired(gaps.to_numpy(dtype=float))
             means = gaps.groupby(level="seed").mean().to_numpy()
             agreeing = int((np.sign(means) == np.sign(made["mean"])).sum())
             rows.append({
@@ -113,16 +109,6 @@ def compare(planes: pd.DataFrame) -> pd.DataFrame:
                 "claim": claim_of(made["lo"], made["hi"], made["p_flip"], agreeing == len(means)),
             })  # fmt: skip
     return pd.DataFrame(rows).sort_values(ORDER, kind="stable", ignore_index=True)
-
-
-def _paired(gaps: np.ndarray) -> dict[str, float]:
-    """As in the kernel comparison, whose exact sign-flip test takes at most 15 differences."""
-    if len(gaps) <= MOST_FLIPS:
-        return paired(gaps)
-    test = stats.ttest_1samp(gaps, 0.0)
-    ends = test.confidence_interval(0.95)
-    made = {"mean": gaps.mean(), "lo": ends.low, "hi": ends.high, "p_t": test.pvalue}
-    return {name: float(value) for name, value in made.items()} | {"p_flip": float("nan")}
 
 
 def claim_of(lo: float, hi: float, p_flip: float, agree: bool) -> str:

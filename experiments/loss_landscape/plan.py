@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from experiments.harness.units import fingerprint
 from experiments.tasks.trained import PRESETS as COMPARISON
 from experiments.tasks.trained import Task
 
@@ -142,18 +141,5 @@ PRESETS = {
 
 
 def mark_of(*parts: Any) -> str:
-    """A name for all that a result depends on.
-
-    Args:
-        parts: Values json can write, and dataclasses.
-
-    Returns:
-        16 hexadecimal digits.
-
-    Example:
-        >>> mark_of(1, "a") == mark_of(1, "a") != mark_of(1, "b")
-        True
-    """
-    plain = [asdict(p) if hasattr(p, "__dataclass_fields__") else p for p in parts]
-    text = json.dumps([VERSION, *plain], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Names all that a result depends on."""
+    return fingerprint((VERSION, *parts))

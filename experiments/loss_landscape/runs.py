@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from experiments.harness.units import kept_arrays
 from experiments.loss_landscape import network, regression
 from experiments.loss_landscape.numbers import measured
 from experiments.loss_landscape.plan import KERNELS, Preset, Stages, mark_of
 from experiments.tasks.landscape import Block, axis_of, plane_losses
 from experiments.tasks.trained import load
 from gdconv.support.errors import InputError
-from gdconv.support.npz import read_arrays
 
 Axes = tuple[np.ndarray, np.ndarray]
 
@@ -79,43 +77,20 @@ class Plane:
         return made | {k: float(v) for k, v in known.items()} | self.extra
 
 
-def evaluated(
-    place: Path, mark: str, make: Callable[[], tuple[np.ndarray, dict[str, float]]], axes: Axes
-) -> tuple[np.ndarray, dict[str, float]]:
-    """The grid of a file, or a new one that is then kept there.
+def _evaluated(
+    place: Path, mark: str, axes: Axes, directions: Callable[[], network.Directions],
+    weights: Block, losses: Callable[[Block], Any], chunk: int = 64,
+) -> tuple[np.ndarray, dict[str, float]]:  # fmt: skip
+    """The grid of a file of that mark and these axes, or a new one that is then kept there."""
 
-    Args:
-        place: The file.
-        mark: What the grid depends on; a file of another mark, or a damaged one, is not used.
-        make: Computes losses and extra numbers.
-        axes: Coordinates of the grid, checked too.
+    def make() -> dict[str, Any]:
+        u, v, extra = directions()
+        z = plane_losses(losses, weights, u, v, axes, chunk)
+        return {"z": z, "names": [*extra, ""], "values": [*extra.values(), 0.0]}
 
-    Returns:
-        Losses and extra numbers.
-    """
-    with contextlib.suppress(InputError, OSError, ValueError):
-        kept = read_arrays(place, ("mark", "a", "b", "z", "names", "values"))
-        same = str(kept["mark"]) == mark and all(
-            np.array_equal(kept[n], axis) for n, axis in zip("ab", axes, strict=True)
-        )
-        if same and kept["z"].shape == (len(axes[0]), len(axes[1])):
-            pairs = zip(kept["names"].ravel(), kept["values"].ravel(), strict=True)
-            return kept["z"], {str(name): float(value) for name, value in pairs if str(name)}
-    z, extra = make()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, half = tempfile.mkstemp(prefix=f".{place.stem}.", suffix=".npz", dir=place.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(
-                stream, mark=np.array(mark), a=axes[0], b=axes[1], z=z,
-                names=np.array([*extra, ""]), values=np.array([*extra.values(), 0.0]),
-            )  # fmt: skip
-        os.replace(half, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(half)
-        raise
-    return z, extra
+    kept = kept_arrays(place, {"mark": mark, "a": axes[0], "b": axes[1]}, make)
+    pairs = zip(kept["names"], kept["values"], strict=True)
+    return kept["z"], {str(name): float(value) for name, value in pairs if str(name)}
 
 
 def classifier_planes(
@@ -142,29 +117,20 @@ def classifier_planes(
         for kernel in KERNELS:
             bar.set_postfix_str(f"{name}, {kernel}, seed {seed}: training")
             net, run = network.two_stages(stages, preset, kernel, seed, folder, device)
-            tables.append(network.rows_of_run(name, kernel, seed, run))
+            table = run.table(task=name, kernel=kernel, seed=seed)
+            tables.append(table.drop(columns="seconds"))
             if run.diverged is not None:
                 raise InputError("rate", stages.rate, f"give a smaller one: {name} diverged")
             weights, losses = network.attention_parts(net)[0], network.losses_of(net, X, y)
             for kind, draw, directions in network.planes_of(net, preset, X, y, seed):
                 bar.set_postfix_str(f"{name}, {kernel}, seed {seed}: {kind} plane {draw}")
                 axis = axis_of(preset.points_of(seed, draw), preset.radius)
-
-                def make(
-                    directions: Callable[[], network.Directions] = directions,
-                    axis: np.ndarray = axis,
-                    weights: Block = weights,
-                    losses: Callable[[Block], Any] = losses,
-                ) -> tuple[np.ndarray, dict[str, float]]:
-                    u, v, extra = directions()
-                    z = plane_losses(losses, weights, u, v, (axis, axis), preset.chunk)
-                    return z, extra
-
                 key = f"{name}-{kernel}-{seed}-{kind}-{draw}"
                 counts = (preset.samples, preset.leading if kind == "hessian" else 0)
                 mark = mark_of(stages, preset.model, key, *counts)
-                z, extra = evaluated(folder / f"{key}.npz", mark, make, (axis, axis))
-                planes.append(Plane(name, kernel, seed, kind, draw, (axis, axis), z, extra))
+                place, axes = folder / f"{key}.npz", (axis, axis)
+                made = _evaluated(place, mark, axes, directions, weights, losses, preset.chunk)
+                planes.append(Plane(name, kernel, seed, kind, draw, axes, *made))
                 bar.update(axis.size**2)
     return planes, pd.concat(tables, ignore_index=True)
 
@@ -191,18 +157,11 @@ def regression_planes(preset: Preset, folder: Path, bar: Any) -> tuple[list[Plan
         for kind, draw, made, axes in _regression_specs(preset, runs, seed):
             for kernel, run in runs.items():
                 bar.set_postfix_str(f"regression, {kernel}, seed {seed}: {kind} plane {draw}")
-                u, v, extra = made[kernel]
                 mark = mark_of(preset.regression, kernel, seed, kind, draw, preset.leading)
-
-                def make(
-                    run: regression.Descent = run, u: Block = u, v: Block = v,
-                    axes: Axes = axes, extra: dict[str, float] = extra,
-                ) -> tuple[np.ndarray, dict[str, float]]:  # fmt: skip
-                    losses = regression.losses_of(run)
-                    return plane_losses(losses, run.weights(), u, v, axes), extra
-
                 place = folder / f"regression-{kernel}-{seed}-{kind}-{draw}.npz"
-                z, extra = evaluated(place, mark, make, axes)
+                losses, known = regression.losses_of(run), partial(made.__getitem__, kernel)
+                z, extra = _evaluated(place, mark, axes, known, run.weights(), losses)
+                u, v, _ = made[kernel]
                 where, share = regression.on_plane(run, u, v)
                 extra = extra | {"share": share}
                 planes.append(Plane("regression", kernel, seed, kind, draw, axes, z, extra, where))

@@ -14,8 +14,6 @@ Writes map.csv, map.md, reached.csv, manifest.json, figure.pdf and figure.png to
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.harness.style import compact
+from experiments.harness.command import carried_out, parser_of
+from experiments.harness.results import save_results
 from experiments.query_kernels.figure import draw
 from experiments.query_kernels.map import (
     COVERAGE,
@@ -37,9 +36,7 @@ from experiments.query_kernels.report import map_text
 from gdconv.checks.run import check
 from gdconv.checks.store import require_writable
 from gdconv.descent.stall import CAUSES
-from gdconv.report.plots import save_figure
-from gdconv.support.environment import environment
-from gdconv.support.errors import GdconvError, InputError
+from gdconv.support.errors import InputError
 
 FITTED = 1e-12
 """Runs stop at this loss ratio; two runs that both get there are a tie."""
@@ -73,32 +70,13 @@ FULL = Plan()
 QUICK = Plan((0.1, 0.5, 1.0, 2.0, 4.0), ("n",), (0.5, 2.0), (2,), 6, 40)
 
 
-def train(kernel: str, heads: int, scale: float, plan: Plan) -> pd.DataFrame:
-    """One cell of training runs.
-
-    Args:
-        kernel: softmax or gaussian.
-        heads: H.
-        scale: Scale of W_Q and W_K.
-        plan: Runs and steps.
-
-    Returns:
-        One row per run: loss_ratio = f_T / f_0, loss_target = f_T / (1/2 |y|^2), stall (cause).
-    """
-    options: dict[str, Any] = {
-        "kernel": kernel,
-        "heads": heads,
-        "scales": f"{scale:g},{scale:g},1,1",
-    }
-    options |= {
-        "data": "gaussian",
-        "init": "normal",
-        "step": "local",
-        "sharpness": False,
-        "until_loss": FITTED,
-        **TRAINED,
-    }
-    made = check("query-gd", statement="run", seeds=plan.runs, steps=plan.steps, **options)
+def _train(kernel: str, heads: int, scale: float, plan: Plan) -> pd.DataFrame:
+    """One cell of training runs."""
+    made = check(
+        "query-gd", statement="run", seeds=plan.runs, steps=plan.steps, kernel=kernel, heads=heads,
+        scales=f"{scale:g},{scale:g},1,1", data="gaussian", init="normal", step="local",
+        sharpness=False, until_loss=FITTED, **TRAINED,
+    )  # fmt: skip
     zero_output = 0.5 * (made.starts["y"] ** 2).sum(axis=(1, 2, 3))
     return pd.DataFrame({
         "loss_ratio": made.runs["loss_ratio_last"],
@@ -123,21 +101,13 @@ def cause_of(text: str) -> str:
     return next((c for c in CAUSES if c in text), "other") if text else ""
 
 
-def measure_reached(plan: Plan) -> pd.DataFrame:
-    """The loss both kernels reach from the same weights on the same data.
-
-    Args:
-        plan: Sizes.
-
-    Returns:
-        One row per heads, scale and kernel; lower counts the seeds in which this kernel ends with
-        the lower loss, seeds that both fit are counted for neither.
-    """
+def _measure_reached(plan: Plan) -> pd.DataFrame:
+    """Losses reached from the same weights; lower: seeds that end below the other, no ties."""
     rows: list[dict[str, Any]] = []
     for heads in plan.heads:
         for scale in plan.train_scales:
             print(f"... training W_Q, H = {heads}, scale {scale:g}", file=sys.stderr)
-            ends = {kernel: train(kernel, heads, scale, plan) for kernel in KERNELS}
+            ends = {kernel: _train(kernel, heads, scale, plan) for kernel in KERNELS}
             both = (ends["gaussian"]["loss_ratio"] <= FITTED) & (
                 ends["softmax"]["loss_ratio"] <= FITTED
             )
@@ -172,15 +142,10 @@ def run(out: Path, seeds: int, quick: bool = False) -> tuple[pd.DataFrame, pd.Da
     if seeds < 6:
         raise InputError("seeds", seeds, "give at least 6: fewer have no 95 % interval")
     require_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
     plan = QUICK if quick else FULL
     print(f"... kappa_0 of both kernels, {seeds} seeds a cell", file=sys.stderr)
     table = measure_map(seeds, plan.scales, plan.factors)
-    reached = measure_reached(plan)
-    table.to_csv(out / "map.csv", index=False, float_format="%.5g")
-    reached.to_csv(out / "reached.csv", index=False, float_format="%.5g")
-    (out / "map.md").write_text(map_text(table, reached))
-    compact(save_figure(draw(table, reached), out / "figure")[1])
+    reached = _measure_reached(plan)
     manifest = {
         "command": "python -m experiments.query_kernels"
         + f" --seeds {seeds}"
@@ -189,24 +154,21 @@ def run(out: Path, seeds: int, quick: bool = False) -> tuple[pd.DataFrame, pd.Da
         "training": {**TRAINED, "seeds": list(range(plan.runs)), "steps": plan.steps},
         "interval": f"order statistics of the median, at least {COVERAGE:.0%}",
         "undecided": f"sigma_m(J_Q) < {FLOOR:g} max(|J_Q|, max |x| |k| |u| / sqrt d)",
-        "environment": environment(),
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    text, figure = map_text(table, reached), draw(table, reached)
+    tables = {"map": table, "reached": reached}
+    save_results(out, tables, {"map": text}, {"figure": figure}, manifest)
     return table, reached
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns 0, or 2 for an option that cannot be used."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/query_kernels"))
+    """Command line; returns 0, 2 for an option that cannot be used, 130 when interrupted."""
+    parser = parser_of(__doc__, "query_kernels")
     parser.add_argument("--seeds", type=int, default=24, help="seeds per cell of the map")
     parser.add_argument("--quick", action="store_true", help="a small version, under 20 s")
     options = parser.parse_args(arguments)
-    try:
-        run(options.out, options.seeds, options.quick)
-    except GdconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print((options.out / "map.md").read_text())
-    print(f"tables and figure: {options.out}/map.md, {options.out}/figure.png")
-    return 0
+    return carried_out(
+        lambda: run(options.out, options.seeds, options.quick),
+        options.out / "map.md",
+        kept=False,
+    )

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
-from experiments.harness.style import MARKS, NAMES, kernel_colours
+from experiments.harness.style import MARKS, NAMES, heading, kernel_colours, plain_ticks, tidy
 from experiments.query_kernels.map import BASES, KERNELS
 
 SHAPE_MARKS = "ov^Ds"
@@ -37,11 +36,11 @@ def draw(table: pd.DataFrame, reached: pd.DataFrame) -> Figure:
     top, middle, bottom = fig.subfigures(3, 1, squeeze=False, height_ratios=(1, 1.65, 1.05))[:, 0]
     for axes, base in zip(top.subplots(1, 2), BASES, strict=True):
         _draw_kappa(axes, table, base)
-    top.suptitle(
+    heading(
+        top,
         r"a   $\kappa_0=\lambda_{\min}(K_Q)$ of both kernels at the same weights and data: "
         f"median and 95 % interval of {table['seeds'].iloc[0]} seeds",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
+    )
     _draw_shapes(middle, table)
     cells = bottom.subplots(1, 2 + reached["H"].nunique())
     _draw_tangent(cells[0], table)
@@ -53,14 +52,10 @@ def draw(table: pd.DataFrame, reached: pd.DataFrame) -> Figure:
 
 def _along_scale(axes: Axes, scales: np.ndarray) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 4]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
+    plain_ticks(axes.xaxis, (0.1, 0.2, 0.5, 1, 2, 4))
     axes.set_xlim(scales.min() / 1.06, scales.max() * 1.06)
     axes.set_xlabel(r"scale of $W_Q$, $W_K$ (times $1/\sqrt{D}$)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
-    axes.set_axisbelow(True)
+    tidy(axes)
 
 
 def _of(table: pd.DataFrame, base: str, quantity: str, kernel: str) -> pd.DataFrame:
@@ -89,9 +84,7 @@ def _draw_kappa(axes: Axes, table: pd.DataFrame, base: str) -> None:
             if count:
                 y = bottom * (30 if kernel == "softmax" else 400)
                 axes.text(x, y, str(count), color=colour, fontsize=8, ha="center")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom, 30)
-    axes.set_ylabel(r"$\kappa_0$")
+    axes.set(yscale="log", ylim=(bottom, 30), ylabel=r"$\kappa_0$")
     axes.set_title(_sizes(base), fontsize=10, loc="left")
     axes.plot([], [], "v", color="#777777", ms=7, label=r"median below the axis")
     if _of(table, base, "kappa_0", "ratio")["undecided"].any():
@@ -112,11 +105,11 @@ def _draw_shapes(fig: Figure, table: pd.DataFrame) -> None:
         line[0].set_ylabel(f"shape {base}\n" + r"$\kappa_0$(Gaussian) / $\kappa_0$(softmax)")
     for axes in grid[0]:
         axes.set_xlabel("")
-    fig.suptitle(
+    heading(
+        fig,
         "b   Median ratio Gaussian / softmax and its 95 % interval, one factor varied at a time "
         "(arrows: off the axis; open cells are not drawn)",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
+    )
 
 
 def _draw_factor(axes: Axes, ratios: pd.DataFrame, base: str, factor: str) -> None:
@@ -136,8 +129,7 @@ def _draw_factor(axes: Axes, ratios: pd.DataFrame, base: str, factor: str) -> No
         above, below = rows[rows["median"] > LIMITS[1]], rows[rows["median_most"] < LIMITS[0]]
         axes.plot(above["scale"], np.full(len(above), LIMITS[1] / 1.6), "^", color=colour, ms=5)
         axes.plot(below["scale"], np.full(len(below), LIMITS[0] * 1.6), "v", color=colour, ms=5)
-    axes.set_yscale("log")
-    axes.set_ylim(*LIMITS)
+    axes.set(yscale="log", ylim=LIMITS)
     if base == "A":
         axes.set_title(FACTORS[factor], fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False, loc="lower left")
@@ -157,9 +149,7 @@ def _draw_tangent(axes: Axes, table: pd.DataFrame) -> None:
             if mark:
                 band = rows["lo"], rows["hi"]
                 axes.fill_between(rows["scale"], *band, color=colour, alpha=0.15, lw=0)
-    axes.set_yscale("log")
-    axes.set_ylim(1e-6, 30)
-    axes.set_ylabel("norm of a row's tangent / scale")
+    axes.set(yscale="log", ylim=(1e-6, 30), ylabel="norm of a row's tangent / scale")
     axes.set_title(
         "c   Saturation, shape A\n"
         r"softmax: $\|\mathrm{Cov}_{S_k}(\mathrm{keys}, \mathrm{values})\|$ goes to 0",
@@ -175,8 +165,7 @@ def _draw_entropy(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(rows["scale"], rows["median"], MARKS[kernel] + "-", ms=4, color=colour,
                   label=NAMES[kernel])  # fmt: skip
         axes.fill_between(rows["scale"], rows["lo"], rows["hi"], color=colour, alpha=0.15, lw=0)
-    axes.set_ylim(0, 1.03)
-    axes.set_ylabel(r"attention entropy / $\log n$")
+    axes.set(ylim=(0, 1.03), ylabel=r"attention entropy / $\log n$")
     axes.set_title("c   Entropy, shape A\n1: uniform row, 0: one token", fontsize=10, loc="left")
     _along_scale(axes, table["scale"].to_numpy())
     axes.legend(fontsize=8, frameon=False, loc="lower left")
@@ -197,18 +186,14 @@ def _draw_reached(axes: Axes, rows: pd.DataFrame, heads: int) -> None:
                           color=colour, fontsize=8, ha="center")  # fmt: skip
     first = rows.iloc[0]
     axes.axhline(1.0, color="#999999", lw=0.8)
-    axes.set_yscale("log")
-    axes.set_ylabel(r"loss reached, $f_T/(\frac{1}{2}\|y\|^2)$")
+    axes.set(yscale="log", ylabel=r"loss reached, $f_T/(\frac{1}{2}\|y\|^2)$")
     axes.set_title(
         f"d   Training $W_Q$ alone, H = {heads}, T = {first['steps']}\n"
         f"numbers: runs of {first['runs']} that stall",
         fontsize=10, loc="left",
     )  # fmt: skip
     if rows["loss_target_hi"].max() < 100 * rows["loss_target_lo"].min():
-        axes.yaxis.set(
-            major_locator=FixedLocator([0.1, 0.2, 0.5, 1, 2, 5]), minor_locator=NullLocator()
-        )
-        axes.yaxis.set_major_formatter("{x:g}")
+        plain_ticks(axes.yaxis, (0.1, 0.2, 0.5, 1, 2, 5))
     _along_scale(axes, rows["scale"].to_numpy())
     left, right = axes.get_xlim()
     axes.set_xlim(left / 1.15, right * 1.15)

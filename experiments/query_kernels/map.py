@@ -182,7 +182,7 @@ def measure(kernel: str, problem: Problem, params: Parameters) -> dict[str, np.n
     J = model.jacobian(problem, params, ("W_Q",))
     sigma = torch.linalg.svdvals(J)[:, -1] if J.shape[1] <= J.shape[2] else torch.zeros_like(kappa)
     kappa = torch.where(kappa < 1e-9 * norm, sigma.square(), kappa)
-    floor = FLOOR * torch.maximum(norm.sqrt(), entry_size(problem, at))
+    floor = FLOOR * torch.maximum(norm.sqrt(), _entry_size(problem, at))
     undecided = sigma < floor
     rows = (
         model.kernel.query_tangent(at.S, at.q, at.k, at.u).square().sum((1, -1)).sqrt().flatten(1)
@@ -200,16 +200,8 @@ def measure(kernel: str, problem: Problem, params: Parameters) -> dict[str, np.n
     return {name: value.numpy() for name, value in found.items()}
 
 
-def entry_size(problem: Problem, at: Forward) -> Tensor:
-    """max |x| |k| |u| / sqrt d: the size of the numbers that cancel in an entry of J_Q.
-
-    Args:
-        problem: Data.
-        at: Forward pass.
-
-    Returns:
-        One number per replica.
-    """
+def _entry_size(problem: Problem, at: Forward) -> Tensor:
+    """max |x| |k| |u| / sqrt d: the size of the numbers that cancel in an entry of J_Q."""
     greatest = [part.norm(dim=-1).flatten(1).max(1).values for part in (problem.X, at.k, at.u)]
     return greatest[0] * greatest[1] * greatest[2] / float(np.sqrt(at.q.shape[-1]))
 

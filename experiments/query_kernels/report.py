@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from experiments.harness.markdown import number, rows_of
+from experiments.harness.markdown import number, section
 from experiments.query_kernels.map import leader
 from gdconv.descent.stall import CAUSES
 
@@ -40,29 +40,14 @@ def spread(row: pd.Series) -> str:
     return f"< {number(most)}" + ends
 
 
-def name_of(row: pd.Series) -> str:
-    """What was varied: "base A" or "A, n = 4".
-
-    Args:
-        row: A row of the map.
-
-    Returns:
-        Text.
-    """
+def _name_of(row: pd.Series) -> str:
+    """What was varied: "base A" or "A, n = 4"."""
     factor = row["factor"]
     return f"base {row['base']}" if factor == "base" else f"{row['base']}, {factor} = {row[factor]}"
 
 
-def base_lines(table: pd.DataFrame, base: str) -> list[str]:
-    """Both kernels along the scale at one base shape.
-
-    Args:
-        table: The map.
-        base: A or B.
-
-    Returns:
-        Lines.
-    """
+def _base_lines(table: pd.DataFrame, base: str) -> list[str]:
+    """Both kernels along the scale at one base shape."""
     here = table[(table["base"] == base) & (table["factor"] == "base")]
     first = here.iloc[0]
     sizes = ", ".join(f"{name} = {first[name]}" for name in ("N", "n", "D", "d", "H", "D_y"))
@@ -80,36 +65,22 @@ def base_lines(table: pd.DataFrame, base: str) -> list[str]:
             *(spread(found[q, "ratio"].loc[scale]) for q in ("kappa_0", "kappa_0/|K_Q|")),
             ", ".join(str(row["undecided"]) for row in each),
         ])  # fmt: skip
-    return [f"## Base {base}: {sizes}", "", *rows_of(cells), ""]
+    return section(f"## Base {base}: {sizes}", cells)
 
 
-def varied_lines(table: pd.DataFrame) -> list[str]:
-    """The ratio at every shape, for some scales.
-
-    Args:
-        table: The map.
-
-    Returns:
-        Lines.
-    """
+def _varied_lines(table: pd.DataFrame) -> list[str]:
+    """The ratio at every shape, for some scales."""
     ratios = table[(table["kernel"] == "ratio") & (table["quantity"] == "kappa_0")]
     scales = [s for s in SHOWN if s in set(ratios["scale"])]
     cells = [["shape", *(f"scale {s:g}" for s in scales)]]
     for _, rows in ratios.groupby(["base", "factor", "N", "n", "D", "d", "H"], sort=False):
         spreads = [spread(rows[rows["scale"] == s].iloc[0]) for s in scales]
-        cells.append([name_of(rows.iloc[0]), *spreads])
-    return ["## kappa_0(Gaussian) / kappa_0(softmax), every shape", "", *rows_of(cells), ""]
+        cells.append([_name_of(rows.iloc[0]), *spreads])
+    return section("## kappa_0(Gaussian) / kappa_0(softmax), every shape", cells)
 
 
-def leader_lines(table: pd.DataFrame) -> list[str]:
-    """In how many shapes each kernel is ahead, along the scale.
-
-    Args:
-        table: The map.
-
-    Returns:
-        Lines.
-    """
+def _leader_lines(table: pd.DataFrame) -> list[str]:
+    """In how many shapes each kernel is ahead, along the scale."""
     cells = [["scale", "kappa_0: Gaussian ahead, open, softmax ahead",
               "kappa_0/\\|K_Q\\|: Gaussian ahead, open, softmax ahead"]]  # fmt: skip
     ratios = table[table["kernel"] == "ratio"]
@@ -120,19 +91,11 @@ def leader_lines(table: pd.DataFrame) -> list[str]:
             who = [leader(lo, hi) for lo, hi in zip(here["lo"], here["hi"], strict=True)]
             line.append(", ".join(str(who.count(k)) for k in ("gaussian", "open", "softmax")))
         cells.append(line)
-    return ["## In how many shapes a kernel is ahead (its interval excludes 1)", "",
-            *rows_of(cells), ""]  # fmt: skip
+    return section("## In how many shapes a kernel is ahead (its interval excludes 1)", cells)
 
 
-def reached_lines(reached: pd.DataFrame) -> list[str]:
-    """What training reached.
-
-    Args:
-        reached: The table of `measure_reached`.
-
-    Returns:
-        Lines.
-    """
+def _reached_lines(reached: pd.DataFrame) -> list[str]:
+    """What training reached."""
     first = reached.iloc[0]
     cells = [["H", "scale", "kernel", "f_T / f_0", "f_T / (\\|y\\|^2 / 2)", "stalled",
               ", ".join(CAUSES), "lower than the other"]]  # fmt: skip
@@ -151,7 +114,7 @@ def reached_lines(reached: pd.DataFrame) -> list[str]:
         "Both kernels from the same weights, step 0.5 / |J_Q(0)|^2 of each (halved while the loss "
         "rises). A seed that both fit to 1e-12 of f_0 counts as lower for neither."
     )
-    return [head, "", said, "", *rows_of(cells), ""]
+    return section(head, said, cells)
 
 
 def map_text(table: pd.DataFrame, reached: pd.DataFrame) -> str:
@@ -165,18 +128,16 @@ def map_text(table: pd.DataFrame, reached: pd.DataFrame) -> str:
         Markdown.
     """
     seeds = table["seeds"].iloc[0]
-    head = [
+    head = section(
         "# kappa_0 of the Gaussian and the softmax kernel, and what training reaches",
-        "",
         f"Median [95 % order-statistics interval] of {seeds} seeds, Gaussian data, the same data "
         "and weights for both kernels. Scale: of W_Q and W_K over sqrt D; W_V and W_O have scale "
         "1. A seed is undecided where kappa_0 is 0 or below about 1e-26 |K_Q|; it enters a median "
-        "as the whole range it can have. \"open\": the interval excludes nothing.",
+        "as the whole range it can have. \"open\": the interval excludes nothing.\n"
         "The rows of the Gaussian kernel are not normalised (they sum to up to n), so part of a "
-        "large ratio is the size of the output; kappa_0/|K_Q| does not see size.",
+        "large ratio is the size of the output; kappa_0/|K_Q| does not see size.\n"
         "At shape A with H = 1 softmax has kappa_0 = 0 whatever the weights: on two tokens the "
         "covariance of a head has one direction only, too few for D_y = 2 outputs.",
-        "",
-    ]  # fmt: skip
-    lines = head + [line for b in ("A", "B") for line in base_lines(table, b)]
-    return "\n".join(lines + leader_lines(table) + varied_lines(table) + reached_lines(reached))
+    )  # fmt: skip
+    lines = head + [line for b in ("A", "B") for line in _base_lines(table, b)]
+    return "\n".join(lines + _leader_lines(table) + _varied_lines(table) + _reached_lines(reached))

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from numbers import Integral
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from gdconv.data.draws import whole
 from gdconv.models.multihead.attention_kernels import Kernel, kernel_named
 from gdconv.support.errors import InputError
 
@@ -67,9 +67,7 @@ class ClassifierSizes:
 
     def __post_init__(self) -> None:
         for field, least in (*_LEAST, ("symbols", 0), ("features", 0)):
-            value = getattr(self, field)
-            if type(value) is bool or not isinstance(value, Integral) or value < least:
-                raise InputError(field, value, f"give a whole number of at least {least}")
+            whole(field, getattr(self, field), least)
         if (self.symbols > 0) == (self.features > 0):
             raise InputError("symbols", self.symbols, "give either symbols or features above 0")
         if self.head_width is None and self.D % self.H:

@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,9 @@ from jaxtyping import Int
 
 from experiments.tasks import stand_in
 from experiments.tasks.text_sources import Corpus, read_csv, read_datasets, read_imdb
+from gdconv.data.draws import whole
 from gdconv.support.errors import InputError
-from gdconv.support.files import require_writable
+from gdconv.support.files import replaced, require_writable
 from gdconv.support.npz import read_arrays
 
 UNKNOWN = 1
@@ -65,16 +63,6 @@ class TextTask:
     def symbols(self) -> int:
         """Number of different symbols, padding and unknown included."""
         return len(self.vocabulary) + FIRST
-
-    @property
-    def is_stand_in(self) -> bool:
-        """Whether the texts are generated, so no real data."""
-        return self.name == stand_in.NAME
-
-    @property
-    def note(self) -> str:
-        """What a test result has to be read with; empty when there is nothing."""
-        return shared_note(self.X, self.X_test)
 
 
 def shared_note(X: Int[np.ndarray, "N n"], X_test: Int[np.ndarray, "M n"]) -> str:
@@ -129,8 +117,8 @@ def load_text(
         >>> task.X.shape, task.name
         ((20, 34), 'stand-in (generated text)')
     """
-    _require_whole("length", length, 1)
-    _require_whole("vocabulary", vocabulary, 1)
+    whole("length", length, 1)
+    whole("vocabulary", vocabulary, 1)
     if unit not in ("word", "character"):
         raise InputError("unit", unit, "give word or character")
     name = str(data)
@@ -218,8 +206,8 @@ def encode(corpus: Corpus, length: int, vocabulary: int, unit: str = "word") -> 
 def _generated(samples: tuple[int, int], seed: int) -> Corpus:
     """The stand-in; training and test parts are drawn independently."""
     for count in samples:
-        _require_whole("samples", count, 2)
-    _require_whole("seed", seed, 0)
+        whole("samples", count, 2)
+    whole("seed", seed, 0)
     parts = [stand_in.stand_in_texts(count, seed, part) for part, count in enumerate(samples)]
     return Corpus(stand_in.NAME, *parts[0], *parts[1], ("negative", "positive"))
 
@@ -256,22 +244,14 @@ def _fingerprint(path: Path, options: tuple[Any, ...]) -> str:
 def _save(place: Path, task: TextTask) -> None:
     """Write the arrays beside their place and rename: a killed run leaves no half cache."""
     require_writable(place.parent)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, half = tempfile.mkstemp(prefix=f".{place.stem}.", suffix=".npz", dir=place.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(
-                stream,
-                **{name: getattr(task, name) for name in _ARRAYS},
-                vocabulary=np.array(task.vocabulary),
-                classes=np.array(task.classes),
-                name=np.array(task.name),
-            )
-        os.replace(half, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(half)
-        raise
+    with replaced(place) as stream:
+        np.savez_compressed(
+            stream,
+            **{name: getattr(task, name) for name in _ARRAYS},
+            vocabulary=np.array(task.vocabulary),
+            classes=np.array(task.classes),
+            name=np.array(task.name),
+        )
 
 
 _ARRAYS = ("X", "y", "X_test", "y_test")
@@ -295,8 +275,3 @@ def _cached(place: Path) -> TextTask | None:
     words = {name: tuple(str(w) for w in found[name].ravel()) for name in ("vocabulary", "classes")}
     parts: dict[str, Any] = {**arrays, **words}
     return TextTask(name=str(found["name"]), **parts)
-
-
-def _require_whole(field: str, value: Any, least: int) -> None:
-    if type(value) is bool or not isinstance(value, Integral) or value < least:
-        raise InputError(field, value, f"give a whole number of at least {least}")

@@ -6,27 +6,26 @@ batches, and a run that was killed continues with the batches it would have seen
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from math import isfinite
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from experiments.tasks.classifier import accuracy_and_loss
+from gdconv.data.draws import whole
 from gdconv.support.errors import InputError
+from gdconv.support.files import replaced
 
 OPTIMISERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
@@ -71,9 +70,7 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("every", 1), ("seed", 0), ("warmup", 0)):
-            value = getattr(self, name)
-            if type(value) is bool or not isinstance(value, Integral) or value < least:
-                raise InputError(name, value, f"give a whole number of at least {least}")
+            whole(name, getattr(self, name), least)
         if not (isfinite(self.rate) and self.rate > 0):
             raise InputError("rate", self.rate, "give a number above 0")
         if self.optimiser not in OPTIMISERS:
@@ -116,6 +113,21 @@ class TrainingRun:
     diverged: int | None = None
     seconds: float = 0.0
 
+    def table(self, **names: str | float) -> pd.DataFrame:
+        """The rows as a table, names in the first columns, and whether the run diverged.
+
+        Args:
+            names: Values by column.
+
+        Returns:
+            The table.
+        """
+        made = pd.DataFrame(self.rows)
+        made["train_loss"] = made["train_loss"].astype(float)
+        for place, (name, value) in enumerate(names.items()):
+            made.insert(place, name, value)
+        return made.assign(diverged=self.diverged is not None)
+
 
 def batch_rows(seed: int, step: int, samples: int, batch: int) -> Int[np.ndarray, " b"]:
     """Rows of one step: consecutive parts of a new order of the samples in every epoch.
@@ -148,7 +160,7 @@ def train(
     samples: Samples,
     plan: TrainingPlan,
     checkpoint: Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     mark: str = "",
 ) -> TrainingRun:
     """Train in place; evaluations at step 0, every `plan.every` steps and at the end.
@@ -235,18 +247,10 @@ def _save(
     step: int,
 ) -> None:
     """Write beside its place and rename: a run killed meanwhile keeps the one before."""
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     state = {"name": name, "step": step, "run": asdict(run)}
     state |= {"net": net.state_dict(), "optimiser": optimiser.state_dict()}
-    handle, half = tempfile.mkstemp(prefix=f".{checkpoint.name}.", dir=checkpoint.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            torch.save(state, stream)
-        os.replace(half, checkpoint)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(half)
-        raise
+    with replaced(checkpoint) as stream:
+        torch.save(state, stream)
 
 
 def _resume(

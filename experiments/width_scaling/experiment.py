@@ -18,16 +18,14 @@ manifest.json, figure.pdf and figure.png to OUT/.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.harness.style import compact
+from experiments.harness.command import carried_out, parser_of
+from experiments.harness.results import save_results
 from experiments.width_scaling.figure import draw
 from experiments.width_scaling.laws import SETS, SETTING
 from experiments.width_scaling.numbers import exponents, law_exponents, separations
@@ -36,9 +34,7 @@ from experiments.width_scaling.report import table_text
 from experiments.width_scaling.runs import TARGET, peak_rss
 from gdconv.checks.store import require_writable
 from gdconv.data.idx import read_folder
-from gdconv.report.plots import save_figure
-from gdconv.support.environment import environment
-from gdconv.support.errors import GdconvError, InputError
+from gdconv.support.errors import InputError
 
 
 def run(
@@ -58,16 +54,14 @@ def run(
     require_writable(out)
     if mnist:
         read_folder(mnist)  # refused now, not after the other runs
-    out.mkdir(parents=True, exist_ok=True)
     before = peak_rss()
     runs = measure(plan, options or {}, mnist, out / "runs.jsonl")
     if mnist:
         runs["data"] = runs["data"].replace(mnist, "MNIST")
     laws = measure_laws(plan, out / "laws.jsonl")
     fits, gaps, law_fits = exponents(runs), separations(runs), law_exponents(laws, tuple(SETS))
-    fits.to_csv(out / "table.csv", index=False, float_format="%.5g")
-    (out / "table.md").write_text(table_text(runs, fits, gaps, law_fits, plan.law_width))
-    compact(save_figure(draw(runs, fits, laws, law_fits), out / "figure")[1])
+    report = {"table": table_text(runs, fits, gaps, law_fits, plan.law_width)}
+    figures = {"figure": draw(runs, fits, laws, law_fits)}
     manifest = {
         "plan": asdict(plan),
         "options": options or {},
@@ -78,9 +72,8 @@ def run(
         "seconds_of_the_runs": round(float(runs["seconds"].sum())),
         "peak_rss_mib": round(float(runs["peak_rss_mib"].max())),
         "rss_mib_before": round(before),
-        "environment": environment(),
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    save_results(out, {"table": fits}, report, figures, manifest)
     return fits
 
 
@@ -134,22 +127,16 @@ def positive(field: str, text: str, remedy: str = "give a positive number") -> f
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns 0, 2 for an option that cannot be used, 130 when interrupted."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/width_scaling"))
-    parser.add_argument(
-        "--preset",
-        choices=sorted(PRESETS),
-        default="default",
-        help="quick, default or full (results/)",
-    )
+    parser = parser_of(__doc__, "width_scaling", PRESETS, "default")
     parser.add_argument("--epochs", type=int, help="steps of every run")
     parser.add_argument("--eta", help="step size of the encoder runs instead of 1/lambda_max(K_0)")
     parser.add_argument("--tau-1", help="factor of the encoder's output, or sqrt for d_m^(-1/2)")
     parser.add_argument("--mean-loss", action="store_true", help="average the loss over samples")
     parser.add_argument("--mnist", help="folder with train-images-idx3-ubyte and its labels")
     given = parser.parse_args(arguments)
-    plan = PRESETS[given.preset]
-    try:
+
+    def work() -> None:
+        plan = PRESETS[given.preset]
         if given.epochs is not None:
             if given.epochs < 1:
                 raise InputError("epochs", given.epochs, "give at least 1")
@@ -158,12 +145,5 @@ def main(arguments: list[str] | None = None) -> int:
         options |= {"eta": positive("eta", given.eta)} if given.eta else {}
         options |= {"tau_1": tau_1(given.tau_1)} if given.tau_1 else {}
         run(given.out, plan, options, given.mnist)
-    except GdconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from {given.out}", file=sys.stderr)
-        return 130
-    print((given.out / "table.md").read_text())
-    print(f"table and figure: {given.out}/table.md, {given.out}/figure.png")
-    return 0
+
+    return carried_out(work, given.out / "table.md", "table and figure")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
+from experiments.harness.style import MARKS as KERNEL_MARKS
+from experiments.harness.style import NAMES as KERNELS
+from experiments.harness.style import Colour, heading, palette, tidy
 from experiments.width_scaling.numbers import prepared
 
 RULES = {"lecun": "LeCun", "he": "He", "ntk": "NTK"}
 
 SCALES = {"linear": r"$\tau_0=1/d_m$", "sqrt": r"$\tau_0=1/\sqrt{d_m}$"}
 
-KERNELS = {"softmax": "softmax", "gaussian": "Gaussian"}
-
-MARKS = {"linear": "o", "sqrt": "s", "softmax": "o", "gaussian": "s"}
+MARKS = {"linear": "o", "sqrt": "s", **KERNEL_MARKS}
 
 ROWS = {
     "kernel_change": r"$\|K_t-K_0\|_F\,/\,\|K_0\|_F$",
@@ -38,17 +39,10 @@ LAWS = {
 """Sets of conditions drawn: label, mark, line."""
 
 
-def colours() -> dict[str, tuple[float, float, float]]:
-    """Colours of scalings and attention kernels, of the colour-blind palette.
-
-    Returns:
-        Colours by name.
-    """
-    import seaborn
-
-    palette = seaborn.color_palette("colorblind")
+def colours() -> dict[str, Colour]:
+    """Colours of scalings, attention kernels and rules by name."""
     names = ("linear", "sqrt", "softmax", "gaussian", "lecun", "he", "ntk")
-    return dict(zip(names, (*palette[:4], palette[0], palette[2], palette[4]), strict=True))
+    return dict(zip(names, (palette()[k] for k in (0, 1, 2, 3, 0, 2, 4)), strict=True))
 
 
 def draw(
@@ -70,7 +64,7 @@ def draw(
     parts = fig.subfigures(4 + len(vision), 1, squeeze=False)[:, 0]
     for part, row in zip(parts, ROWS, strict=False):
         axes = part.subplots(1, 4, sharey=True)
-        part.suptitle(_heading(row, runs), x=0.01, ha="left", weight="bold", fontsize=11)
+        heading(part, _heading(row, runs))
         for panel, init in zip(axes, RULES, strict=False):
             here = runs[(runs["data"] == "synthetic") & (runs["init"] == init)]
             _lines(panel, here[here["model"] == "encoder"], fits, row, SCALES)
@@ -85,11 +79,11 @@ def draw(
     for part, data in zip(parts[3:], vision, strict=False):
         _draw_vision(part, runs[runs["data"] == data], fits, str(data))
     axes = parts[-1].subplots(1, 4)
-    parts[-1].suptitle(
+    heading(
+        parts[-1],
         f"{'def'[len(vision)]}   Limit kernel, features at initialization, least width of the "
         "a-priori conditions (no training)",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
+    )
     _draw_limit(axes[0], runs, fits)
     _draw_alpha(axes[1], runs)
     for panel, scaling in zip(axes[2:], SCALES, strict=True):
@@ -168,9 +162,7 @@ def _legend(axes: Axes) -> None:
 def _tidy(axes: Axes) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
-    axes.set_axisbelow(True)
+    tidy(axes)
 
 
 def _lines(
@@ -208,14 +200,11 @@ def _lines(
     _legend(axes)
 
 
-def _draw_vision(part: object, runs: pd.DataFrame, fits: pd.DataFrame, data: str) -> None:
+def _draw_vision(part: SubFigure, runs: pd.DataFrame, fits: pd.DataFrame, data: str) -> None:
     """The same three quantities on image patches."""
-    axes = part.subplots(1, 4)  # type: ignore[attr-defined]
+    axes = part.subplots(1, 4)
     first = runs.iloc[0]
-    part.suptitle(  # type: ignore[attr-defined]
-        f"d   {data}: {first['N']} images, {first['n']} patches of {first['D']} pixels",
-        x=0.01, ha="left", weight="bold", fontsize=11,
-    )  # fmt: skip
+    heading(part, f"d   {data}: {first['N']} images, {first['n']} patches of {first['D']} pixels")
     for panel, (init, row) in zip(
         axes,
         (("lecun", "kernel_change"), ("ntk", "kernel_change"), ("ntk", "linear_error"),
@@ -224,8 +213,7 @@ def _draw_vision(part: object, runs: pd.DataFrame, fits: pd.DataFrame, data: str
     ):  # fmt: skip
         _lines(panel, runs[runs["init"] == init], fits, row, SCALES)
         panel.set_title(f"{TITLES[row][4:].lower()}, {RULES[init]}", fontsize=10)
-        panel.set_ylabel(ROWS[row])
-        panel.set_xlabel(r"width $d_m$")
+        panel.set(ylabel=ROWS[row], xlabel=r"width $d_m$")
 
 
 def _draw_limit(axes: Axes, runs: pd.DataFrame, fits: pd.DataFrame) -> None:

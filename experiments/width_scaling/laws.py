@@ -14,10 +14,10 @@ law is drawn directly (Bartlett's decomposition), in D^3 operations.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from math import log2, sqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -221,43 +221,60 @@ def least_width(holds: Callable[[int], bool], limit: int) -> float:
     return float(round(2 ** (high / OCTAVE)))
 
 
-def run_law(
-    rule: str, tau_0_rule: str, samples: int, seed: int, limit: int, tick: Callable[[], Any]
-) -> dict[str, Any]:
-    """Least widths for one N and seed, one for each set of conditions.
+@dataclass(frozen=True)
+class Law:
+    """One N and seed; two with equal fields give equal numbers.
 
-    Args:
+    Attributes:
         rule: lecun or he.
-        tau_0_rule: linear or sqrt.
+        tau_0: Rule of tau_0, linear or sqrt.
         samples: N.
         seed: Seed.
         limit: Greatest width tried.
-        tick: Called when done.
+    """
+
+    rule: str
+    tau_0: str
+    samples: int
+    seed: int
+    limit: int
+    cost: ClassVar[float] = 1.0
+
+    @property
+    def key(self) -> str:
+        """Text that tells it from all others."""
+        return repr(astuple(self))
+
+
+def run_law(law: Law) -> dict[str, Any]:
+    """Least widths for one N and seed, one for each set of conditions.
+
+    Args:
+        law: N, seed and rules.
 
     Returns:
-        One row: per set of conditions the least width (None: above `limit`), the condition that
+        One row: per set of conditions the least width (None: above the limit), the condition that
         fails just below it, and the slack of the third condition, which needs 1, at `SATURATED`
         (at 1/sqrt(d_m) it no longer grows there; below 1/2 no width is searched).
     """
-    problem = law_problem(samples, seed)
+    problem, limit = law_problem(law.samples, law.seed), law.limit
 
     @cache
     def start(d_m: int) -> StreamedStart:
-        return streamed_start(problem, rule, tau_0_rule, d_m, seed)
+        return streamed_start(problem, law.rule, law.tau_0, d_m, law.seed)
 
-    row: dict[str, Any] = {"init": rule, "scaling": tau_0_rule, "N": samples, "seed": seed}
-    row["limit"] = limit
+    row: dict[str, Any] = {"init": law.rule, "scaling": law.tau_0, "N": law.samples}
+    row |= {"seed": law.seed, "limit": limit}
     for name, (constants, factors) in SETS.items():
         far = start(min(limit, SATURATED))
         row[f"{name}_slack"] = _third_slack(far, constants(far))
-        if factors[2] and tau_0_rule == "sqrt" and row[f"{name}_slack"] < 1 / 2:
+        if factors[2] and law.tau_0 == "sqrt" and row[f"{name}_slack"] < 1 / 2:
             row[name], row[f"{name}_tightest"] = None, "third"
             continue
         found = least_width(lambda d, k=name: conditions(start(d), k)[0], limit)  # type: ignore[misc]
         below = max(round(min(found, limit) * 2 ** (-1 / OCTAVE)), FIRST)
         row[name] = found if found < float("inf") else None
         row[f"{name}_tightest"] = _short(conditions(start(below), name)[1])
-    tick()
     return row
 
 

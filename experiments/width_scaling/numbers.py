@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+
+from experiments.harness.statistics import interval
 
 GROUP = ["model", "data", "init", "scaling"]
-
-LEVEL = 0.95
 
 VANISHED = 1e-8
 """Loss ratio below which the linearisation error at equal steps is left out."""
@@ -62,29 +61,6 @@ def slopes(rows: pd.DataFrame, size: str, value: str) -> pd.Series:
     return (np.log(grid) * (centred / (centred @ centred))).sum(axis=1)
 
 
-def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float, float]:
-    """Mean and its 95 % Student interval.
-
-    Args:
-        values: Independent numbers, here one slope per seed.
-
-    Returns:
-        Mean, lower and upper end; the ends are NaN for one number, all three for none.
-
-    Example:
-        >>> [round(v, 3) for v in interval([1.0, 2.0, 3.0])]
-        [2.0, -0.484, 4.484]
-    """
-    sample = np.asarray(values, dtype=float)
-    if len(sample) == 0:
-        return (np.nan, np.nan, np.nan)
-    mean = float(sample.mean())
-    if len(sample) == 1:
-        return mean, np.nan, np.nan
-    half = float(t.ppf((1 + LEVEL) / 2, len(sample) - 1) * sample.std(ddof=1) / len(sample) ** 0.5)
-    return mean, mean - half, mean + half
-
-
 def ranges(rows: pd.DataFrame) -> list[tuple[int, int]]:
     """The widths with as many runs as the least one, and their upper part from 8 times the least.
 
@@ -122,6 +98,18 @@ def prepared(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(alpha_per_width=alpha, end_linear_error=error)
 
 
+def _fits(
+    group: pd.DataFrame, columns: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], str, pd.DataFrame]]:
+    """Names, column and rows of every fit of a group."""
+    for column in columns:
+        if column in group and not group[column].isna().all():
+            seen = group.dropna(subset=[column])
+            for low, high in ranges(seen):
+                names = {"quantity": MEASURED[column], "column": column, "from": low, "to": high}
+                yield names, column, seen[seen["width"].between(low, high)]
+
+
 def exponents(runs: pd.DataFrame) -> pd.DataFrame:
     """All fits.
 
@@ -133,23 +121,17 @@ def exponents(runs: pd.DataFrame) -> pd.DataFrame:
     """
     made: list[dict[str, Any]] = []
     for key, group in prepared(runs).groupby(GROUP, sort=False):
-        for column, name in MEASURED.items():
-            if column not in group or group[column].isna().all():
+        for names, column, rows in _fits(group, tuple(MEASURED)):
+            found = slopes(rows, "width", column)
+            if found.empty:
                 continue
-            seen = group.dropna(subset=[column])
-            for low, high in ranges(seen):
-                rows = seen[seen["width"].between(low, high)]
-                found = slopes(rows, "width", column)
-                if found.empty:
-                    continue
-                mean, lo, hi = interval(found)
-                median = rows.groupby("width")[column].median()
-                made.append(
-                    dict(zip(GROUP, key, strict=True))
-                    | {"quantity": name, "column": column, "from": low, "to": high}
-                    | {"exponent": mean, "lo": lo, "hi": hi, "seeds": len(found)}
-                    | {"first": median.iloc[0], "last": median.iloc[-1]}
-                )
+            mean, lo, hi = interval(found)
+            median = rows.groupby("width")[column].median()
+            made.append(
+                dict(zip(GROUP, key, strict=True)) | names
+                | {"exponent": mean, "lo": lo, "hi": hi, "seeds": len(found)}
+                | {"first": median.iloc[0], "last": median.iloc[-1]}
+            )  # fmt: skip
     return pd.DataFrame(made)
 
 
@@ -168,21 +150,16 @@ def separations(runs: pd.DataFrame, columns: Sequence[str] = tuple(MEASURED)) ->
     made: list[dict[str, Any]] = []
     encoder = prepared(runs[runs["model"] == "encoder"])
     for (data, init), group in encoder.groupby(["data", "init"], sort=False):
-        for column in columns:
-            if column not in group or group[column].isna().all():
-                continue
-            seen = group.dropna(subset=[column])
-            for low, high in ranges(seen):
-                rows = seen[seen["width"].between(low, high)]
-                two = [slopes(rows[rows["scaling"] == s], "width", column)
-                       for s in ("linear", "sqrt")]  # fmt: skip
-                gap = (two[1] - two[0]).dropna()
-                mean, lo, hi = interval(gap)
-                made.append({
-                    "data": data, "init": init, "quantity": MEASURED[column], "column": column,
-                    "from": low, "to": high, "difference": mean, "lo": lo, "hi": hi,
-                    "seeds": len(gap),
-                })  # fmt: skip
+        for names, column, rows in _fits(group, columns):
+            one, two = (
+                slopes(rows[rows["scaling"] == s], "width", column) for s in ("linear", "sqrt")
+            )
+            gap = (two - one).dropna()
+            mean, lo, hi = interval(gap)
+            made.append(
+                {"data": data, "init": init, **names}
+                | {"difference": mean, "lo": lo, "hi": hi, "seeds": len(gap)}
+            )
     return pd.DataFrame(made)
 
 

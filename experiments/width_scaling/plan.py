@@ -1,21 +1,17 @@
-"""Which runs the width experiment consists of, and their resumable execution."""
+"""Which runs the width experiment consists of."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.width_scaling.laws import run_law
+from experiments.harness.units import Lines
+from experiments.width_scaling.laws import Law, run_law
 from experiments.width_scaling.runs import Case, run_case
-from gdconv.support.errors import InputError
-from gdconv.support.threads import one_thread
 
 RULES = ("lecun", "he", "ntk")
 SCALINGS = ("linear", "sqrt")
@@ -101,73 +97,9 @@ def cases(plan: Plan, options: dict[str, Any], mnist: str | None = None) -> Iter
                                    tokens=tokens, **size)  # fmt: skip
 
 
-def resume(file: Path) -> dict[str, dict[str, Any]]:
-    """Rows that an interrupted experiment left; an unfinished last line is dropped.
-
-    Args:
-        file: JSON lines, each with a `key`.
-
-    Returns:
-        Rows by key.
-
-    Raises:
-        InputError: The file holds something else.
-    """
-    if not file.exists():
-        return {}
-    found: dict[str, dict[str, Any]] = {}
-    whole = 0
-    lines = file.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-            found[row["key"]] = row
-        except (ValueError, KeyError, TypeError):
-            if number + 1 < len(lines):
-                remedy = "remove it or choose another folder"
-                raise InputError("out", file, f"line {number + 1} is no row; {remedy}") from None
-            break
-        whole += len(line)
-    if whole < file.stat().st_size:
-        os.truncate(file, whole)  # or the next row would be glued to half a line
-    return found
-
-
-def _brief(value: Any) -> Any:
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
     """Floats with nine digits: what is read back is what was used."""
-    return float(f"{value:.9g}") if isinstance(value, float) else value
-
-
-def execute(
-    jobs: list[tuple[str, Callable[[Callable[[], Any]], dict[str, Any]]]], file: Path, unit: int
-) -> pd.DataFrame:
-    """Run what is missing, append each row as soon as it is there.
-
-    Args:
-        jobs: Key and function of every row; the function is given the progress callback.
-        file: JSON lines to resume from and to append to.
-        unit: Callbacks per job, for the progress bar.
-
-    Returns:
-        One row per job, in their order.
-    """
-    from tqdm import tqdm
-
-    done = resume(file)
-    missing = [(key, job) for key, job in jobs if key not in done]
-    if len(missing) < len(jobs):
-        print(f"... {len(jobs) - len(missing)} of {len(jobs)} runs are there", file=sys.stderr)
-    with (
-        one_thread(),
-        file.open("a") as stream,
-        tqdm(total=unit * len(missing), unit="step", file=sys.stderr, dynamic_ncols=True) as bar,
-    ):
-        for key, job in missing:
-            bar.set_postfix_str(f"{len(done)} of {len(jobs)} runs", refresh=False)
-            done[key] = {name: _brief(v) for name, v in job(bar.update).items()} | {"key": key}
-            stream.write(json.dumps(done[key]) + "\n")
-            stream.flush()
-    return pd.DataFrame([done[key] for key, _ in jobs]).drop(columns="key")
+    return {k: float(f"{v:.9g}") if isinstance(v, float) else v for k, v in row.items()}
 
 
 def measure_laws(plan: Plan, file: Path) -> pd.DataFrame:
@@ -180,17 +112,14 @@ def measure_laws(plan: Plan, file: Path) -> pd.DataFrame:
     Returns:
         One row per initialization, scaling, N and seed.
     """
-
-    def job(of: tuple[str, str, int, int]) -> Callable[[Callable[[], Any]], dict[str, Any]]:
-        return lambda tick: run_law(*of, plan.law_width, tick)
-
-    every = [
-        ("lecun", scaling, samples, seed)  # he changes constants, not powers
+    laws = [
+        Law("lecun", scaling, samples, seed, plan.law_width)  # he changes constants, not powers
         for samples in plan.counts
         for scaling in SCALINGS
         for seed in range(plan.law_seeds)
     ]
-    return execute([(repr((*of, plan.law_width)), job(of)) for of in every], file, 1)
+    found = Lines(file).run(laws, lambda law, tell: _brief(run_law(law)))
+    return pd.DataFrame(found.values())
 
 
 def measure(plan: Plan, options: dict[str, Any], mnist: str | None, file: Path) -> pd.DataFrame:
@@ -205,9 +134,6 @@ def measure(plan: Plan, options: dict[str, Any], mnist: str | None, file: Path) 
     Returns:
         One row per run.
     """
-
-    def job(case: Case) -> Callable[[Callable[[], Any]], dict[str, Any]]:
-        return lambda tick: run_case(case, tick)
-
     every = list(cases(plan, options, mnist))
-    return execute([(case.key, job(case)) for case in every], file, plan.epochs)
+    found = Lines(file).run(every, lambda case, tell: _brief(run_case(case, tell)))
+    return pd.DataFrame(found.values())

@@ -12,10 +12,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,55 +82,45 @@ class Case:
         text = repr(sorted(asdict(self).items()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-
-def synthetic(samples: int, tokens: int, embedding: int, seed: int) -> Problem:
-    """Independent tokens, uniform on the unit sphere; one standard normal label per sample.
-
-    Args:
-        samples: N.
-        tokens: n.
-        embedding: D.
-        seed: Seed.
-
-    Returns:
-        The problem.
-
-    Example:
-        >>> problem = synthetic(3, 2, 5, 0)
-        >>> bool((problem.X.norm(dim=-1) - 1).abs().max() < 1e-14), tuple(problem.y.shape)
-        (True, (1, 3, 1, 1))
-    """
-    drawn = sources.gaussian(samples, tokens, embedding, seed=seed)
-    X = drawn.X[0] / drawn.X[0].norm(dim=-1, keepdim=True)
-    return Problem.per_sample(X.numpy(), drawn.y[0, :, 0, 0].numpy(), "synthetic")
+    @property
+    def cost(self) -> float:
+        """Steps."""
+        return self.epochs
 
 
 def problem_of(case: Case) -> Problem:
     """The data of a case.
+
+    Synthetic tokens are uniform on the unit sphere, labels standard normal.
 
     Args:
         case: The case.
 
     Returns:
         Data, one label per sample (per token for multihead).
+
+    Example:
+        >>> problem = problem_of(Case("encoder", "synthetic", "ntk", "sqrt", 8, 0, samples=3))
+        >>> bool((problem.X.norm(dim=-1) - 1).abs().max() < 1e-14), tuple(problem.y.shape)
+        (True, (1, 3, 1, 1))
     """
     if case.data == "digits":
         return digit_patches(case.samples, case.tokens, case.seed)
     if case.data != "synthetic":
         return load_folder(case.data, case.samples, case.tokens, case.seed)
+    drawn = sources.gaussian(case.samples, case.tokens, case.embedding, seed=case.seed)
+    X = (drawn.X[0] / drawn.X[0].norm(dim=-1, keepdim=True)).numpy()
     if case.model == "multihead":
-        drawn = sources.gaussian(case.samples, case.tokens, case.embedding, seed=case.seed)
-        X = drawn.X[0] / drawn.X[0].norm(dim=-1, keepdim=True)
-        return Problem.from_arrays(X.numpy(), drawn.y[0].numpy(), "synthetic")
-    return synthetic(case.samples, case.tokens, case.embedding, case.seed)
+        return Problem.from_arrays(X, drawn.y[0].numpy(), "synthetic")
+    return Problem.per_sample(X, drawn.y[0, :, 0, 0].numpy(), "synthetic")
 
 
-def run_case(case: Case, tick: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+def run_case(case: Case, tell: Callable[[float], object] = lambda steps: None) -> dict[str, Any]:
     """Everything that one run yields.
 
     Args:
         case: The run.
-        tick: Called after every step.
+        tell: Told after every step.
 
     Returns:
         The fields of the case and what was measured, plain numbers.
@@ -173,7 +162,7 @@ def run_case(case: Case, tick: Callable[[], Any] = lambda: None) -> dict[str, An
             found |= record("end", step, residual, line)
             break
         line = line - eta * (K_0 @ line)
-        tick()
+        tell(1)
     spent = {"seconds": time.perf_counter() - began, "peak_rss_mib": peak_rss()}
     return asdict(case) | facts | found | spent
 
@@ -244,13 +233,3 @@ def peak_rss() -> float:
     """Greatest resident memory of this process so far, in MiB."""
     unit = 1.0 if sys.platform == "darwin" else 1024.0
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit / 2**20
-
-
-def with_width(case: Case, width: int, seed: int) -> Case:
-    """The same case at another width and seed."""
-    return replace(case, width=width, seed=seed)
-
-
-def finite(row: dict[str, Any]) -> bool:
-    """Whether the run ended with finite numbers."""
-    return bool(np.isfinite(row["end_loss_ratio"]))

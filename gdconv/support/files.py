@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gdconv.support.errors import InputError
 
@@ -132,6 +132,35 @@ def made(directory: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # another process has put something there
             for folder in missing:
                 folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def replaced(place: Path) -> Iterator[BinaryIO]:
+    """A hidden file that becomes `place` when the body ends without error, else vanishes.
+
+    Args:
+        place: The file to write; a process killed meanwhile leaves the one before.
+
+    Yields:
+        The file to write to.
+
+    Example:
+        >>> place = Path(tempfile.mkdtemp()) / "a"
+        >>> with contextlib.suppress(KeyError), replaced(place) as stream:
+        ...     raise KeyError
+        >>> list(place.parent.iterdir())
+        []
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    handle, half = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+        os.replace(half, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(half)
         raise
 
 

@@ -39,8 +39,9 @@ from experiments.convex_attention.numbers import (
     speed,
 )
 from experiments.convex_attention.path import along_path
-from experiments.convex_attention.plan import PRESETS, Done, Unit, run_units, units
+from experiments.convex_attention.plan import PRESETS, Done, Unit, Worker, run_units
 from experiments.convex_attention.report import middle, report
+from experiments.harness.units import Results
 from gdconv.convex.models import head_sum, self_attention, simplex_attention
 from gdconv.convex.recovery import heads_of
 from gdconv.support.errors import InputError
@@ -68,10 +69,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(folder: Path) -> Done:
     """Its results; nothing is computed again."""
 
-    def computed(unit: Unit) -> None:
+    def computed(worker: Worker, unit: Unit, done: Results) -> None:
         raise AssertionError(f"{unit.key} was computed again")
 
-    return run_units(TINY, folder / "checkpoints", computed)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Worker, "measure", computed)
+        return run_units(TINY, folder / "checkpoints")
 
 
 # curves
@@ -359,17 +362,6 @@ def test_files_of_a_run(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     assert manifest["preset"]["p"] == TINY.p
     assert "hyper-parameters were not published" in (folder / "report.md").read_text("utf-8")
-
-
-def test_a_cut_off_checkpoint_goes_on(folder: Path, tmp_path: Path, done: Done) -> None:
-    text = (folder / "checkpoints" / "units.jsonl").read_text("utf-8").splitlines(keepends=True)
-    (tmp_path / "units.jsonl").write_text("".join(text[:-1]) + text[-1][:20], "utf-8")
-    again: list[str] = []
-    found = run_units(TINY, tmp_path, lambda unit: again.append(unit.key))
-    assert again == [units(TINY)[-1].key]
-    assert set(found) == set(done)
-    wanted, got = (result[again[0]]["rows"] for result in (done, found))
-    assert wanted == got
 
 
 def test_another_presets_checkpoint_is_refused(

@@ -30,10 +30,9 @@ from experiments.hessian_growth.experiment import main
 from experiments.hessian_growth.figure import draw as figure
 from experiments.hessian_growth.layer import DEPTH_SHAPE, along_depth, along_scale, draw, forward
 from experiments.hessian_growth.numbers import PUBLISHED, slope, slopes
-from experiments.hessian_growth.plan import COLUMNS, PRESETS, Preset, Unit, grid, run_units
+from experiments.hessian_growth.plan import COLUMNS, PRESETS, Preset, grid, run_units
 from gdconv.hessian.blocks import hessian_block
 from gdconv.hessian.layer import attention_layer
-from gdconv.support.errors import InputError
 
 
 def logits_of(block: Block, X: Tensor, W_Q: Tensor, W_V: Tensor) -> Tensor:
@@ -212,19 +211,13 @@ def test_published_numbers_are_those_of_the_issue() -> None:
     assert found == [4.98, 4.29, 1.98, 1.91, -0.06, -0.99]
 
 
-def test_checkpoint_goes_on_after_a_cut_line_and_changes_nothing(tmp_path: Path) -> None:
+def test_kept_rows_are_those_that_were_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     preset = Preset("tiny", 2, 4, 1, 1, 2, 4, 16, 4)
     whole = run_units(preset, tmp_path)
-    path = tmp_path / "checkpoint.jsonl"
-    text = path.read_text("utf-8")
-    lines = text.splitlines(keepends=True)
-    path.write_text("".join(lines[:-2]) + lines[-2][:40], "utf-8")
-    again: list[Unit] = []
-    assert run_units(preset, tmp_path, again.append).equals(whole)
-    assert len(again) == 2
-    assert path.read_text("utf-8") == text
-    with pytest.raises(InputError, match="another preset"):
-        run_units(Preset("tiny", 3, 4, 1, 1, 2, 4, 16, 4), tmp_path)
+    monkeypatch.setattr("experiments.hessian_growth.plan.measure", interrupted)
+    assert run_units(preset, tmp_path).equals(whole)
 
 
 def test_files_and_messages(
@@ -253,8 +246,6 @@ def test_files_and_messages(
     monkeypatch.setitem(PRESETS, "quick", Preset("quick", 3, 4, 2, 2, 2, 4, 16, 4))
     assert main(["--preset", "quick", "--out", str(tmp_path)]) == 2
     assert "another preset" in capsys.readouterr().err
-    monkeypatch.setattr(module, "run", interrupted)
-    assert main(["--out", str(tmp_path)]) == 130
 
 
 def interrupted(*_: object) -> None:

@@ -13,8 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from experiments.harness.statistics import above_chance, paired, sign_flip
-from experiments.kernel_comparison import experiment as kernel_comparison
+from experiments.harness.statistics import above_chance, paired
 from experiments.kernel_comparison import runs as kernel_comparison_runs
 from experiments.kernel_comparison.experiment import main, run
 from experiments.kernel_comparison.numbers import compare, first_step, measure_runs
@@ -139,7 +138,7 @@ def test_a_change_of_the_task_is_another_checkpoint(tmp_path: Path) -> None:
     same = replace(spec, task=replace(spec.task, levels=(0.9,), cache="elsewhere"))
     assert spec.mark != other.mark
     assert spec.mark == same.mark
-    first, second = run_one(spec, tmp_path, "cpu"), run_one(other, tmp_path, "cpu")
+    first, second = (run_one(s, folder=tmp_path, device="cpu") for s in (spec, other))
     assert not timeless(first).equals(timeless(second))
 
 
@@ -166,25 +165,6 @@ def test_each_kernel_gets_its_best_rate() -> None:
     assert best["edge"].to_dict() == {"softmax": False, "gaussian": True}
     with pytest.raises(InputError, match="rates of text = 0.1, 0.3, 1"):
         score_rates(search_table(losses, {0.1, 0.3, 1.0}), [task])
-
-
-def test_paired_agrees_with_scipy() -> None:
-    rng = np.random.default_rng(0)
-    one, other = rng.standard_normal((2, 6))
-    made = paired(one - other)
-    test = stats.ttest_rel(one, other)
-    assert made["p_t"] == pytest.approx(test.pvalue, rel=1e-12)
-    interval = test.confidence_interval(0.95)
-    assert (made["lo"], made["hi"]) == pytest.approx((interval.low, interval.high), rel=1e-12)
-    exact = stats.permutation_test(
-        (one, other), lambda a, b: np.mean(a - b), permutation_type="samples"
-    )
-    assert sign_flip(one - other) == pytest.approx(exact.pvalue, rel=1e-12)
-
-
-def test_few_seeds_have_no_interval() -> None:
-    assert math.isnan(paired(np.array([1.0]))["lo"])
-    assert math.isnan(paired(np.array([]))["mean"])
 
 
 def runs_with(gap: float, noise: float, seeds: int = 3) -> pd.DataFrame:
@@ -290,17 +270,6 @@ def test_bad_options_are_one_sentence(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "o").exists()
-
-
-def test_control_c_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(kernel_comparison, "run", interrupted)
-    assert main(["--preset", "tiny", "--out", str(tmp_path)]) == 130
-    assert "goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["small", "paper"])

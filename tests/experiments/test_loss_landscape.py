@@ -36,7 +36,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, pd
     """The tiny preset, run once; figures, which take most of the time, are tested apart."""
     out = tmp_path_factory.mktemp("landscape")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loss_landscape, "_draw_all", lambda *_: None)
+        patched.setattr(loss_landscape, "_figures", lambda *_: {})
         return out, run(TINY, out)
 
 
@@ -81,57 +81,18 @@ def test_a_stand_in_is_called_one_wherever_it_appears(
     assert "stand-in" in manifest["preset"]["stages"][0]["task"]["data"]
 
 
-def test_going_on_gives_the_numbers_of_a_whole_run(
+def test_kept_grids_give_the_numbers_of_a_whole_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped within a network's planes, then started again: nothing finished is done twice."""
-    monkeypatch.setattr(loss_landscape, "_draw_all", lambda *_: None)
-    whole = run(ONE, tmp_path / "whole")
-    real, calls = runs.plane_losses, 0
+    monkeypatch.setattr(loss_landscape, "_figures", lambda *_: {})
+    whole = run(ONE, tmp_path)
 
-    def stopped(*arguments: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
+    def again(*_: object) -> None:
+        raise AssertionError("a finished grid was made again")
 
-    out = tmp_path / "stopped"
-    with monkeypatch.context() as patched:
-        patched.setattr(runs, "plane_losses", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(ONE, out)
-        assert not (out / "report.md").exists()
-        kept = {p.name: p.stat().st_mtime_ns for p in (out / "checkpoints").glob("*.npz")}
-        assert len(kept) == 3
-        again = run(ONE, out)
-    assert calls - 4 == len(again["planes"]) - 3
-    for name in TABLES:
-        pd.testing.assert_frame_equal(again[name], whole[name])
-    now = {p.name: p.stat().st_mtime_ns for p in (out / "checkpoints").glob("*.npz")}
-    assert all(now[name] == kept[name] for name in kept)
-
-
-def test_a_damaged_or_foreign_grid_is_made_again(tmp_path: Path) -> None:
-    axes = (axis_of(5, 1.0), axis_of(5, 1.0))
-    place, calls = tmp_path / "grid.npz", 0
-
-    def make() -> tuple[np.ndarray, dict[str, float]]:
-        nonlocal calls
-        calls += 1
-        return np.full((5, 5), float(calls)), {"eigenvalue": 2.0}
-
-    first = runs.evaluated(place, "one", make, axes)
-    same = runs.evaluated(place, "one", make, axes)
-    assert calls == 1
-    np.testing.assert_array_equal(first[0], same[0])
-    assert first[1] == same[1] == {"eigenvalue": 2.0}
-    runs.evaluated(place, "two", make, axes)
-    runs.evaluated(place, "two", make, (axes[0], axis_of(5, 2.0)))
-    assert calls == 3
-    place.write_bytes(place.read_bytes()[:200])
-    runs.evaluated(place, "two", make, (axes[0], axis_of(5, 2.0)))
-    assert calls == 4
+    monkeypatch.setattr(runs, "plane_losses", again)
+    for name, table in run(ONE, tmp_path).items():
+        pd.testing.assert_frame_equal(table, whole[name])
 
 
 def test_both_second_stages_start_from_the_softmax_stage(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from experiments.harness.statistics import interval
 from experiments.width_scaling import plan as width_scaling_plan
 from experiments.width_scaling import step as width_scaling_step
 from experiments.width_scaling.experiment import main, run, tau_1
 from experiments.width_scaling.laws import (
     SETS,
+    Law,
     conditions,
     law_problem,
     least_width,
@@ -25,13 +27,12 @@ from experiments.width_scaling.laws import (
 )
 from experiments.width_scaling.numbers import (
     exponents,
-    interval,
     law_exponents,
     ranges,
     separations,
     slopes,
 )
-from experiments.width_scaling.plan import Plan, cases, execute, resume
+from experiments.width_scaling.plan import Plan, cases
 from experiments.width_scaling.runs import Case, problem_of, run_case
 from experiments.width_scaling.step import Descent
 from gdconv.models.encoder.constants import DataConstants
@@ -304,7 +305,7 @@ def test_least_width_finds_the_threshold():
 
 
 def test_third_condition_fails_at_inverse_root():
-    row = run_law("lecun", "sqrt", 2, 0, 2**11, lambda: None)
+    row = run_law(Law("lecun", "sqrt", 2, 0, 2**11))
     assert row["closed"] is None
     assert row["closed_tightest"] == "third"
     assert 0 < row["closed_slack"] < 0.5
@@ -323,31 +324,6 @@ def test_law_exponents():
 
 
 # Resuming and files -----------------------------------------------------------------------------
-
-
-def test_resumes_after_a_line_cut_short(tmp_path):
-    file, called = tmp_path / "rows.jsonl", []
-
-    def job(name):
-        def work(tick):
-            called.append(name)
-            return {"value": name}
-
-        return work
-
-    jobs = [(name, job(name)) for name in "abc"]
-    execute(jobs[:2], file, 1)
-    file.write_text(file.read_text() + '{"value": "c", "ke')
-    table = execute(jobs, file, 1)
-    assert called == ["a", "b", "c"]
-    assert table["value"].tolist() == ["a", "b", "c"]
-    assert len(resume(file)) == 3
-
-
-def test_foreign_rows_are_refused(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"key": "a"}\nnot a row\n{"key": "b"}\n')
-    with pytest.raises(InputError, match="line 2 is no row"):
-        resume(tmp_path / "rows.jsonl")
 
 
 def test_cases_of_the_presets_are_distinct():

@@ -9,7 +9,7 @@ import pytest
 from samples_reviews import REVIEWS, packed, unpacked
 
 from experiments.tasks import stand_in, text
-from experiments.tasks.text import encode, load_text, split_text
+from experiments.tasks.text import encode, load_text, shared_note, split_text
 from experiments.tasks.text_sources import Corpus
 from gdconv.support.errors import InputError
 
@@ -26,7 +26,7 @@ def test_symbols_give_the_text_back() -> None:
     texts, labels = stand_in.stand_in_texts(60, seed=2)
     assert [decoded(task, row) for row in task.X] == [t.split() for t in texts]
     assert (task.y == labels).all()
-    assert task.is_stand_in
+    assert task.name == stand_in.NAME
     assert task.X.max() < task.symbols
 
 
@@ -58,7 +58,8 @@ def test_line_breaks_of_web_pages_are_no_words(mark: str) -> None:
 
 def test_test_texts_that_are_trained_on_get_a_note(tmp_path: Path) -> None:
     def note(train: list[str], test: list[str]) -> str:
-        return encode(Corpus("mine", train, TWO, test, TWO, ("0", "1")), 2, 9).note
+        task = encode(Corpus("mine", train, TWO, test, TWO, ("0", "1")), 2, 9)
+        return shared_note(task.X, task.X_test)
 
     assert note(["a b", "b a"], ["a a", "b b"]) == ""
     assert note(["a b", "b a"], ["A  b", "b b"]) == "1 of 2 test texts is a training text too"
@@ -67,7 +68,7 @@ def test_test_texts_that_are_trained_on_get_a_note(tmp_path: Path) -> None:
     file.write_text("text,label\n" + "good,yes\nbad,no\n" * 5)
     for cache in (None, tmp_path / "cache", tmp_path / "cache"):  # written, then read
         task = load_text(file, length=4, cache=cache)
-        assert task.note == "2 of 2 test texts are training texts too"
+        assert shared_note(task.X, task.X_test) == "2 of 2 test texts are training texts too"
 
 
 @pytest.mark.parametrize("kind", ["archive", "folder", "csv"])
