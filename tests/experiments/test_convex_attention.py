@@ -281,7 +281,7 @@ def test_networks_fit_and_generalise_is_no_sooner_than_recorded(kind: str) -> No
 
 def test_two_runs_agree_and_a_large_penalty_empties_Z() -> None:
     first, second = (train("convex", 2, 5, 1, SIZES, OPTIONS, 30) for _ in range(2))
-    assert first["rows"] == second["rows"]
+    np.testing.assert_allclose(first["rows"], second["rows"], rtol=1e-5)  # sums of two threads
     assert train("convex", 2, 5, 1, SIZES, OPTIONS | {"penalty": 300.0}, 30)["columns"] == 1.0
 
 
