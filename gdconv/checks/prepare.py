@@ -116,21 +116,23 @@ def _made(resolved: Resolved) -> Setting:
             remedy = f"leave it out: {config.problem} fixes the start of every run"
             raise InputError("seeds", config.seeds, remedy)
         return assemble(resolved, problem, named.params)
-    made = [_start(resolved, seed) for seed in range(config.seed, config.seed + config.seeds)]
-    problems, weights = zip(*made, strict=True)
+    others = range(config.seed + 1, config.seed + config.seeds)  # the first one is there
+    if named:
+        kernel, name = str(config.kernel), str(config.problem)
+        made = [named, *(named_problem(name, kernel, seed, family) for seed in others)]
+        problems, weights = [m.problem for m in made], [m.params for m in made]
+    else:
+        problems = [problem, *(_load(resolved, seed) for seed in others)]
+        weights = [_start(resolved, data, config.seed + r) for r, data in enumerate(problems)]
     return assemble(resolved, Problem.stack(problems), weights[0].stack(weights))
 
 
-def _start(resolved: Resolved, seed: int) -> tuple[Problem, Weights]:
-    """Data and weights of one seed."""
+def _start(resolved: Resolved, problem: Problem, seed: int) -> Weights:
+    """Weights of one seed for its data."""
     theorem, family, config = resolved.theorem, resolved.family, resolved.config
-    if config.problem:
-        made = named_problem(config.problem, str(config.kernel), seed, family)
-        return made.problem, made.params
-    problem = _load(resolved, seed)
     sizes = family.sizes(config, problem, None)
     if config.init != "theorem":
-        return problem, family.draw(config, sizes, seed)
+        return family.draw(config, sizes, seed)
     model, judged = family.model(config, sizes), resolved.a_priori
 
     def at(params: Weights) -> Any:
@@ -141,7 +143,8 @@ def _start(resolved: Resolved, seed: int) -> tuple[Problem, Weights]:
 
     base = theorem.base(sizes, seed, at)
     require_descent(at(base))
-    return problem, theorem.solve(base, holds, float(config.margin or FALLBACK["margin"]))
+    solved: Weights = theorem.solve(base, holds, float(config.margin or FALLBACK["margin"]))
+    return solved
 
 
 def _load(resolved: Resolved, seed: int) -> Problem:

@@ -55,11 +55,11 @@ def probe(
     scale = scale + (at.S @ sizes).sum(1).flatten(1).norm(dim=1)  # values before tokens cancel
     none = torch.zeros_like(at.loss)
     scores, terms = _before_cancelling(model, problem, params, at)
-    total = sum((norm_sq[b] for b in trained), torch.zeros_like(at.loss)).sqrt()
+    total = sum((norm_sq[b] for b in trained), none).sqrt()
     return Probe(
         noise_scale=to_numpy(8 * unit * (scale + scores)),
         jacobian_error=to_numpy(unit * (64 * total + 16 * terms)),
-        jacobian_norm=to_numpy(sum((norm_sq[b] for b in trained), none).sqrt()),
+        jacobian_norm=to_numpy(total),
         weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=to_numpy(residual.norm(dim=1)),
         entropy=to_numpy(attention_entropy(at.S)),
