@@ -59,7 +59,7 @@ class Model(Formulas):
 
     def sigma_follower(self, problem: Problem, params: Any) -> SigmaFollower:
         """Follows sigma_min of the features at every step; Weyl around anchors, for any model."""
-        return FeatureFollower(self, problem, len(params.W_Q))
+        return FeatureFollower(self, problem, params.R)
 
     def tangent_kernel(self, problem: Problem, params: Any, blocks: tuple[str, ...]) -> Tensor:
         """K = J J^T, shape (R, m, m); through the Jacobian where no closed form is given."""

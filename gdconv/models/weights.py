@@ -21,8 +21,8 @@ class Weights:
         >>> from dataclasses import make_dataclass
         >>> One = make_dataclass("One", [("w", Tensor)], bases=(Weights,), frozen=True)
         >>> both = One.stack([One(torch.zeros(1, 2)), One(torch.ones(1, 2))])
-        >>> both[1].numpy()
-        {'w': array([[1., 1.]])}
+        >>> both.R, both[1].numpy()
+        (2, {'w': array([[1., 1.]])})
     """
 
     @classmethod
@@ -33,6 +33,11 @@ class Weights:
     def blocks(self) -> dict[str, Tensor]:
         """The blocks by name."""
         return {name: getattr(self, name) for name in self.names()}
+
+    @property
+    def R(self) -> int:
+        """Replicas."""
+        return len(getattr(self, self.names()[0]))
 
     def __getitem__(self: W, r: int | list[int]) -> W:
         """Replica r (or replicas r); the replica axis stays."""

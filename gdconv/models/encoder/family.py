@@ -127,7 +127,7 @@ class Encoder(Architecture):
             InputError: They differ.
         """
         pairs = {
-            "R": (params.W_Q.shape[0], problem.R),
+            "R": (params.R, problem.R),
             "D": (params.W_Q.shape[2], problem.D),
         }
         for name, (have, want) in pairs.items():

@@ -97,7 +97,7 @@ class MultiHead(Architecture):
             D = 2.
         """
         pairs = {
-            "R": (params.W_Q.shape[0], problem.R),
+            "R": (params.R, problem.R),
             "D": (params.W_Q.shape[2], problem.D),
             "D_y": (params.W_O.shape[3], problem.D_y),
         }

@@ -73,7 +73,7 @@ def multihead_hessian(
         >>> torch.allclose(multihead_hessian(s.model, s.problem, s.params, part="outer"), J.mT @ J)
         True
     """
-    R = len(params.W_Q)
+    R = params.R
     return torch.stack([
         hessian(multihead_layer(model, problem, params, r), blocks, part) for r in range(R)
     ])
@@ -106,7 +106,7 @@ def multihead_operators(
         >>> len(maps) == len(s.params.W_Q), maps[0].blocks
         (True, ('W_Q', 'W_K', 'W_V'))
     """
-    R = len(params.W_Q)
+    R = params.R
     return [
         HessianOperator(multihead_layer(model, problem, params, r), blocks, part) for r in range(R)
     ]
