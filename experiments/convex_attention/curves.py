@@ -21,7 +21,6 @@ from torch import Tensor
 from experiments.convex_attention.data import TokenTask
 from gdconv.convex.dual import beta_max
 from gdconv.convex.group_lasso import Program, token_program
-from gdconv.convex.models import head_sum, weight_decay
 from gdconv.convex.recovery import heads_of
 from gdconv.convex.solvers.fast import solve
 from gdconv.convex.training import onto_simplex
@@ -99,7 +98,7 @@ def start(model: str, task: TokenTask, heads: int, seed: int) -> dict[str, Tenso
         seed: Seed.
 
     Returns:
-        Weights by the names of `gdconv.convex.models`.
+        Weights by the names of the paper's equations.
     """
     n, d = task.X.shape[1:]
     g = torch.Generator("cpu").manual_seed(seed)
@@ -141,7 +140,7 @@ def output(model: str, X: Tensor, w: dict[str, Tensor]) -> Tensor:
         Outputs (N, 1).
     """
     if model == "(8)":
-        return head_sum(X, **w)
+        return torch.einsum("hn,ind,hd,hc->ic", w["a"], X, w["v"], w["b"])
     if model == "(4)":
         pooled = torch.einsum("hk,ikd->ihd", w["A"].mean(1), X)
     else:
@@ -164,8 +163,9 @@ def objective_of(model: str, program: Program) -> Callable[..., Tensor]:
     def value(**w: Tensor) -> Tensor:
         out = output(model, X, w)
         names = ("W_V", "W_O") if model in {FREE, "(4)"} else tuple(w)
-        kept = [w[name] for name in names if name not in SIMPLEX]
-        return (out - y).square().sum() + weight_decay(program.beta, *kept)
+        kept = [w[name].square().sum() for name in names if name not in SIMPLEX]
+        decay = torch.stack(kept).sum()
+        return (out - y).square().sum() + 0.5 * program.beta * decay
 
     return value
 

@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
-from gdconv.convex.gated import gate_patterns, gated_program
-from gdconv.convex.group_lasso import Program, token_program
-from gdconv.convex.losses import LOSSES, Loss
-from gdconv.convex.models import (
+from convex_models import (
     gated_heads,
     head_sum,
     l1_decay,
@@ -23,6 +17,12 @@ from gdconv.convex.models import (
     simplex_attention,
     weight_decay,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gdconv.convex.gated import gate_patterns, gated_program
+from gdconv.convex.group_lasso import Program, token_program
+from gdconv.convex.losses import LOSSES, Loss
 from gdconv.convex.recovery import heads_objective, heads_of
 from gdconv.convex.solvers.fast import solve
 from gdconv.convex.training import descend, l1_square_prox, onto_simplex, train_heads

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from convex_models import sequence_heads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdconv.convex.dual import certify
 from gdconv.convex.group_lasso import PENALTIES, Program, token_program
-from gdconv.convex.models import sequence_heads
 from gdconv.convex.recovery import (
     Heads,
     fewest_tokens,

@@ -124,15 +124,6 @@ def deep_norms() -> torch.Tensor:
     return next(iter(deep_net("attention", 2, (3, 2, 2), 0).norms(scales).values()))
 
 
-def sampled_kernel() -> torch.Tensor:
-    from gdconv.data.problem import Problem
-    from gdconv.models.encoder.limit import monte_carlo_kernel
-
-    return monte_carlo_kernel(Problem.per_sample([[[2.0, 0.0]], [[0.0, 1.0]]], [0.0, 0.0]), 10, 0)[
-        0
-    ]
-
-
 def classifier(optimiser: str) -> torch.Tensor:
     from experiments.tasks.classifier import ClassifierSizes, TransformerClassifier
     from experiments.tasks.training import Samples, TrainingPlan, train
@@ -177,7 +168,6 @@ PARTS: dict[str, Callable[[], torch.Tensor]] = {
     "layer from lists": layer_from_lists,
     "Hessian without W_K and W_O": hessian_without_keys,
     "deep network": deep_norms,
-    "Monte Carlo kernel": sampled_kernel,
     "classifier, sgd": lambda: classifier("sgd"),
     "classifier, adam": lambda: classifier("adam"),
     "non-convex heads": non_convex_heads,

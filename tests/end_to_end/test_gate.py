@@ -36,8 +36,7 @@ from gdconv.models.multihead.balls import (
     ball_loss,
     certified_sigma_min_at,
 )
-from gdconv.models.multihead.tangent import lambda_max_enclosure, lambda_min_enclosure
-from gdconv.rigor.eigen import symmetric
+from gdconv.rigor.eigen import lambda_max_enclosure, lambda_min_enclosure, symmetric
 from gdconv.rigor.rounding import as_matrix
 from gdconv.rigor.spectrum import Enclosure, enclose_sigma_min, enclose_singular_range, norm2_upper
 from gdconv.rigor.svd import prepared, verified_svd

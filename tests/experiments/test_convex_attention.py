@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from convex_models import head_sum, self_attention, simplex_attention
 
 from experiments.convex_attention import experiment
 from experiments.convex_attention.curves import (
@@ -42,7 +43,6 @@ from experiments.convex_attention.path import along_path
 from experiments.convex_attention.plan import PRESETS, Done, Unit, Worker, run_units
 from experiments.convex_attention.report import middle, report
 from experiments.harness.units import Results
-from gdconv.convex.models import head_sum, self_attention, simplex_attention
 from gdconv.convex.recovery import heads_of
 from gdconv.support.errors import InputError
 

@@ -13,8 +13,8 @@ import gdconv
 from gdconv.convex.dual import certify
 from gdconv.convex.group_lasso import Program
 from gdconv.hessian.spectra import eigenvalue_bounds, extreme_eigenpairs
-from gdconv.models.multihead.tangent import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.rigor import lapack
+from gdconv.rigor.eigen import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.rigor.spectrum import enclose_sigma_min, enclose_singular_range, norm2_upper
 
 Break = Callable[..., Any]

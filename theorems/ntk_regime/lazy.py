@@ -27,14 +27,11 @@ from gdconv.models.base import Model
 from gdconv.models.encoder.point import EncoderPoint
 from gdconv.models.encoder.tangent import ladder
 from gdconv.models.multihead.point import MultiHeadPoint
-from gdconv.models.multihead.tangent import (
-    lambda_max_enclosure,
-    lambda_min_enclosure,
-    tangent_kernel,
-)
+from gdconv.models.multihead.tangent import tangent_kernel
 from gdconv.models.probes import distances, to_numpy
 from gdconv.models.weights import Weights
 from gdconv.rigor.bars import minus, positive_part, smaller, times
+from gdconv.rigor.eigen import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.rigor.spectrum import Enclosure
 
 from .curvature import Curvature, curvature_at

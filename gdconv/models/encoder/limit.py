@@ -23,16 +23,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.support.errors import InputError
 
 PARTS = ("W_V", "w_O")
 """The blocks that K* has."""
 
 SERIES = 0.5
 """Angles below which sin - delta cos is summed from its series."""
-
-CHUNK = 4096
-"""Draws treated at once in the Monte Carlo check."""
 
 
 def _supplement(rows: Float[Tensor, "R N D"]) -> Float[Tensor, "R N N"]:
@@ -102,51 +98,6 @@ def limiting_kernel(problem: Problem, loss_scale: float = 1.0) -> Float[Tensor, 
     """
     parts = limiting_blocks(problem, loss_scale)
     return parts["W_V"] + parts["w_O"]
-
-
-def monte_carlo_kernel(
-    problem: Problem, samples: int, seed: int, loss_scale: float = 1.0
-) -> tuple[Float[Tensor, "R N N"], Float[Tensor, "R N N"]]:
-    """K* as an average over drawn w, with the standard error of every entry.
-
-    Args:
-        problem: Data; the labels do not matter.
-        samples: How many w are drawn, at least 2; the same for every replica.
-        seed: Seed of the generator.
-        loss_scale: 1 for the summed loss, 1/N for the mean.
-
-    Returns:
-        Mean and standard error.
-
-    Raises:
-        InputError: Fewer than two samples.
-
-    Example:
-        >>> problem = Problem.per_sample([[[2.0, 0.0]], [[0.0, 1.0]]], [0.0, 0.0])
-        >>> mean, error = monte_carlo_kernel(problem, 1000, seed=0)
-        >>> bool(((mean - limiting_kernel(problem)).abs() < 4 * error).all())
-        True
-    """
-    if samples < 2:
-        raise InputError("samples", samples, "give at least 2")
-    rows = problem.X.mean(dim=2)
-    gram = rows @ rows.mT
-    first, second = torch.zeros_like(gram), torch.zeros_like(gram)
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    for start in range(0, samples, CHUNK):
-        size = (problem.D, min(CHUNK, samples - start))
-        w = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu").to(rows)
-        drawn = torch.relu(rows @ w)
-        on = (drawn > 0).to(rows.dtype)
-        # (r r' + g 1 1')^2 = r^2 r'^2 + 2 g r r' + g^2 1 1', as r 1 = r
-        product, both = drawn @ drawn.mT, on @ on.mT
-        squares = drawn.square()
-        first += product + gram * both
-        second += squares @ squares.mT + 2 * gram * product + gram.square() * both
-    mean = first / samples
-    spread = (second / samples - mean.square()).clamp_min(0.0) / (samples - 1)
-    factor = loss_scale * problem.n**2
-    return factor * mean, factor * spread.sqrt()
 
 
 def relative_distance(

@@ -17,9 +17,9 @@ from gdconv.models.encoder.formulas import EncoderFormulas
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.probes import probe
 from gdconv.models.encoder.tangent import encoder_kernel
-from gdconv.models.multihead.tangent import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
+from gdconv.rigor.eigen import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.spectrum import Enclosure, enclose_singular_range
 

@@ -26,7 +26,7 @@ from gdconv.data.problem import Problem
 from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.tangent_slack import kernel_slack
-from gdconv.models.multihead.tangent import lambda_min_enclosure
+from gdconv.rigor.eigen import lambda_min_enclosure
 from gdconv.rigor.rounding import UNIT, Enclosure
 from gdconv.rigor.spectrum import enclose_sigma_min
 from gdconv.support.errors import InputError

@@ -17,12 +17,11 @@ counts and rounding: docs/theory/ntk-multihead.md.
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, nextafter, sqrt
+from math import sqrt
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gdconv.data.problem import Problem
@@ -30,9 +29,7 @@ from gdconv.models.multihead.attention_kernels import Softmax
 from gdconv.models.multihead.formulas import Forward, MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.tangent_torch import general
-from gdconv.rigor.eigen import eigenvalue_range, symmetric
 from gdconv.rigor.lapack import eigh
-from gdconv.rigor.rounding import Enclosure
 from gdconv.support.errors import InputError
 
 
@@ -155,38 +152,6 @@ def tangent_kernel(
     return (_compiled if compiled else general)(model, problem, params, blocks)
 
 
-def key_kernel(
-    model: MultiHeadFormulas, problem: Problem, params: Parameters
-) -> Float[Tensor, "R m m"]:
-    """K_K = J_K J_K^T, `tangent_kernel` with W_K alone.
-
-    Args:
-        model: The model.
-        problem: Data, R (or 1) replicas.
-        params: Weights, R replicas.
-
-    Returns:
-        The kernel.
-    """
-    return tangent_kernel(model, problem, params, ("W_K",))
-
-
-def value_kernel(
-    model: MultiHeadFormulas, problem: Problem, params: Parameters
-) -> Float[Tensor, "R m m"]:
-    """K_V = J_V J_V^T, `tangent_kernel` with W_V alone.
-
-    Args:
-        model: The model.
-        problem: Data, R (or 1) replicas.
-        params: Weights, R replicas.
-
-    Returns:
-        The kernel.
-    """
-    return tangent_kernel(model, problem, params, ("W_V",))
-
-
 def _weights_tangent(softmax: bool, at: Forward, dq: Tensor, dk: Tensor) -> Tensor:
     """DS in the direction (dq, dk), the transpose of the kernel's pullback."""
     scale = 1 / sqrt(at.q.shape[-1])
@@ -248,62 +213,3 @@ def ntk_vector_product(
         dS = _weights_tangent(isinstance(model.kernel, Softmax), at, dq, dk)
         out += (dS @ at.u).sum(1)
     return out.flatten(1)
-
-
-def lambda_min_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
-    """Rigorous two-sided bound of the least eigenvalue of a stored symmetric matrix.
-
-    LAPACK's eigenvectors are a guess that is verified (`gdconv.rigor.eigen`).
-
-    It speaks of the float64 matrix K as stored, not of the exact kernel of the weights: entries of
-    K carry rounding of about 1e-16 (T + H D) times |J|^2, which `slack` >= |K - K_exact|_2 covers.
-    Absolute width about 1e-15 m |K| + 2 slack; where lambda_min is smaller than that use
-    sigma_m(J)^2 (`gdconv.rigor.spectrum.enclose_singular_range`).
-
-    Args:
-        K: Symmetric matrix (m, m): numpy array, torch CPU tensor or nested list.
-        slack: Bound of the distance of K to the matrix meant, in the spectral norm.
-
-    Returns:
-        Enclosure of lambda_min; its lower end may be negative.
-
-    Raises:
-        InputError: K is no finite real matrix, is not symmetric, or slack is negative.
-
-    Example:
-        >>> box = lambda_min_enclosure([[2.0, 1.0], [1.0, 2.0]])
-        >>> box.lo <= 1.0 <= box.hi, box.width < 1e-13
-        (True, True)
-    """
-    return _eigenvalue(K, slack, 0)
-
-
-def lambda_max_enclosure(K: ArrayLike, slack: float = 0.0) -> Enclosure:
-    """Rigorous two-sided bound of the greatest eigenvalue of a stored symmetric matrix.
-
-    Args:
-        K: Symmetric matrix (m, m).
-        slack: As for `lambda_min_enclosure`.
-
-    Returns:
-        Enclosure of lambda_max.
-
-    Raises:
-        InputError: K is no finite real matrix, is not symmetric, or slack is negative.
-
-    Example:
-        >>> box = lambda_max_enclosure([[2.0, 1.0], [1.0, 2.0]])
-        >>> box.lo <= 3.0 <= box.hi, box.width < 1e-13
-        (True, True)
-    """
-    return _eigenvalue(K, slack, -1)
-
-
-def _eigenvalue(K: ArrayLike, slack: float, which: int) -> Enclosure:
-    A = symmetric(K, "K")
-    if not 0.0 <= slack < inf:
-        raise InputError("slack", slack, "give a number of at least 0")
-    lo, hi = (float(ends[which]) for ends in eigenvalue_range(A))
-    if slack > 0.0:
-        lo, hi = nextafter(lo - slack, -inf), nextafter(hi + slack, inf)
-    return Enclosure(lo, hi)

@@ -7,11 +7,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from convex_models import self_attention, simplex_attention
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gdconv.convex.group_lasso import token_program
-from gdconv.convex.models import self_attention, simplex_attention
 from gdconv.convex.solvers.fast import solve
 from gdconv.convex.solvers.first_order import accelerated_gradient, proximal_gradient
 from gdconv.convex.training import train_heads
