@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.width_scaling.limit import relative_distance
 from experiments.width_scaling.step import Descent
 from gdconv.data import sources
 from gdconv.data.idx import load_folder
 from gdconv.data.images import digit_patches
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.limit import relative_distance
 from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.parameters import default_tau_1, initialize_encoder, scaling
 from gdconv.models.encoder.tangent import block_kernels

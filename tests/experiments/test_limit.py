@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from gdconv.data.problem import Problem
-from gdconv.models.encoder.limit import (
+from experiments.width_scaling.limit import (
     PARTS,
     _sine_gap,
     limiting_blocks,
     limiting_kernel,
     relative_distance,
 )
+from gdconv.data.problem import Problem
 from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.parameters import EncoderParameters, initialize_encoder, scaling
 from gdconv.models.encoder.tangent import block_kernels, encoder_kernel
