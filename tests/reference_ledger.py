@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numba
+import numpy as np
 from mpmath import inf, isfinite, isnan, log, log1p, mpf, sqrt, workdps
+
+from gdconv.compiled.ledger import (
+    enter_jacobian,
+    new_ledger,
+    new_tests,
+    observe,
+    observe_loss,
+)
 
 FIXED, POSTERIOR, DECREASE, UNTESTED = 0, 1, 2, -1
 
@@ -24,6 +34,7 @@ class Step:
         J_error: Rounding of J.
         weights: |theta|_F.
         sharpened: Lower end of sigma_m(J) entered after the iterate, None where there is none.
+        own: (relative error of the loss, |S|, phi) of another loss than the squared one.
     """
 
     loss: float
@@ -35,6 +46,7 @@ class Step:
     J_error: float = 0.0
     weights: float = 0.0
     sharpened: float | None = None
+    own: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +68,32 @@ class Reference:
         eta: Step size.
         o_squared: min_h sigma(W_O,h)^2.
         drift: Lipschitz constant of J.
+        radius: How far it reaches.
+        bend: Greatest curvature of the loss by the outputs.
+        riccati: Whether the a-posteriori bound is Riccati's.
     """
 
-    def __init__(self, steps: list[Step], eta: float, o_squared: float, drift: float) -> None:
+    def __init__(
+        self,
+        steps: list[Step],
+        eta: float,
+        o_squared: float,
+        drift: float,
+        radius: float = inf,
+        bend: float = 1.0,
+        riccati: bool = False,
+    ) -> None:
         self.steps, self.eta, self.o_squared, self.drift = steps, mpf(eta), mpf(o_squared), drift
+        self.radius, self.bend, self.riccati = mpf(radius), mpf(bend), riccati
         self.f = [mpf(s.loss) for s in steps]
-        self.two_nu = [2 * s.noise / sqrt(2 * mpf(s.loss)) if s.loss > 0 else inf for s in steps]
+        squared = [
+            (2 * s.noise / sqrt(2 * mpf(s.loss)) if s.loss > 0 else inf, sqrt(2 * mpf(s.loss)), 1)
+            for s in steps
+        ]
+        brought = [s.own or known for s, known in zip(steps, squared, strict=True)]
+        self.two_nu = [mpf(two_nu) for two_nu, _, _ in brought]
+        self.S = [mpf(slope) for _, slope, _ in brought]
+        self.phi = [mpf(share) for _, _, share in brought]
         self.closed = next((t for t in range(1, len(steps)) if self._drowned(t)), None)
         self.slopes = [self._slope(t) for t in range(len(steps) - 1)]
         self.factors = {s: self._factor(s) for s in self.open_steps(len(steps) - 1)}
@@ -77,7 +109,7 @@ class Reference:
     def _slope(self, t: int) -> tuple[Any, Any]:
         """|grad f_t| and its error, with the probes known one step later."""
         s, after = self.steps[t], self.steps[t + 1]
-        error = mpf(after.J) * after.noise + mpf(after.J_error) * sqrt(2 * self.f[t])
+        error = self.bend * after.J * after.noise + mpf(after.J_error) * self.S[t]
         return sqrt(mpf(s.grad_sq)), error
 
     def path(self, first: int, last: int) -> Any:
@@ -95,15 +127,20 @@ class Reference:
     def mu(self, t: int) -> Any:
         """PL constant at step t, its own enclosure included."""
         where, J = self.anchor(t, after=False)
-        kept = J - self.drift * self.path(where, t)
+        kept = J - self.drifted(where, t)
         own = self.steps[t].sharpened
         rungs = [self.o_squared * mpf(self.steps[t].sigma_lo) ** 2, max(kept, 0) ** 2]
-        return max([*rungs, mpf(own) ** 2] if own is not None else rungs)
+        return self.phi[t] * max([*rungs, mpf(own) ** 2] if own is not None else rungs)
+
+    def drifted(self, first: int, last: int) -> Any:
+        """What sigma_m(J) may have lost between two steps; everything beyond the radius."""
+        path = self.path(first, last)
+        return self.drift * path if path <= self.radius else inf
 
     def stale(self, t: int) -> bool:
         """Whether any step since the last enclosure drifted by more than 0.02 of it."""
         where, J = self.anchor(t, after=True)
-        moved = [self.drift * self.path(where, s) for s in range(where + 1, t + 1)]
+        moved = [self.drifted(where, s) for s in range(where + 1, t + 1)]
         still_open = [self.closed is None or s < self.closed for s in range(where + 1, t + 1)]
         return any(
             J > 0 and m > mpf(0.02) * J and o for m, o in zip(moved, still_open, strict=True)
@@ -121,8 +158,14 @@ class Reference:
         return [s for s in range(t) if self.closed is None or s + 1 < self.closed]
 
     def log_posterior(self, t: int) -> Any:
-        """sum log(1 - 2 c_s eta mu_s)."""
-        return sum((self.factors[s][1] for s in self.open_steps(t)), mpf(0))
+        """sum log(1 - 2 c_s eta mu_s), or -log(1 + f_0 sum c_s eta sigma^2 |S|^2 / f_s^2)."""
+        if not self.riccati:
+            return sum((self.factors[s][1] for s in self.open_steps(t)), mpf(0))
+        gains = [
+            2 * self.factors[s][0] * self.eta * self.mu(s) / self.f[s] * (1 - self.two_nu[s])
+            for s in self.open_steps(t)
+        ]
+        return -log1p(self.f[0] * sum((g for g in gains if g > 0), mpf(0)))
 
     def bar(self, t: int) -> Any:
         """E_t = 2 nu_0 + 2 nu_t + sum_{s <= t} 2 nu_s."""
@@ -137,7 +180,9 @@ class Reference:
         where, J = self.anchor(T, after=True)
         return {
             "step": T, "eta": self.eta, "o_squared": self.o_squared, "noise_scale": last.noise,
-            "noise_scale_0": self.steps[0].noise, "jacobian_norm": last.J,
+            "error_0": self.two_nu[0] * f[0] * (1 if self.steps[0].own else 2), "slope": self.S[-1],
+            "share": self.phi[-1], "bend": self.bend, "riccati": int(self.riccati),
+            "radius": self.radius, "jacobian_norm": last.J,
             "jacobian_error": last.J_error, "weight_norm": last.weights, "loss_0": f[0],
             "loss": f[-1], "grad_sq": last.grad_sq, "two_nu": self.two_nu[-1],
             "noise_sum": self.two_nu[0] + sum(self.two_nu), "sigma_lo": last.sigma_lo,
@@ -182,7 +227,8 @@ class Reference:
             predicted, drop = self.predicted(test, t), self.f[0] - self.f[t]
             if not predicted > 0:
                 return None
-            ends = 2 * self.two_nu[0] * self.f[0] + self.two_nu[t] * self.f[t]
+            first = self.two_nu[0] * self.f[0] * (1 if self.steps[0].own else 2)
+            ends = first + self.two_nu[t] * self.f[t]
             error = ends + sum(self.two_nu[s] * self.f[s] for s in range(t))
             slopes = self.slopes[:t]
             error += mpf(test.coefficient) * sum((g + e) ** 2 - g**2 for g, e in slopes)
@@ -233,3 +279,75 @@ def agree(found: dict[str, Any], wanted: dict[str, Any], tolerance: float = 1e-1
             else:
                 bar = tolerance * max(abs(mpf(value)), mpf("1e-4"))
                 assert abs(found[name] - mpf(value)) <= bar, (name, found[name], value)
+
+
+def records(array: np.ndarray) -> np.ndarray:
+    """Records that plain Python reads by attribute as numba does."""
+    return array.view(np.recarray) if numba.config.DISABLE_JIT else array
+
+
+def fields(record: Any) -> dict[str, Any]:
+    """Name to value."""
+    return {name: record[name].item() for name in record.dtype.names}
+
+
+def fed(
+    steps: list[Step],
+    bounds: list[Bound],
+    eta: float = 0.1,
+    o_squared: float = 1.0,
+    drift: float = 0.0,
+    **fields_set: float,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Every field after the steps, as the ledger has it."""
+    led = records(new_ledger(eta, o_squared))
+    columns = zip(
+        *((b.kind, b.log_rate, b.log_start, b.log_slack, b.coefficient) for b in bounds),
+        strict=True,
+    )
+    tests = records(new_tests(*(list(c) for c in columns)))  # type: ignore[arg-type]
+    led["jacobian_drift"] = drift
+    for name, value in fields_set.items():
+        led[name] = value
+    for s in steps:
+        led["noise_scale"], led["jacobian_norm"] = s.noise, s.J
+        led["jacobian_error"], led["weight_norm"] = s.J_error, s.weights
+        at = (led[0], tests, s.loss, s.grad_sq, s.sigma_lo, s.sigma_hi)
+        if s.own is None:
+            observe(*at)
+        else:
+            two_nu, slope, share = s.own
+            observe_loss(*at, two_nu, two_nu * s.loss, slope, share)
+        if s.sharpened is not None:
+            enter_jacobian(led, s.sharpened)
+    return fields(led[0]), [fields(t) for t in tests]
+
+
+def check(steps: list[Step], bounds: list[Bound], **options: float) -> tuple[dict, list[dict]]:
+    """Compare every field with the second ledger; what the ledger has."""
+    led, tests = fed(steps, bounds, **options)
+    options = {"eta": 0.1, "o_squared": 1.0, "drift": 0.0} | options
+    with workdps(40):
+        reference = Reference(steps, **options)
+        wanted = reference.ledger(), [reference.test(b) for b in bounds]
+    agree(led, wanted[0])
+    for found, expected in zip(tests, wanted[1], strict=True):
+        agree(found, expected)
+    return led, tests
+
+
+def history(seed: int, noise: float, length: int = 14) -> list[Step]:
+    """A made-up run: mostly falling, every number random, probes and enclosures now and then."""
+    rng = np.random.default_rng(seed)
+    loss, steps, probed = float(rng.uniform(0.1, 10)), [], {}
+    for t in range(length):
+        if t == 0 or rng.random() < 0.4:
+            names = ("noise", "J", "J_error", "weights")
+            sizes = (noise, 3.0, 0.1, 1e13)
+            probed = {k: float(s * rng.uniform(0.5, 2)) for k, s in zip(names, sizes, strict=True)}
+        made = rng.uniform(0.2, 3.0) * loss
+        low = float(rng.uniform(0.2, 1.0))
+        own = float(rng.uniform(0.2, 2.0)) if rng.random() < 0.3 else None
+        steps.append(Step(loss, float(made), low, low + 0.1, **probed, sharpened=own))
+        loss *= float(rng.uniform(0.4, 0.98) if rng.random() < 0.8 else rng.uniform(1.0, 1.5))
+    return steps

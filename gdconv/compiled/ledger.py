@@ -9,6 +9,11 @@ wrong by at most nu_t r_t with nu_t = noise_scale / r_t, so log f_t is wrong by 
 defects of the stored steps add the same again, so the comparison at step t carries the error bar
 E_t = 2 nu_0 + 2 nu_t + sum_{s<=t} 2 nu_s. A bound holds when it does so with the rate from above,
 and is violated when it is so with the rate from below.
+
+Another loss (`observe_loss`) brings its own relative error in the place of 2 nu_t, its slope
+|S_t| in the place of r_t and phi_t = |S_t|^2 / (2 f_t), which multiplies the PL constant; f_t is
+the gap to its infimum. Where that is not attained the a-posteriori bound is Riccati's,
+1 / b_{t+1} = 1 / b_t + c_t eta sigma_t^2 |S_t|^2 / f_t^2 (docs/theory/generic.md).
 """
 
 from __future__ import annotations
@@ -39,13 +44,17 @@ LEDGER = np.dtype([
     ("eta", "f8"),
     ("o_squared", "f8"),  # lower bound of min_h sigma_{D_y}(W_O,h)^2
     ("noise_scale", "f8"),  # 8u (|F| + |y| + sum_W |J_W| |W|), refreshed by the probes
-    ("noise_scale_0", "f8"),  # at the start
+    ("error_0", "f8"),  # absolute error of f_0
     ("jacobian_norm", "f8"),  # |J|_F, refreshed by the probes
     ("jacobian_error", "f8"),  # rounding of J, refreshed by the probes
     ("weight_norm", "f8"),  # |theta|_F, refreshed by the probes
     ("loss_0", "f8"),
     ("loss", "f8"),
     ("grad_sq", "f8"),
+    ("slope", "f8"),  # |S|, the loss's gradient by the outputs: r for the squared loss
+    ("share", "f8"),  # phi = |S|^2 / (2 f) from below: 1 for the squared loss
+    ("bend", "f8"),  # greatest curvature of the loss by the outputs: 1 for the squared loss
+    ("riccati", "i8"),  # the a-posteriori bound is Riccati's
     ("two_nu", "f8"),
     ("noise_sum", "f8"),
     ("sigma_lo", "f8"),
@@ -57,6 +66,7 @@ LEDGER = np.dtype([
     ("decrease_error", "f8"),  # sum_{s<t} 2 nu_s f_s, what the stored steps' defects change
     ("jacobian_lo", "f8"),  # lower end of sigma_m(J) where it was last enclosed
     ("jacobian_drift", "f8"),  # Lipschitz constant of J; 0 when sigma_m(J) is not followed
+    ("radius", "f8"),  # how far it reaches from where sigma_m(J) was last enclosed
     ("path", "f8"),  # sum of step lengths since then
     ("stale", "i8"),  # sigma_m(J) should be enclosed again
     ("mu", "f8"),  # PL constant: max of o^2 sigma_min(B)^2 and sigma_m(J)^2
@@ -104,7 +114,8 @@ def new_ledger(eta: float, o_squared: float) -> np.ndarray:
     """
     led = np.zeros(1, LEDGER)
     led["eta"], led["o_squared"] = eta, o_squared
-    led["sigma_least"] = led["c_least"] = np.inf
+    led["sigma_least"] = led["c_least"] = led["radius"] = np.inf
+    led["bend"] = 1.0
     for name in ("step", "sigma_least_step", "posterior_closed", "c_least_step", "first_rise"):
         led[name] = -1
     return led
@@ -162,8 +173,8 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
     its rounding error the product is closed: later steps say nothing.
     """
     # |g| from above: |J|_F times the error of the residual plus the error of J times the residual
-    r, norm = np.sqrt(2.0 * led.loss), np.sqrt(led.grad_sq)
-    grad_error = led.jacobian_norm * led.noise_scale + led.jacobian_error * r
+    norm = np.sqrt(led.grad_sq)
+    grad_error = led.bend * (led.jacobian_norm * led.noise_scale) + led.jacobian_error * led.slope
     grad = norm + grad_error
     led.grad_sum += led.grad_sq
     led.grad_sum_error += grad_error * (2.0 * norm + grad_error)
@@ -183,7 +194,13 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
     if c < led.c_least or c != c:  # once no number, always none
         led.c_least, led.c_least_step = c, led.step
     fall = 2.0 * c * led.eta * led.mu
-    if 0.0 < fall < np.inf:
+    if not 0.0 < fall < np.inf:
+        return
+    if led.riccati:  # fall / f_t is the increase of 1 / f, as a share of the bound so far
+        least = np.exp(led.log_posterior) * (led.loss_0 / led.loss)
+        gain = fall * least * (1.0 - min(led.two_nu, 1.0)) * (1.0 - 1e-13)
+        led.log_posterior -= np.log1p(min(gain, 1e300))
+    else:
         led.log_posterior += np.log1p(-min(fall, 1.0 - 1e-15))
 
 
@@ -229,7 +246,7 @@ def _compare_decrease(test, led, t, loss, two_nu):  # type: ignore[no-untyped-de
         _enter(test, t, np.nan, 0)
         return
     drop = led.loss_0 - loss
-    error = 2.0 * led.noise_scale_0 * np.sqrt(2.0 * led.loss_0) + two_nu * loss + led.decrease_error
+    error = led.error_0 + two_nu * loss + led.decrease_error
     error += test.coefficient * led.grad_sum_error
     margin = np.log(drop / predicted) if drop > 0.0 else -np.inf
     if drop + error < predicted - test.log_slack * led.grad_sum:
@@ -250,11 +267,33 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
         sigma_lo: Lower end of the enclosure of sigma_min(B_t).
         sigma_hi: Upper end.
     """
-    t = led.step + 1
     r = np.sqrt(2.0 * loss)
     two_nu = 2.0 * led.noise_scale / r if r > 0.0 else np.inf
+    error = 2.0 * led.noise_scale * r
+    observe_loss(led, tests, loss, grad_sq, sigma_lo, sigma_hi, two_nu, error, r, 1.0)
+
+
+@njit(error_model="numpy")
+def observe_loss(  # type: ignore[no-untyped-def]
+    led, tests, loss, grad_sq, sigma_lo, sigma_hi, two_nu, loss_error, slope, share
+):
+    """The same for any loss.
+
+    Args:
+        led: `LEDGER` record of the run.
+        tests: `TEST` array, shape (statements,).
+        loss: f(theta_t) less its infimum.
+        grad_sq: |grad f(theta_t)|^2 over the trained blocks.
+        sigma_lo: Lower end of the enclosure of sigma_min(B_t).
+        sigma_hi: Upper end.
+        two_nu: Relative error of `loss`.
+        loss_error: Absolute error of `loss`.
+        slope: |S|, gradient of the loss by the outputs.
+        share: |S|^2 / (2 f) from below.
+    """
+    t = led.step + 1
     if t == 0:
-        led.loss_0, led.noise_scale_0 = loss, led.noise_scale
+        led.loss_0, led.error_0 = loss, loss_error
     else:
         _descend(led, loss, two_nu)
     led.noise_sum += two_nu if t > 0 else 2.0 * two_nu
@@ -292,14 +331,15 @@ def observe(led, tests, loss, grad_sq, sigma_lo, sigma_hi):  # type: ignore[no-u
             test.log_bound = led.log_posterior
         _compare(test, t, log_ratio, error)
     led.step, led.loss, led.grad_sq, led.two_nu = t, loss, grad_sq, two_nu
+    led.slope, led.share = slope, share
     led.sigma_lo, led.sigma_hi = sigma_lo, sigma_hi
-    drifted = led.jacobian_drift * led.path
+    drifted = led.jacobian_drift * led.path if led.path <= led.radius else np.inf
     kept = led.jacobian_lo - drifted
     kept = max(kept, 0.0)
     led.mu = 0.0
     for square in (led.o_squared * least * least, kept * kept):
         if square < np.inf:
-            led.mu = max(led.mu, square)
+            led.mu = max(led.mu, square * share)
     if led.posterior_closed < 0 and drifted > STALE_SHARE * led.jacobian_lo > 0.0:
         led.stale = 1
 
@@ -313,6 +353,7 @@ def enter_jacobian(led: np.ndarray, jacobian_lo: float) -> None:
 
     Example:
         >>> led = new_ledger(0.1, 0.0)
+        >>> led["share"] = 1.0
         >>> enter_jacobian(led, 2.0)
         >>> float(led["mu"][0])
         4.0
@@ -320,4 +361,4 @@ def enter_jacobian(led: np.ndarray, jacobian_lo: float) -> None:
     least = max(jacobian_lo, 0.0) if jacobian_lo < np.inf else 0.0
     led["jacobian_lo"], led["path"], led["stale"] = least, 0.0, 0
     if least * least < np.inf:
-        led["mu"] = np.maximum(led["mu"], least * least)
+        led["mu"] = np.maximum(led["mu"], least * least * led["share"])

@@ -211,7 +211,8 @@ class TorchEngine(Engine):
 
     def _observe(self, moving: list[int]) -> None:
         at, self.grad = self.model.gradient(self.problem, self.params)
-        grad_sq = sum(getattr(self.grad, b).square().flatten(1).sum(1) for b in self.plan.trained)
+        slopes = self.grad.blocks()
+        grad_sq = sum(slopes[b].square().flatten(1).sum(1) for b in self.plan.trained)
         numbers = torch.stack([at.loss, grad_sq]).detach().cpu().double().numpy()
         finite = np.isfinite(numbers).all(0)
         for r in [r for r in moving if not finite[r]]:

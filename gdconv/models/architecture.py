@@ -63,7 +63,7 @@ class Architecture(ABC):
 
     def holds(self, params: Weights) -> bool:
         """Whether weights are of this family."""
-        return params.names() == self.blocks
+        return tuple(params.blocks()) == self.blocks
 
     def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
         """Data from stored arrays."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -75,11 +75,11 @@ def stepped(params: W, grad: W, steps: Float[Tensor, " R"], trained: tuple[str, 
     Returns:
         The weights after the step.
     """
-    moved = {}
-    for block in trained:
-        W = getattr(params, block)
-        moved[block] = W - steps.view(-1, *[1] * (W.ndim - 1)) * getattr(grad, block)
-    return replace(params, **moved)
+    moved, slopes, blocks = {}, grad.blocks(), params.blocks()
+    for name in trained:
+        W = blocks[name]
+        moved[name] = W - steps.view(-1, *[1] * (W.ndim - 1)) * slopes[name]
+    return params.with_blocks(moved)
 
 
 def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:
@@ -90,18 +90,22 @@ def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:
         start: Weights at step 0.
 
     Returns:
-        Arrays of shape (R,) by name: distance, distance_Q, distance_K, distance_V, and distance_O
-        where w_O can be trained.
+        Arrays of shape (R,) by name: distance, and distance_Q for W_Q, distance_O for w_O where it
+        can be trained, distance[0.weight] for a block of another kind of name.
     """
+    before = start.blocks()
     moved = {
-        name: (block - getattr(start, name)).flatten(1).norm(dim=1)
+        name: (block - before[name]).flatten(1).norm(dim=1)
         for name, block in params.blocks().items()
         if name != "W_O"  # fixed in the multi-head model
     }
     total = sum(m.square() for m in moved.values()).sqrt()
-    return {"distance": to_numpy(total)} | {
-        f"distance_{b[-1]}": to_numpy(m) for b, m in moved.items()
-    }
+    return {"distance": to_numpy(total)} | {_column(b): to_numpy(m) for b, m in moved.items()}
+
+
+def _column(block: str) -> str:
+    short = len(block) == 3 and block[:2] in ("W_", "w_")
+    return f"distance_{block[2]}" if short else f"distance[{block}]"
 
 
 def gap(a: Weights, b: Weights) -> np.ndarray:

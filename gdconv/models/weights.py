@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ W = TypeVar("W", bound="Weights")
 
 @dataclass(frozen=True)
 class Weights:
-    """Base of every model's weights; a subclass names its blocks as fields, in order.
+    """Base of every model's weights; a dataclass names its blocks as fields, in order.
 
     Example:
         >>> from dataclasses import make_dataclass
@@ -25,28 +25,27 @@ class Weights:
         (2, {'w': array([[1., 1.]])})
     """
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of the blocks."""
-        return tuple(f.name for f in fields(cls))
-
     def blocks(self) -> dict[str, Tensor]:
-        """The blocks by name."""
-        return {name: getattr(self, name) for name in self.names()}
+        """The blocks by name, in order; any text may be a name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def with_blocks(self: W, moved: Mapping[str, Tensor]) -> W:
+        """The same weights with some blocks in the place of those of their names."""
+        return replace(self, **moved)
 
     @property
     def R(self) -> int:
         """Replicas."""
-        return len(getattr(self, self.names()[0]))
+        return len(next(iter(self.blocks().values())))
 
     def __getitem__(self: W, r: int | list[int]) -> W:
         """Replica r (or replicas r); the replica axis stays."""
         index = [r] if isinstance(r, int) else r
-        return type(self)(*(block[index] for block in self.blocks().values()))
+        return self.with_blocks({name: block[index] for name, block in self.blocks().items()})
 
     def to(self: W, device: str | torch.device, dtype: torch.dtype) -> W:
         """The same weights on another device or in another dtype."""
-        return type(self)(*(block.to(device, dtype) for block in self.blocks().values()))
+        return self.with_blocks({k: block.to(device, dtype) for k, block in self.blocks().items()})
 
     def numpy(self) -> dict[str, np.ndarray]:
         """Float64 numpy copies by name, replica axis included."""
@@ -55,4 +54,5 @@ class Weights:
     @classmethod
     def stack(cls: type[W], runs: Sequence[W]) -> W:
         """Several runs as one, along the replica axis."""
-        return cls(*(torch.cat([getattr(run, name) for run in runs]) for name in cls.names()))
+        parts = [run.blocks() for run in runs]
+        return runs[0].with_blocks({k: torch.cat([part[k] for part in parts]) for k in parts[0]})

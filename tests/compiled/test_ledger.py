@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-import numba
 import numpy as np
 import pytest
-from mpmath import workdps
-from reference_ledger import Bound, Reference, Step, agree
+from reference_ledger import Bound, Step, check, fed, fields, history, records
 
 from gdconv.compiled.ledger import (
     DECREASE,
@@ -23,7 +20,6 @@ from gdconv.compiled.ledger import (
     POSTERIOR,
     STALE_SHARE,
     UNTESTED,
-    enter_jacobian,
     new_ledger,
     new_tests,
     observe,
@@ -35,70 +31,6 @@ def as_compiled() -> Iterator[None]:
     """Compiled code is silent; Python may be so about inf - inf, but divides by nothing."""
     with np.errstate(invalid="ignore", divide="raise"):
         yield
-
-
-def records(array: np.ndarray) -> np.ndarray:
-    """Records that plain Python reads by attribute as numba does."""
-    return array.view(np.recarray) if numba.config.DISABLE_JIT else array
-
-
-def fields(record: Any) -> dict[str, Any]:
-    """Name to value."""
-    return {name: record[name].item() for name in record.dtype.names}
-
-
-def fed(
-    steps: list[Step],
-    bounds: list[Bound],
-    eta: float = 0.1,
-    o_squared: float = 1.0,
-    drift: float = 0.0,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Every field after the steps, as the ledger has it."""
-    led = records(new_ledger(eta, o_squared))
-    columns = zip(
-        *((b.kind, b.log_rate, b.log_start, b.log_slack, b.coefficient) for b in bounds),
-        strict=True,
-    )
-    tests = records(new_tests(*(list(c) for c in columns)))  # type: ignore[arg-type]
-    led["jacobian_drift"] = drift
-    for s in steps:
-        led["noise_scale"], led["jacobian_norm"] = s.noise, s.J
-        led["jacobian_error"], led["weight_norm"] = s.J_error, s.weights
-        observe(led[0], tests, s.loss, s.grad_sq, s.sigma_lo, s.sigma_hi)
-        if s.sharpened is not None:
-            enter_jacobian(led, s.sharpened)
-    return fields(led[0]), [fields(t) for t in tests]
-
-
-def check(steps: list[Step], bounds: list[Bound], **options: float) -> tuple[dict, list[dict]]:
-    """Compare every field with the second ledger; what the ledger has."""
-    led, tests = fed(steps, bounds, **options)
-    options = {"eta": 0.1, "o_squared": 1.0, "drift": 0.0} | options
-    with workdps(40):
-        reference = Reference(steps, **options)
-        wanted = reference.ledger(), [reference.test(b) for b in bounds]
-    agree(led, wanted[0])
-    for found, expected in zip(tests, wanted[1], strict=True):
-        agree(found, expected)
-    return led, tests
-
-
-def history(seed: int, noise: float, length: int = 14) -> list[Step]:
-    """A made-up run: mostly falling, every number random, probes and enclosures now and then."""
-    rng = np.random.default_rng(seed)
-    loss, steps, probed = float(rng.uniform(0.1, 10)), [], {}
-    for t in range(length):
-        if t == 0 or rng.random() < 0.4:
-            names = ("noise", "J", "J_error", "weights")
-            sizes = (noise, 3.0, 0.1, 1e13)
-            probed = {k: float(s * rng.uniform(0.5, 2)) for k, s in zip(names, sizes, strict=True)}
-        made = rng.uniform(0.2, 3.0) * loss
-        low = float(rng.uniform(0.2, 1.0))
-        own = float(rng.uniform(0.2, 2.0)) if rng.random() < 0.3 else None
-        steps.append(Step(loss, float(made), low, low + 0.1, **probed, sharpened=own))
-        loss *= float(rng.uniform(0.4, 0.98) if rng.random() < 0.8 else rng.uniform(1.0, 1.5))
-    return steps
 
 
 BOUNDS = [
@@ -128,10 +60,10 @@ def test_records_start_empty() -> None:
     assert new_ledger(0.25, 3.0).shape == (1,)
     assert new_tests([FIXED] * 3, [-2.0] * 3).shape == (3,)
     led = fields(new_ledger(0.25, 3.0)[0])
-    least = {"sigma_least", "c_least"}
+    least = {"sigma_least", "c_least", "radius"}
     unset = {"step", "sigma_least_step", "posterior_closed", "c_least_step", "first_rise"}
     for name, value in led.items():
-        given = {"eta": 0.25, "o_squared": 3.0}.get(name, 0)
+        given = {"eta": 0.25, "o_squared": 3.0, "bend": 1.0}.get(name, 0)
         assert value == (np.inf if name in least else -1 if name in unset else given), name
     unset = {"worst_step", "first_violation", "first_undecided", "informative_step", "floor_step"}
     for test in (new_tests([FIXED], [-2.0]), new_tests([FIXED], [-2.0], [3.0], [4.0], [5.0])):
