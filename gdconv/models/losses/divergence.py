@@ -87,12 +87,14 @@ def divergence(z: Tensor, q: Tensor) -> Divergence:
     off = 4 * UNIT * z.abs() + centre
     first = (slope.abs() * off).sum(-1, keepdim=True)
     share = -torch.expm1(-value)
-    second = (off.clamp(max=1.0) ** 2).amax(-1, keepdim=True)
+    # 8 > e^2 is how much p can grow within off <= 1; where off > 1 the terms in u KL are larger
+    second = 8 * ((slope + q).abs() * off.clamp(max=1.0) ** 2).sum(-1, keepdim=True)
     labels = (C + 4) * UNIT * (q * d.abs()).sum(-1, keepdim=True)
     value_bar = 2 * (first + share * centre + second + labels) + (C + 30) * UNIT * value + C * TINY
     parts = torch.where(far, 1.0, (moved.abs() + q * t).sum(-1, keepdim=True) / (1.0 + t))
-    weight = slope.abs() + torch.where(held, q, 0.0)
-    slope_bar = 2 * (weight * off.clamp(max=1.0)).sum(-1, keepdim=True)
+    weight = slope.abs() + q  # d p_c = p_c sum_k p_k (off_c - off_k)
+    others = (weight.sum(-1, keepdim=True) - weight).abs() + 4 * UNIT
+    slope_bar = 4 * (weight * others * off.clamp(max=1.0)).sum(-1, keepdim=True)
     slope_bar = slope_bar + 2 * second + (C + 30) * UNIT * parts + C * TINY
     return Divergence(value[..., 0], slope, value_bar[..., 0], slope_bar[..., 0])
 

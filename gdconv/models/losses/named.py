@@ -11,7 +11,7 @@ from gdconv.support.choices import chosen
 KNOWN: dict[str, Loss] = {loss.name: loss for loss in (Squared(), Logistic(), CrossEntropy())}
 
 
-def loss_named(loss: str | Loss) -> Loss:
+def loss_named(loss: object) -> Loss:
     """A loss by its name; one of your own is returned as it is.
 
     Args:
