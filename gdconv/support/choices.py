@@ -1,0 +1,40 @@
+"""One of several names, or a sentence that says which was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from gdconv.support.errors import InputError
+
+
+def chosen(field: str, value: object, known: Iterable[str], also: str = "") -> str:
+    """The known name that somebody asked for; blanks, underscores and capitals do not matter.
+
+    Args:
+        field: What the name is of, for errors.
+        value: What was given.
+        known: The names.
+        also: What else may be given, an end of the remedy.
+
+    Returns:
+        One of `known`.
+
+    Raises:
+        InputError: It is none of them.
+
+    Example:
+        >>> chosen("loss", "Cross_Entropy", ["squared", "cross-entropy"])
+        'cross-entropy'
+        >>> chosen("loss", "sqared", ["squared", "logistic"])
+        Traceback (most recent call last):
+        gdconv.support.errors.InputError: loss = sqared: did you mean squared; choose among
+        squared, logistic.
+    """
+    names = list(known)
+    asked = str(value).strip().lower().replace("_", "-").replace(" ", "-")
+    if isinstance(value, str) and asked in names:
+        return asked
+    near = get_close_matches(asked, names, 1, 0.6) if isinstance(value, str) else []
+    hint = f"did you mean {near[0]}; " if near else ""
+    raise InputError(field, value, f"{hint}choose among {', '.join(names)}{also}")
