@@ -182,7 +182,7 @@ class Reference:
             "step": T, "eta": self.eta, "o_squared": self.o_squared, "noise_scale": last.noise,
             "error_0": self.two_nu[0] * f[0] * (1 if self.steps[0].own else 2), "slope": self.S[-1],
             "share": self.phi[-1], "bend": self.bend, "riccati": int(self.riccati),
-            "radius": self.radius, "jacobian_norm": last.J,
+            "features": 1, "radius": self.radius, "jacobian_norm": last.J,
             "jacobian_error": last.J_error, "weight_norm": last.weights, "loss_0": f[0],
             "loss": f[-1], "grad_sq": last.grad_sq, "two_nu": self.two_nu[-1],
             "noise_sum": self.two_nu[0] + sum(self.two_nu), "sigma_lo": last.sigma_lo,

@@ -50,7 +50,8 @@ def collect(
         runs.append(_run_row(r, setting.seeds[r], outcome) | {"step_rule": rule, "stall": stall})
     trace = pd.concat(traces, ignore_index=True)
     last = [outcome.end.params for outcome in outcomes]
-    ends = last[0].stack(last).numpy()
+    moving = last[0].moving
+    ends = {k: v for k, v in last[0].stack(last).numpy().items() if k in moving}
     judged = resolved.statement.name
     return Check(
         theorem=theorem.id,
@@ -65,7 +66,7 @@ def collect(
         trace=trace[["run", *(c for c in trace.columns if c != "run")]],
         runs=pd.DataFrame(runs),
         messages=list(dict.fromkeys([*messages, *_descent_lemma(trace)])),
-        starts=setting.arrays | {f"{k}_last": v for k, v in ends.items() if k != "W_O"},
+        starts=setting.arrays | {f"{k}_last": v for k, v in ends.items()},
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gdconv.checks.claims import Cases
+from gdconv.checks.given import Given
 from gdconv.checks.named import named_problem
 from gdconv.checks.requirements import device_named, require_descent, require_sizes
 from gdconv.checks.resolve import FALLBACK, Resolved, resolve
@@ -16,6 +17,7 @@ from gdconv.data.problem import Problem
 from gdconv.descent.engines import runs_in_torch
 from gdconv.models.base import Model
 from gdconv.models.weights import Weights
+from gdconv.support.arrays import real_array
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.files import require_working_directory
@@ -80,11 +82,12 @@ class Setting:
         )
 
 
-def prepare(config: Config) -> Setting | Cases:
+def prepare(config: Config, given: Given | None = None) -> Setting | Cases:
     """Everything that is made before a check starts.
 
     Args:
         config: Options as given.
+        given: What was handed over in memory.
 
     Returns:
         The setting of a descent, or the cases of a theorem that needs none.
@@ -97,7 +100,7 @@ def prepare(config: Config) -> Setting | Cases:
         'stacked'
     """
     require_working_directory()
-    resolved = resolve(config)
+    resolved = resolve(config, given)
     if resolved.architecture is None:
         return Cases(resolved)
     with one_thread():
@@ -131,6 +134,10 @@ def _start(resolved: Resolved, problem: Problem, seed: int) -> Weights:
     """Weights of one seed for its data."""
     theorem, family, config = resolved.theorem, resolved.family, resolved.config
     sizes = family.sizes(config, problem, None)
+    arrays = resolved.given.arrays()
+    if arrays is not None:
+        given: Weights = family.from_arrays(arrays)
+        return given
     if config.init != "theorem":
         return family.draw(config, sizes, seed)
     model, judged = family.model(config, sizes), resolved.a_priori
@@ -149,7 +156,13 @@ def _start(resolved: Resolved, problem: Problem, seed: int) -> Weights:
 
 def _load(resolved: Resolved, seed: int) -> Problem:
     """The data of one seed, labels rescaled where that is asked for."""
-    problem, norm = resolved.family.load(resolved.config, seed), resolved.config.label_norm
+    family, config, given = resolved.family, resolved.config, resolved.given
+    if given.X is None:
+        problem = family.load(config, seed)
+    else:
+        X, y = (real_array(name, v)[0] for name, v in (("X", given.X), ("y", given.y)))
+        problem = family.problem(X[None], y[None], str(config.data), [])
+    norm = config.label_norm
     return problem if norm is None else problem.with_label_norm(norm)
 
 

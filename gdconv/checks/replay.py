@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gdconv.checks.claims import Cases
+from gdconv.checks.given import Given
 from gdconv.checks.prepare import assemble
 from gdconv.checks.resolve import resolve_saved
 from gdconv.checks.result import Check, Progress
@@ -12,12 +15,13 @@ from gdconv.support.config import Config
 from gdconv.support.errors import InputError, quoted
 
 
-def replay(saved: Check, progress: Progress | None = None) -> Check:
+def replay(saved: Check, progress: Progress | None = None, **memory: Any) -> Check:
     """The same theorem, options, data and weights, from the stored arrays and not from the seeds.
 
     Args:
         saved: A check, as `gdconv.load` returns it.
         progress: As for `gdconv.check`.
+        **memory: `model` and `loss`, where they were handed over in memory.
 
     Returns:
         A new check.
@@ -31,7 +35,8 @@ def replay(saved: Check, progress: Progress | None = None) -> Check:
         >>> replay(saved).verdict
         'refuted'
     """
-    resolved = resolve_saved(Config.of(saved.theorem, saved.config))
+    given, _ = Given.split(memory)
+    resolved = resolve_saved(Config.of(saved.theorem, saved.config), given)
     family = resolved.architecture
     if family is None:
         return run(Cases(resolved), progress)

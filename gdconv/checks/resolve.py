@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from gdconv.checks.given import Given
 from gdconv.checks.named import named_problem
 from gdconv.checks.requirements import require_used, without_unused
 from gdconv.models.architecture import Architecture
@@ -42,6 +43,7 @@ class Resolved:
         asked: The options as they were given.
         architecture: The model family; None for a theorem without descent.
         named: The problem that `--problem` fixes, None without one.
+        given: What was handed over in memory.
     """
 
     theorem: Theorem
@@ -51,6 +53,7 @@ class Resolved:
     asked: Config
     architecture: Architecture | None = None
     named: Named | None = None
+    given: Given = field(default_factory=Given)
 
     @property
     def family(self) -> Architecture:
@@ -68,14 +71,15 @@ class Resolved:
         """The judged statement, or the default one where that speaks of a finished run only."""
         if not self.statement.posterior:
             return self.statement
-        return self.theorem.statement_named(None, self.config.kernel, self.family.name)
+        return self.theorem.statement_named(None, self.config.kernel, self.family.kind)
 
 
-def resolve(config: Config) -> Resolved:
+def resolve(config: Config, given: Given | None = None) -> Resolved:
     """Decide what the options leave open.
 
     Args:
         config: Options as given; None fields are filled from the judged statement's defaults.
+        given: What was handed over in memory.
 
     Returns:
         Theorem, statements, model family and options.
@@ -90,33 +94,36 @@ def resolve(config: Config) -> Resolved:
     theorem = theorem_named(config.validate().theorem)
     if isinstance(theorem, ClaimTheorem):
         return _without_descent(theorem, config)
-    family = family_of(theorem, config.model)
+    given = given or Given()
+    family = given.family(theorem, config.model, config.loss)
     kernel = config.kernel or FALLBACK["kernel"]
     named = named_problem(config.problem, kernel, config.seed, family) if config.problem else None
     suggested = named.options_for(theorem.id) if named else {}
     wanted = config.statement or suggested.get("statement")
-    judged = theorem.statement_named(wanted, kernel, family.name)
+    judged = theorem.statement_named(wanted, kernel, family.kind)
     general = judged.defaults.get("*", {})
     source = config.data or general.get("data") or FALLBACK["data"]
     filled = config.resolve(
         {"statement": judged.name, "model": family.name},
-        suggested, judged.defaults.get(source, {}), judged.defaults.get(family.name, {}), general,
-        FALLBACK,
+        suggested, judged.defaults.get(source, {}), judged.defaults.get(family.kind, {}), general,
+        dict(family.defaults), FALLBACK,
     )  # fmt: skip
     foreign = {o for other in ARCHITECTURES.values() for o in other.options} - set(family.options)
-    if family.name != theorem.models[0]:
+    foreign |= set(family.unread)
+    if family.kind != theorem.models[0]:
         foreign.add("margin")  # init theorem is that of the theorem's own model
     filled = without_unused(filled, tuple(foreign))
     require_used(config, filled, tuple(foreign))
-    spoken = tuple(theorem.statements(filled.kernel, family.name))
-    return Resolved(theorem, judged, spoken, filled, config, family, named)
+    spoken = tuple(theorem.statements(filled.kernel, family.kind))
+    return Resolved(theorem, judged, spoken, filled, config, family, named, given)
 
 
-def resolve_saved(config: Config) -> Resolved:
+def resolve_saved(config: Config, given: Given | None = None) -> Resolved:
     """The same for the options of a saved run, which left nothing open.
 
     Args:
         config: Its options.
+        given: The model, where it was handed over in memory.
 
     Returns:
         Theorem, statements and model family; no problem is made.
@@ -127,33 +134,10 @@ def resolve_saved(config: Config) -> Resolved:
     theorem = theorem_named(config.validate().theorem)
     if isinstance(theorem, ClaimTheorem):
         return _without_descent(theorem, config)
-    family = family_of(theorem, config.model)
-    judged = theorem.statement_named(config.statement, config.kernel, family.name)
-    spoken = tuple(theorem.statements(config.kernel, family.name))
+    family = (given or Given()).family(theorem, config.model, config.loss)
+    judged = theorem.statement_named(config.statement, config.kernel, family.kind)
+    spoken = tuple(theorem.statements(config.kernel, family.kind))
     return Resolved(theorem, judged, spoken, config, config, family)
-
-
-def family_of(theorem: Theorem, model: str | None) -> Architecture:
-    """The model family that a theorem is checked on.
-
-    Args:
-        theorem: The theorem.
-        model: What `--model` asks for, or None.
-
-    Returns:
-        The theorem's own, or the one asked for.
-
-    Raises:
-        InputError: The theorem does not speak of that model.
-
-    Example:
-        >>> family_of(theorem_named("full-gd"), "encoder")
-        Traceback (most recent call last):
-        gdconv.support.errors.InputError: model = encoder: full-gd speaks of multihead.
-    """
-    if model is not None and model not in theorem.models:
-        raise InputError("model", model, f"{theorem.id} speaks of {', '.join(theorem.models)}")
-    return ARCHITECTURES[model or theorem.models[0]]
 
 
 def _without_descent(theorem: ClaimTheorem, config: Config) -> Resolved:

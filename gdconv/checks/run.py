@@ -11,6 +11,7 @@ import numpy as np
 
 from gdconv.checks.claims import Cases, evaluate
 from gdconv.checks.collect import collect
+from gdconv.checks.given import Given
 from gdconv.checks.prepare import Setting, prepare
 from gdconv.checks.result import Check, Interrupted, Progress
 from gdconv.checks.steps import plan_of, step_sizes
@@ -41,7 +42,8 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
         theorem: Theorem id, such as "full-gd".
         progress: Called with (phase, step, last step).
         **options: Any field of `gdconv.support.config.Config`, but for out, json and quiet, which
-            the command line reads.
+            the command line reads; and in memory: `X` and `y`, arrays of samples; `weights`, arrays
+            by block; `model`, a torch module or what makes one; `loss`, a loss of one's own.
 
     Returns:
         The check.
@@ -59,12 +61,13 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
         for name, remedy in UNREAD.items():
             if options.get(name) not in (None, False):
                 raise InputError(name, options[name], f"leave it out, and {remedy}")
-        config = Config.of(theorem, options)
+        given, named = Given.split(options)
+        config = Config.of(theorem, named)
     except InputError:
         if isinstance(theorem, str):
             theorem_named(theorem)  # an unknown id is said before an unknown option
         raise
-    return run(prepare(config), progress)
+    return run(prepare(config, given), progress)
 
 
 def run(setting: Setting | Cases, progress: Progress | None = None) -> Check:
@@ -146,5 +149,5 @@ def _descend_batch(
 def _phase(setting: Setting, runs: list[int], halving: int) -> str:
     which = f"run {runs[0] + 1}" if len(runs) == 1 else f"{len(runs)} runs"
     halved = f", step / {2**halving}" if halving else ""
-    what = f"{setting.resolved.theorem.id} {setting.config.kernel}"
+    what = f"{setting.resolved.theorem.id} {setting.config.kernel or setting.config.model}"
     return f"{what}, {which} of {len(setting.starts)}{halved}"

@@ -90,7 +90,8 @@ def require_sound(parts: Mapping[str, Any]) -> None:
         for column, kind in wanted.items():
             _require_column(name, table, column, kind)
     _require_rows(parts)
-    _require_starts(parts["starts"], len(parts["runs"]))
+    attention = parts["config"].get("kernel") is not None
+    _require_starts(parts["starts"], len(parts["runs"]), attention)
 
 
 def _require(holds: bool, wrong: str) -> None:
@@ -139,11 +140,11 @@ def _require_rows(parts: Mapping[str, Any]) -> None:
     _require(worst(judged["verdict"]) == parts["verdict"], "its verdict is not that of its table")
 
 
-def _require_starts(starts: Mapping[str, np.ndarray], runs: int) -> None:
-    """Data of the right ranks, one per run, in numbers."""
+def _require_starts(starts: Mapping[str, np.ndarray], runs: int, attention: bool) -> None:
+    """Data of the right ranks, one per run, in numbers; another model's may be of any rank."""
     for name, array in starts.items():
         _require(array.dtype.kind in "fiu", f"{quoted(name, 40)} are no numbers")
         axes = {"X": (4,), "y": (4,), "w_O": (2,)}.get(name, (2, 3, 4))
-        _require(array.ndim in axes, f"{quoted(name, 40)} has {array.ndim} axes")
-        _require(array.shape[0] == runs, f"{quoted(name, 40)} is not one per run")
+        _require(array.ndim in axes or not attention, f"{quoted(name, 40)} has {array.ndim} axes")
+        _require(array.shape[:1] == (runs,), f"{quoted(name, 40)} is not one per run")
     _require(("X" in starts) == ("y" in starts), "X and y are not both there")

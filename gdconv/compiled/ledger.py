@@ -55,6 +55,7 @@ LEDGER = np.dtype([
     ("share", "f8"),  # phi = |S|^2 / (2 f) from below: 1 for the squared loss
     ("bend", "f8"),  # greatest curvature of the loss by the outputs: 1 for the squared loss
     ("riccati", "i8"),  # the a-posteriori bound is Riccati's
+    ("features", "i8"),  # sigma_min of a feature matrix is followed: 0 for sigma_m(J) alone
     ("two_nu", "f8"),
     ("noise_sum", "f8"),
     ("sigma_lo", "f8"),
@@ -115,7 +116,7 @@ def new_ledger(eta: float, o_squared: float) -> np.ndarray:
     led = np.zeros(1, LEDGER)
     led["eta"], led["o_squared"] = eta, o_squared
     led["sigma_least"] = led["c_least"] = led["radius"] = np.inf
-    led["bend"] = 1.0
+    led["bend"] = led["features"] = 1
     for name in ("step", "sigma_least_step", "posterior_closed", "c_least_step", "first_rise"):
         led[name] = -1
     return led
@@ -306,7 +307,7 @@ def observe_loss(  # type: ignore[no-untyped-def]
     # a negative loss has an infinite error bar
     known = loss < np.inf and grad_sq < np.inf and (two_nu < np.inf or loss == 0.0)
     least = max(sigma_lo, 0.0) if sigma_lo < np.inf else 0.0
-    if least < led.sigma_least:
+    if led.features and least < led.sigma_least:
         led.sigma_least, led.sigma_least_step = least, t
     for i in range(tests.shape[0]):
         test = tests[i]
@@ -332,7 +333,8 @@ def observe_loss(  # type: ignore[no-untyped-def]
         _compare(test, t, log_ratio, error)
     led.step, led.loss, led.grad_sq, led.two_nu = t, loss, grad_sq, two_nu
     led.slope, led.share = slope, share
-    led.sigma_lo, led.sigma_hi = sigma_lo, sigma_hi
+    if led.features:
+        led.sigma_lo, led.sigma_hi = sigma_lo, sigma_hi
     drifted = led.jacobian_drift * led.path if led.path <= led.radius else np.inf
     kept = led.jacobian_lo - drifted
     kept = max(kept, 0.0)
@@ -344,12 +346,13 @@ def observe_loss(  # type: ignore[no-untyped-def]
         led.stale = 1
 
 
-def enter_jacobian(led: np.ndarray, jacobian_lo: float) -> None:
+def enter_jacobian(led: np.ndarray, jacobian_lo: float, jacobian_hi: float = np.inf) -> None:
     """Enter an enclosure of sigma_m(J) made at the last observed iterate.
 
     Args:
         led: `LEDGER` array of length one.
         jacobian_lo: Lower end of sigma_m(J) there.
+        jacobian_hi: Upper end.
 
     Example:
         >>> led = new_ledger(0.1, 0.0)
@@ -360,5 +363,9 @@ def enter_jacobian(led: np.ndarray, jacobian_lo: float) -> None:
     """
     least = max(jacobian_lo, 0.0) if jacobian_lo < np.inf else 0.0
     led["jacobian_lo"], led["path"], led["stale"] = least, 0.0, 0
+    if not led["features"]:
+        led["sigma_lo"], led["sigma_hi"] = least, jacobian_hi
+        if least < led["sigma_least"]:
+            led["sigma_least"], led["sigma_least_step"] = least, led["step"]
     if least * least < np.inf:
         led["mu"] = np.maximum(led["mu"], least * least * led["share"])

@@ -41,8 +41,8 @@ class Problem:
         None
     """
 
-    X: Float[Tensor, "R N n D"]
-    y: Float[Tensor, "R N t D_y"]
+    X: Float[Tensor, "R N *inputs"]
+    y: Float[Tensor, "R N *outputs"]
     name: str = "user"
     notes: tuple[str, ...] = ()
     duplicate_tokens: bool = False
@@ -130,6 +130,34 @@ class Problem:
         said = (*notes, *x_notes, *y_notes)
         return replace(made, y=y_kept, notes=said, duplicate_tokens=False)
 
+    @classmethod
+    def of_samples(cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = ()) -> Problem:
+        """Samples of any shape, for a model of any kind.
+
+        Args:
+            X: Inputs (N, ...), real and finite.
+            y: Targets (N, ...).
+            name: Where the data came from.
+            notes: Sentences to carry along.
+
+        Returns:
+            The problem, one replica, float64 on the CPU.
+
+        Raises:
+            InputError: No samples, not as many targets, or entries that are no finite numbers.
+
+        Example:
+            >>> Problem.of_samples([[1.0, 2.0], [3.0, 4.0]], [0.0, 1.0]).X.shape
+            torch.Size([1, 2, 2])
+        """
+        (inputs, x_notes), (targets, y_notes) = real_array("X", X), real_array("y", y)
+        if inputs.ndim < 1 or inputs.size == 0:
+            raise InputError("X", _shape(inputs), "give at least one sample, shape (N, ...)")
+        if targets.ndim < 1 or targets.size == 0 or len(targets) != len(inputs):
+            raise InputError("y", _shape(targets), f"give {len(inputs)} targets, one per sample")
+        said = (*notes, *x_notes, *y_notes)
+        return cls(torch.from_numpy(inputs)[None], torch.from_numpy(targets)[None], name, said)
+
     def with_label_norm(self, norm: float) -> Problem:
         """The same data with every run's labels times one factor, so that |y|_F = norm.
 
@@ -171,7 +199,7 @@ class Problem:
         """
         if not problems:
             raise InputError("problems", "[]", "give at least one problem")
-        shapes = {(p.N, p.n, p.D, p.D_y) for p in problems}
+        shapes = {(*p.X.shape[1:], p.y.shape[-1]) for p in problems}
         if len(shapes) > 1:
             raise InputError(
                 "problems", f"shapes {sorted(shapes)}", "stack only equal (N, n, D, D_y)"
@@ -191,7 +219,7 @@ class Problem:
             X=X,
             y=self.y[run][None],
             notes=tuple(_notes_of(self, run % self.R)),
-            duplicate_tokens=bool(_degeneracies(X[0].cpu().numpy())),
+            duplicate_tokens=self.duplicate_tokens and bool(_degeneracies(X[0].cpu().numpy())),
         )
 
     def __len__(self) -> int:

@@ -22,11 +22,12 @@ from gdconv.compiled.ledger import (
     new_ledger,
     new_tests,
     observe,
+    observe_loss,
 )
 from gdconv.data.problem import Problem
 from gdconv.descent.plan import Bound, Plan
 from gdconv.descent.watch import Watch
-from gdconv.models.base import Model
+from gdconv.models.base import Bars, Model
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.probes import stepped
@@ -79,8 +80,11 @@ class Engine(ABC):
         """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
         problem = self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
         here = self.parameters()[r].to("cpu", torch.float64)
-        least = self.model.point(problem, here, self.plan.trained).J_range[0]
-        enter_jacobian(self.ledgers[r], least.lo)
+        at = self.model.point(problem, here, self.plan.trained)
+        least, led = at.J_range[0], self.ledgers[r]
+        if not led["features"][0]:
+            led["jacobian_drift"], led["radius"] = at.reach()
+        enter_jacobian(led, least.lo, least.hi)
         return least
 
     def freshen(self, r: int) -> None:
@@ -182,6 +186,8 @@ class TorchEngine(Engine):
         self.follower = model.sigma_follower(problem, params)
         self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
         self.grad: Any = None
+        for led in self.ledgers:
+            led["features"] = self.follower is not None
 
     def advance(self, until: int) -> None:
         """One batched gradient per step; replicas that have ended keep their weights."""
@@ -212,17 +218,33 @@ class TorchEngine(Engine):
     def _observe(self, moving: list[int]) -> None:
         at, self.grad = self.model.gradient(self.problem, self.params)
         slopes = self.grad.blocks()
-        grad_sq = sum(slopes[b].square().flatten(1).sum(1) for b in self.plan.trained)
+        grad_sq = sum(
+            slopes[b].square().reshape(self.params.R, -1).sum(1) for b in self.plan.trained
+        )
         numbers = torch.stack([at.loss, grad_sq]).detach().cpu().double().numpy()
         finite = np.isfinite(numbers).all(0)
         for r in [r for r in moving if not finite[r]]:
             self.status[r] = DIVERGED
             self.ledgers[r]["loss"] = numbers[0, r]
         moving = [r for r in moving if finite[r]]
-        for r, (lo, hi) in zip(moving, self.follower.at(at, moving), strict=True):
-            observe(self.ledgers[r][0], self.tests[r], numbers[0, r], numbers[1, r], lo, hi)
+        sigmas = self.follower.at(at, moving) if self.follower else [(0.0, np.inf)] * len(moving)
+        noise = np.array([led["noise_scale"][0] for led in self.ledgers])
+        bars = self.model.bars(self.problem, at, noise)
+        for r, ends in zip(moving, sigmas, strict=True):
+            seen = (self.ledgers[r][0], self.tests[r], numbers[0, r], numbers[1, r], *ends)
+            if bars is None:
+                observe(*seen)
+            else:
+                self._observe_loss(r, seen, bars)
         if self.watch and moving:
             self.watch.observe(moving, self.params, at)
+
+    def _observe_loss(self, r: int, seen: tuple[Any, ...], bars: Bars) -> None:
+        """One iterate under another loss than the squared one."""
+        led, loss, error = self.ledgers[r], float(seen[2]), float(bars.error[r])
+        led["bend"], led["riccati"] = bars.bend[r], bars.riccati
+        two_nu = error / loss if loss > 0 else np.inf
+        observe_loss(*seen, two_nu, error, float(bars.slope[r]), float(bars.share[r]))
 
     def _close(self, until: int) -> None:
         for r in self.live():

@@ -177,7 +177,8 @@ def _record(
             continue
         if not rows[r] or rows[r][-1]["step"] != engine.ledgers[r]["step"][0]:
             extra = {name: float(v[r]) for name, v in moved.items()}
-            extra["entropy"] = float(probed.entropy[r])
+            if probed.entropy is not None:
+                extra["entropy"] = float(probed.entropy[r])
             if engine.plan.jacobian_drift[r] > 0:
                 least = engine.enclose_jacobian(r)
                 extra |= {"sigma_J_lo": least.lo, "sigma_J_hi": least.hi}

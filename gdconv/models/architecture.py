@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,12 +28,22 @@ class Architecture(ABC):
         trainable: Blocks that can be trained, in order.
         blocks: All blocks, in order.
         options: Fields of `Config` that this family alone reads.
+        unread: Fields that other families share and this one does not read.
+        defaults: Values of last resort for options, before those of all families.
+        kind: What `Theorem.models` calls it; its name where nothing else is said.
     """
 
     name: ClassVar[str]
     trainable: ClassVar[tuple[str, ...]]
     blocks: ClassVar[tuple[str, ...]]
     options: ClassVar[tuple[str, ...]]
+    unread: ClassVar[tuple[str, ...]] = ()
+    defaults: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def kind(self) -> str:
+        """Its name."""
+        return self.name
 
     @abstractmethod
     def model(self, config: Config, sizes: dict[str, int]) -> Model:

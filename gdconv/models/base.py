@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,25 @@ from gdconv.data.problem import Problem
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
 from gdconv.models.sigma import FeatureFollower, SigmaFollower
+
+
+@dataclass(frozen=True)
+class Bars:
+    """What the ledger is told of another loss than the squared one, arrays of shape (R,).
+
+    Attributes:
+        error: Absolute error of the gap f - f*.
+        slope: |S|, gradient of the loss by the outputs.
+        share: |S|^2 / (2 (f - f*)) from below, 1 for the squared loss.
+        bend: Greatest curvature of the loss by the outputs.
+        riccati: Whether the infimum is not attained and f falls like 1/t.
+    """
+
+    error: np.ndarray
+    slope: np.ndarray
+    share: np.ndarray
+    bend: np.ndarray
+    riccati: bool
 
 
 class Formulas(ABC):
@@ -57,9 +77,21 @@ class Model(Formulas):
     ) -> Probe:
         """Error bars, and one step by a derivation that is not the gradient's."""
 
-    def sigma_follower(self, problem: Problem, params: Any) -> SigmaFollower:
-        """Follows sigma_min of the features at every step; Weyl around anchors, for any model."""
+    def sigma_follower(self, problem: Problem, params: Any) -> SigmaFollower | None:
+        """Follows sigma_min of the features at every step; Weyl around anchors, for any model.
+
+        Returns:
+            The follower; None where the rate rests on sigma_m(J) alone, enclosed at some steps.
+        """
         return FeatureFollower(self, problem, params.R)
+
+    def bars(self, problem: Problem, at: Any, noise: np.ndarray) -> Bars | None:
+        """Errors and PL share of another loss, from a forward pass and the outputs' error (R,).
+
+        Returns:
+            What the ledger is told; None for 1/2 |residual|^2.
+        """
+        return None
 
     def tangent_kernel(self, problem: Problem, params: Any, blocks: tuple[str, ...]) -> Tensor:
         """K = J J^T, shape (R, m, m); through the Jacobian where no closed form is given."""

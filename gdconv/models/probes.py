@@ -25,7 +25,8 @@ class Probe:
         jacobian_norm: |J|_F over the trained blocks.
         weight_norm: |theta|_F over the trained blocks.
         residual_norm: |F - y|_F.
-        entropy: Mean entropy of the normalised attention rows over log n: 0 one-hot, 1 uniform.
+        entropy: Mean entropy of the normalised attention rows over log n: 0 one-hot, 1 uniform;
+            None without attention.
         descended: The weights after one exact-formula step from here.
     """
 
@@ -34,7 +35,7 @@ class Probe:
     jacobian_norm: np.ndarray
     weight_norm: np.ndarray
     residual_norm: np.ndarray
-    entropy: np.ndarray
+    entropy: np.ndarray | None
     descended: Weights
 
     def allowed_defect(self, r: int, eta: float, unit: float) -> float:
@@ -93,12 +94,8 @@ def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:
         Arrays of shape (R,) by name: distance, and distance_Q for W_Q, distance_O for w_O where it
         can be trained, distance[0.weight] for a block of another kind of name.
     """
-    before = start.blocks()
-    moved = {
-        name: (block - before[name]).flatten(1).norm(dim=1)
-        for name, block in params.blocks().items()
-        if name != "W_O"  # fixed in the multi-head model
-    }
+    before, after = start.blocks(), params.blocks()
+    moved = {b: (after[b] - before[b]).reshape(params.R, -1).norm(dim=1) for b in params.moving}
     total = sum(m.square() for m in moved.values()).sqrt()
     return {"distance": to_numpy(total)} | {_column(b): to_numpy(m) for b, m in moved.items()}
 

@@ -34,6 +34,11 @@ class Weights:
         return replace(self, **moved)
 
     @property
+    def moving(self) -> tuple[str, ...]:
+        """Names of the blocks that training may move."""
+        return tuple(self.blocks())
+
+    @property
     def R(self) -> int:
         """Replicas."""
         return len(next(iter(self.blocks().values())))

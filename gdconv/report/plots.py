@@ -215,8 +215,11 @@ def _title(check: CheckLike) -> str:
     config, shapes = check.config, {k: np.shape(v) for k, v in check.starts.items()}
     parts = [quoted(config.get("problem") or config.get("data") or "")]
     encoder = "w_O" in shapes
-    parts.append(f"{config.get('kernel', '')} {'encoder' if encoder else 'kernel'}")
-    if "X" in shapes:
+    if config.get("kernel") is None and "X" in shapes:  # no attention: no heads, no tokens
+        parts += [quoted(config.get("model")), f"loss {config.get('loss')}", f"N={shapes['X'][1]}"]
+    else:
+        parts.append(f"{config.get('kernel', '')} {'encoder' if encoder else 'kernel'}")
+    if "X" in shapes and config.get("kernel") is not None:
         _, samples, tokens, width = shapes["X"]
         sizes = f"N={samples} n={tokens} D={width}"
         if encoder:  # its W_Q is (R, d_m, D): no heads

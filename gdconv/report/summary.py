@@ -91,7 +91,12 @@ def setting(check: CheckLike) -> dict[str, str]:
     if not descended(check):
         return _cases(check)
     problem = str(config.get("problem") or config.get("data") or "given arrays")
-    if "X" in check.starts:
+    attention = config.get("kernel") is not None  # another model has no heads and no tokens
+    if "X" in check.starts and not attention:
+        shapes = [tuple(check.starts[name].shape[2:]) for name in ("X", "y")]
+        N = check.starts["X"].shape[1]
+        problem += f", N = {N} samples, inputs {shapes[0]}, targets {shapes[1]}"
+    elif "X" in check.starts:
         samples, tokens, width = check.starts["X"].shape[1:]
         outputs = check.starts["y"].shape[-1]
         problem += f", N = {samples} samples, n = {tokens} tokens, D = {width}, D_y = {outputs}"
@@ -106,7 +111,12 @@ def setting(check: CheckLike) -> dict[str, str]:
     if config.get("init"):
         kernel += f", init {config['init']}"
     steps = _span(runs["steps"])
-    found = {"problem": problem, "kernel": kernel}
+    found = {"problem": problem}
+    found |= (
+        {"kernel": kernel}
+        if attention
+        else {"model": f"{config.get('model')}, loss {config.get('loss')}"}
+    )
     # the rule that made the step, which is not the one asked for where that one allows none
     rule = (
         ", ".join(dict.fromkeys(runs["step_rule"])) if "step_rule" in runs else config.get("step")

@@ -266,9 +266,7 @@ CHOICES = {
     "dtype": ("float64", "float32"),
     "engine": ("auto", "fused", "torch"),
     "kernel": ("softmax", "gaussian"),
-    "model": ("multihead", "encoder"),
     "scaling": ("linear", "sqrt"),
-    "loss": ("sum", "mean"),
     "activation": ("relu", "gelu", "silu"),
 }
 """Fields with a fixed set of values."""

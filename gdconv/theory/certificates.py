@@ -106,13 +106,26 @@ def run_certificate(
         Hypotheses P1, P2, T1, T2, T3; the mean rate of the product.
     """
     certificate = tail(outcome.end, outcome.eta, constants)
-    steps = max(compared := outcome.compared_steps(name), 1)
-    mean_rate = 0.0 - np.expm1(outcome.log_posterior / steps) / outcome.eta
+    compared = outcome.compared_steps(name)
     hypotheses = (*descent_hypotheses(outcome), *certificate.hypotheses)
     gap = (
         f"; AP covers [0, {compared}], rounding hides the rest" if compared < outcome.steps else ""
     )
-    return Prediction(hypotheses, float(mean_rate), note=certificate.sentence + gap)
+    return Prediction(hypotheses, mean_rate(outcome, name), note=certificate.sentence + gap)
+
+
+def mean_rate(outcome: Outcome, name: str) -> float:
+    """The rate of (1 - eta rate)^t that the product of AP comes to.
+
+    Args:
+        outcome: The finished run.
+        name: The statement, to know how far it was compared.
+
+    Returns:
+        The rate.
+    """
+    steps = max(outcome.compared_steps(name), 1)
+    return float(0.0 - np.expm1(outcome.log_posterior / steps) / outcome.eta)
 
 
 def descent_hypotheses(outcome: Outcome) -> tuple[Inequality, ...]:

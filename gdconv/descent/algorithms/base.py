@@ -134,7 +134,9 @@ def squared_distance(params: Blocks, others: Blocks) -> Tensor:
     Returns:
         One number per replica.
     """
-    parts = [(b.double() - others[n].double()).flatten(1).square().sum(1) for n, b in params.items()]
+    parts = [
+        (b.double() - others[n].double()).flatten(1).square().sum(1) for n, b in params.items()
+    ]
     return torch.stack(parts).sum(0)
 
 

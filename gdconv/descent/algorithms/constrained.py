@@ -179,7 +179,9 @@ class L1(Penalty):
 
     def value(self, params: Blocks) -> Tensor:
         """Weight times the sum of moduli."""
-        return self.weight * torch.stack([b.double().abs().flatten(1).sum(1) for b in params.values()]).sum(0)
+        return self.weight * torch.stack([
+            b.double().abs().flatten(1).sum(1) for b in params.values()
+        ]).sum(0)
 
     def prox(self, params: Blocks, eta: Tensor) -> dict[str, Tensor]:
         """sign(x) max(|x| - eta weight, 0)."""

@@ -16,6 +16,7 @@ from gdconv.models.encoder.parameters import (
     initialize_encoder,
     scaling,
 )
+from gdconv.support.choices import chosen
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 
@@ -61,7 +62,7 @@ class Encoder(Architecture):
         width = sizes["width"]
         drawn = config.init if config.init in RULES else "zero-output"  # theorem and stored weights
         tau_1 = config.tau_1 or default_tau_1(drawn, width)
-        scale = SCALES[str(config.loss)](sizes["samples"])
+        scale = SCALES[chosen("loss", config.loss, SCALES)](sizes["samples"])
         tau_0 = scaling(str(config.scaling), width)
         return ShallowEncoder(tau_0, tau_1, scale, str(config.activation))
 

@@ -74,6 +74,18 @@ class Loss(ABC):
         finite(y)
         matching(y, shape)
 
+    def targets(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Labels in the shape of the outputs, as they are stored.
+
+        Args:
+            y: Labels as given, float64, shape (R, N, ...).
+            shape: Shape of the outputs, (R, N, ...).
+
+        Returns:
+            The labels; with an axis of length one where the outputs have one and they have none.
+        """
+        return y[..., None] if (*y.shape[1:], 1) == tuple(shape[1:]) else y
+
     def least(self, y: Tensor) -> Tensor:
         """The infimum f*, shape of the first axis of y."""
         return torch.zeros(y.shape[0], dtype=torch.float64, device=y.device)
@@ -190,7 +202,9 @@ def finite(y: Tensor) -> None:
         InputError: They are complex, empty or not finite.
     """
     if y.is_complex() or y.ndim == 0 or y.numel() == 0:
-        raise InputError("y", f"{y.dtype} of shape {tuple(y.shape)}", "give real labels, (R, N, ...)")
+        raise InputError(
+            "y", f"{y.dtype} of shape {tuple(y.shape)}", "give real labels, (R, N, ...)"
+        )
     bad = ~torch.isfinite(y)
     if bool(bad.any()):
         raise InputError("y", float(y[bad][0]), "give finite labels")
@@ -208,7 +222,9 @@ def matching(y: Tensor, shape: tuple[int, ...] | None) -> None:
     """
     if shape is None or (tuple(y.shape[1:]) == tuple(shape[1:]) and y.shape[0] in (1, shape[0])):
         return
-    raise InputError("y", f"labels of shape {tuple(y.shape)}", f"give the shape of the outputs, {tuple(shape)}")
+    raise InputError(
+        "y", f"labels of shape {tuple(y.shape)}", f"give the shape of the outputs, {tuple(shape)}"
+    )
 
 
 def norm(x: Tensor) -> Tensor:

@@ -70,6 +70,27 @@ class CrossEntropy(Loss):
             found = float(sums.flatten()[off.argmax()])
             raise InputError("y", f"a row that sums to {found:g}", "give rows that sum to 1")
 
+    def targets(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Rows of zeros and a one in the place of class indices.
+
+        Args:
+            y: Labels as given, float64.
+            shape: Shape of the outputs.
+
+        Returns:
+            Rows q, shape (R, N, C).
+
+        Raises:
+            InputError: Class indices that are no whole numbers or not below C.
+        """
+        if y.ndim != len(shape) - 1:
+            return y
+        whole = y.long()
+        if bool((whole != y).any()):
+            raise InputError("y", float(y[whole != y][0]), "give class indices, or rows of floats")
+        self.check(whole, (y.shape[0], *shape[1:]))
+        return torch.nn.functional.one_hot(whole, shape[-1]).to(y.dtype)
+
     def value(self, F: Tensor, y: Tensor) -> Tensor:
         """Sum KL(q | p), shape (R,)."""
         return _divergence(F, y).value.flatten(1).sum(1)
@@ -125,7 +146,9 @@ class CrossEntropy(Loss):
         if not _one_hot(y):
             return super().riccati_domination(gap, y)
         C = y.shape[-1] if y.is_floating_point() else math.inf
-        return below((1.0 if math.isinf(C) else math.sqrt(C / (C - 1))) * flattest(gap, _samples(y)))
+        return below(
+            (1.0 if math.isinf(C) else math.sqrt(C / (C - 1))) * flattest(gap, _samples(y))
+        )
 
     def rounding(self, F: Tensor, y: Tensor) -> Tensor:
         """What log q and p - q lose, and the sum over samples."""

@@ -42,6 +42,11 @@ class Parameters(Weights):
     W_O: Float[Tensor, "R H d o"]
 
     @property
+    def moving(self) -> tuple[str, ...]:
+        """All blocks but W_O."""
+        return BLOCKS
+
+    @property
     def H(self) -> int:
         """Number of heads."""
         return self.W_Q.shape[1]

@@ -1,0 +1,136 @@
+"""What a module must be before a descent on it means anything; each failure is one sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from gdconv.data.problem import Problem
+from gdconv.models.generic.formulas import ModuleFormulas, replicas
+from gdconv.models.generic.weights import ModuleWeights
+from gdconv.support.errors import InputError, cause
+
+CLOSE = 1e-9
+"""Relative difference below which two derivations of a number agree."""
+
+
+def require_sound(
+    model: ModuleFormulas, problem: Problem, params: ModuleWeights, name: str
+) -> bool:
+    """The module takes the data, gives finite outputs of the targets' shape, is differentiable.
+
+    Args:
+        model: The model.
+        problem: Data.
+        params: Weights.
+        name: Its name, for errors.
+
+    Returns:
+        Whether each output depends on its own sample alone, as far as rounding shows.
+
+    Raises:
+        InputError: It does not; the module, the data or the parameter is named.
+    """
+    one, data = params[0], problem[0]
+    F = outputs_of(model, data, one, name)
+    if F.shape[1:] != data.y.shape[1:]:
+        remedy = f"give outputs of shape {tuple(data.y.shape[1:])}, as y has it"
+        raise InputError("model", f"{name}, which gives shape {tuple(F.shape[1:])}", remedy)
+    model.loss.check(problem.y, (problem.R, *F.shape[1:]))
+    if not bool(torch.isfinite(F).all()):
+        remedy = "give a model whose outputs are finite numbers at the start"
+        raise InputError("model", f"{name}, which gives nan or infinity", remedy)
+    _require_gradient(model, data, one, name)
+    return _separate(model, data, one, F)
+
+
+def outputs_of(
+    model: ModuleFormulas, data: Problem, params: ModuleWeights, name: str
+) -> torch.Tensor:
+    """F of one replica (1, N, ...).
+
+    Args:
+        model: The model.
+        data: Data, one replica.
+        params: Weights, one replica.
+        name: Its name, for errors.
+
+    Returns:
+        The outputs.
+
+    Raises:
+        InputError: The module cannot take the inputs, or gives something else than N outputs.
+    """
+    X, theta = replicas(data, params)[0]
+    try:
+        with torch.no_grad():
+            F = model.outputs(X, theta)
+    except Exception as error:  # whatever a user's module raises
+        shape = tuple(X.shape)
+        remedy = f"give inputs that it takes; of shape {shape} it says: {cause(error)}"
+        raise InputError("X", f"inputs of {name}", remedy) from error
+    if not isinstance(F, torch.Tensor) or F.ndim < 1 or len(F) != len(X):
+        found = tuple(F.shape) if isinstance(F, torch.Tensor) else type(F).__name__
+        remedy = f"give one output per sample, {len(X)} of them"
+        raise InputError("model", f"{name}, which gives {found}", remedy)
+    return F[None]
+
+
+def _require_gradient(
+    model: ModuleFormulas, data: Problem, params: ModuleWeights, name: str
+) -> None:
+    """Its Jacobian is that of finite differences along one direction; every parameter is used."""
+    try:
+        J = model.jacobian(data, params, params.trained)[0]
+    except RuntimeError as error:
+        remedy = f"give a differentiable model: {cause(error)}"
+        raise InputError("model", name, remedy) from error
+    blocks = params.blocks()
+    sizes = [blocks[b][0].numel() for b in params.trained]
+    parts = dict(zip(params.trained, J.split(sizes, 1), strict=True))
+    rng = np.random.default_rng(0)
+    u = {b: torch.from_numpy(rng.standard_normal(blocks[b][0].shape)) for b in params.trained}
+    backward = sum(part @ u[b].flatten() for b, part in parts.items())
+    measured = _along(model, data, params, u).flatten()
+    size = float(J.norm()) * float(torch.cat([v.flatten() for v in u.values()]).norm())
+    if not float((backward - measured).norm()) <= 1e-5 * size:
+        remedy = "mend its derivative: finite differences give another one"
+        raise InputError("model", name, remedy)
+    unused = [b for b, part in parts.items() if not part.any()]
+    if unused and len(unused) < len(parts) and not _used(model, data, params, unused[0]):
+        remedy = "freeze it (requires_grad_(False)) or use it: the outputs do not depend on it"
+        raise InputError("model", f"parameter {unused[0]} of {name}", remedy)
+
+
+def _along(
+    model: ModuleFormulas, data: Problem, params: ModuleWeights, u: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """J u by a central difference, which shares nothing with the backward pass."""
+    step, blocks = 1e-6, params.blocks()
+    ends = [
+        model.forward(
+            data, params.with_blocks({b: blocks[b] + s * step * v for b, v in u.items()})
+        ).F
+        for s in (1.0, -1.0)
+    ]
+    return (ends[0] - ends[1]) / (2 * step)
+
+
+def _used(model: ModuleFormulas, data: Problem, params: ModuleWeights, block: str) -> bool:
+    """Whether the outputs change with a block that has no slope here, as at a zero weight."""
+    W, rng = params.blocks(), np.random.default_rng(1)
+    others = {b: torch.from_numpy(rng.standard_normal(tuple(v.shape))) for b, v in W.items()}
+    moved = {**others, block: torch.from_numpy(rng.standard_normal(tuple(W[block].shape)))}
+    first, second = (model.forward(data, params.with_blocks(v)).F for v in (others, moved))
+    return bool((first != second).any())
+
+
+def _separate(model: ModuleFormulas, data: Problem, params: ModuleWeights, F: torch.Tensor) -> bool:
+    """Whether a sample taken alone gives the outputs it gives among the others."""
+    theta = {b: v[0] for b, v in params.blocks().items()}
+    with torch.no_grad():
+        try:
+            alone = torch.cat([model.outputs(x[None], theta) for x in data.X[0]])
+        except Exception:  # a module made for one number of samples
+            return False
+    return alone.shape == F[0].shape and bool((alone - F[0]).norm() <= CLOSE * F[0].norm() + 1e-300)

@@ -1,0 +1,222 @@
+"""Any torch module as an architecture: in memory, or named by the text `package.module:name`."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gdconv.data.problem import Problem
+from gdconv.data.sources import read_arrays
+from gdconv.models.architecture import Architecture
+from gdconv.models.generic.contract import outputs_of, require_sound
+from gdconv.models.generic.model import ModuleModel
+from gdconv.models.generic.point import Proves
+from gdconv.models.generic.weights import ModuleWeights, require_names
+from gdconv.models.losses.base import Loss
+from gdconv.models.losses.named import loss_named
+from gdconv.support.config import Config
+from gdconv.support.errors import InputError, cause
+
+IN_MEMORY = "in memory"
+"""What `data` says of arrays that were handed over."""
+
+OWN = "own"
+"""What `data` says of data that the model draws."""
+
+
+class ModuleFamily(Architecture):
+    """One torch module, or what makes it.
+
+    Args:
+        source: A module; a function of no arguments that makes one, called under each run's seed;
+            or an object with `module()` and, if it brings data too, `data(seed) -> (X, y)`.
+        name: How tables and files name it.
+        loss: A loss or its name; squared where nothing is said.
+
+    Example:
+        >>> family = ModuleFamily(nn.Linear(2, 1), "linear")
+        >>> family.blocks, family.trainable
+        (('weight', 'bias'), ('weight', 'bias'))
+    """
+
+    options = ("loss",)
+    unread = (
+        *("kernel", "samples", "tokens", "embedding", "target", "init", "label_norm", "problem"),
+        *("outputs", "heads", "head_dim", "scales", "margin", "width", "scaling", "tau_1"),
+        "activation",
+    )
+
+    @property
+    def kind(self) -> str:
+        """Any module."""
+        return "module"
+
+    def __init__(self, source: Any, name: str, loss: Loss | str | None = None) -> None:
+        self.source, self.name = source, name  # type: ignore[misc]
+        self.loss = loss_named(loss or "squared")
+        self.defaults = {"loss": self.loss.name, "data": OWN if hasattr(source, "data") else None}
+        self._module = self._made(0)
+        self._like = ModuleWeights.of(self._module)
+        self._model = ModuleModel(self._module, self.loss, False, _calculus_of(self._module))
+        self.blocks, self.trainable = tuple(self._like.values), self._like.trained  # type: ignore[misc]
+        require_names(self.blocks)
+        if not self.trainable:
+            raise InputError("model", name, "let at least one parameter require a gradient")
+
+    def _made(self, seed: int) -> nn.Module:
+        """A module of its own, in float64 and evaluation mode."""
+        source: Any = self.source
+        made: object
+        if isinstance(source, nn.Module):
+            made = copy.deepcopy(source)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                made = source.module() if hasattr(source, "module") else source()
+        if not isinstance(made, nn.Module):
+            remedy = "give a torch.nn.Module, or a function of no arguments that makes one"
+            raise InputError("model", f"{self.name}, which makes {type(made).__name__}", remedy)
+        return made.to("cpu", torch.float64).eval()
+
+    def model(self, config: Config, sizes: dict[str, int]) -> ModuleModel:
+        """The module with its loss, and the constants of its layers if all are known."""
+        return self._model
+
+    def load(self, config: Config, seed: int) -> Problem:
+        """The model's own data, or those of a .npz file with X (N, ...) and y (N, ...).
+
+        Args:
+            config: Resolved options.
+            seed: Seed of the model's own data.
+
+        Returns:
+            One replica.
+
+        Raises:
+            InputError: There are none.
+        """
+        if config.data == OWN:
+            X, y = self.source.data(seed)
+            return self.problem(*_with_replica(X, y), self.name, [])
+        if config.data is None or not str(config.data).endswith(".npz"):
+            remedy = "give X= and y= in Python, or --data FILE.npz with X (N, ...) and y (N, ...)"
+            raise InputError("data", config.data or "nothing", remedy)
+        arrays = read_arrays(Path(config.data))
+        return self.problem(*_with_replica(arrays["X"], arrays["y"]), Path(config.data).name, [])
+
+    def sizes(self, config: Config, problem: Problem, params: Any | None) -> dict[str, int]:
+        """N alone: the other sizes are the module's."""
+        return {"samples": problem.N}
+
+    def entries(self, sizes: dict[str, int], trained: tuple[str, ...]) -> dict[str, int]:
+        """The parameters; the Jacobian is known once the outputs are."""
+        p = sum(self._like.values[b].numel() for b in trained)
+        return {"Jacobian of one output per sample": sizes["samples"] * p}
+
+    def draw(self, config: Config, sizes: dict[str, int], seed: int) -> ModuleWeights:
+        """The module as it stands, or what its function makes under this seed.
+
+        Args:
+            config: Resolved options.
+            sizes: Sizes.
+            seed: Seed of the draws.
+
+        Returns:
+            The weights.
+
+        Raises:
+            InputError: Several runs of one module.
+        """
+        if isinstance(self.source, nn.Module):
+            if config.seeds > 1:
+                remedy = "give a function that makes the module: one module has one start"
+                raise InputError("seeds", config.seeds, remedy)
+            return self._like
+        return ModuleWeights.of(self._made(seed))
+
+    def from_arrays(self, arrays: dict[str, np.ndarray]) -> ModuleWeights:
+        """Parameters by their names."""
+        return ModuleWeights.from_arrays(self._like, arrays)
+
+    def holds(self, params: Any) -> bool:
+        """Whether weights are of this module."""
+        return tuple(params.blocks()) == self.blocks
+
+    def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
+        """Data from arrays with a replica axis, classes as rows of zeros and a one."""
+        made = [Problem.of_samples(*pair, name, notes) for pair in zip(X, y, strict=True)]
+        stacked = Problem.stack(made)
+        shape = outputs_of(self._model, stacked[0], self._like, self.name).shape
+        return replace(stacked, y=self.loss.targets(stacked.y, tuple(shape)))
+
+    def require_match(self, problem: Problem, params: Any) -> None:
+        """The module takes these data, is differentiable and uses its parameters."""
+        separate = require_sound(self._model, problem, params, self.name)
+        self._model = replace(self._model, separate=separate)
+
+
+def family_named(text: str, loss: Loss | str | None = None) -> ModuleFamily:
+    """The module that a text `package.module:name` means.
+
+    Args:
+        text: Where it stands.
+        loss: A loss or its name.
+
+    Returns:
+        Its family.
+
+    Raises:
+        InputError: It cannot be imported, or is nothing that makes a module.
+
+    Example:
+        >>> family_named("gdconv.models.generic.nets:TwoLayer").blocks
+        ('0.weight', '2.weight')
+    """
+    module, _, name = text.partition(":")
+    try:
+        found = importlib.import_module(module)
+        source = getattr(found, name)
+        made = (
+            source() if isinstance(source, type) and not issubclass(source, nn.Module) else source
+        )
+    except Exception as error:  # whatever a user's module raises
+        remedy = f"give package.module:name of a torch module that can be imported ({cause(error)})"
+        raise InputError("model", text, remedy) from error
+    return ModuleFamily(made, text, loss)
+
+
+def described(module: Any) -> str:
+    """A name for a module in memory: its class, its layers if they are few, its parameters.
+
+    Args:
+        module: A module or what makes one.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> described(nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1)))
+        'Sequential(Linear, Tanh, Linear), 97 parameters'
+    """
+    if not isinstance(module, nn.Module):
+        return str(getattr(module, "__name__", type(module).__name__))
+    layers = ", ".join(type(child).__name__ for child in module.children())
+    count = sum(p.numel() for p in module.parameters())
+    inside = f"({layers})" if 0 < len(layers) <= 60 else ""
+    return f"{type(module).__name__}{inside}, {count} parameters"
+
+
+def _with_replica(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(np.asarray(v)[None] for v in (X, y))  # type: ignore[return-value]
+
+
+def _calculus_of(module: nn.Module) -> Proves | None:
+    """The constants of known layers; None where one is unknown."""
+    return None

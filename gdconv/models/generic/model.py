@@ -1,0 +1,61 @@
+"""A torch module with a loss, as descent and theorems take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gdconv.data.problem import Problem
+from gdconv.models.base import Bars, Model
+from gdconv.models.generic.formulas import ModuleFormulas, ModulePass
+from gdconv.models.generic.point import ModulePoint, Proves
+from gdconv.models.generic.probes import probe
+from gdconv.models.generic.weights import ModuleWeights
+from gdconv.models.probes import Probe, to_numpy
+
+
+@dataclass(frozen=True)
+class ModuleModel(ModuleFormulas, Model):
+    """Any torch module under any loss.
+
+    Attributes:
+        calculus: Makes the constants of a point from its parameters, inputs and trained blocks;
+            None with a module that has unknown layers.
+    """
+
+    name = "module"
+    calculus: Proves | None = None
+
+    def point(
+        self, problem: Problem, params: ModuleWeights, trained: tuple[str, ...]
+    ) -> ModulePoint:
+        """Jacobian, gap and constants of one replica."""
+        return ModulePoint(self, problem, params, trained, self.calculus)
+
+    def probe(
+        self, problem: Problem, params: ModuleWeights, eta: np.ndarray, trained: tuple[str, ...]
+    ) -> Probe:
+        """Through the Jacobian."""
+        return probe(self, problem, params, eta, trained)
+
+    def sigma_follower(self, problem: Problem, params: ModuleWeights) -> None:
+        """None: sigma_m(J) is enclosed at some steps and followed by its Lipschitz constant."""
+
+    def bars(self, problem: Problem, at: ModulePass, noise: np.ndarray) -> Bars:
+        """Error of the gap, slope and share of the PL inequality, by the loss."""
+        y = problem.y
+        dF = torch.as_tensor(noise, dtype=torch.float64, device=at.F.device)
+        # what the stored steps' defects change, |S| dF, is counted beside the loss's own error
+        error = self.loss.error(at.F, y, 2.0 * dF)
+        phi = self.loss.domination(at.F, y, at.loss.double(), dF)
+        S = at.residual.double().flatten(1).norm(dim=1)
+        far = torch.full_like(S, torch.inf)
+        return Bars(
+            error=to_numpy(error),
+            slope=to_numpy(S),
+            share=to_numpy(phi),
+            bend=to_numpy(self.loss.curvature(far, y).expand(len(S))),
+            riccati=not self.loss.attained(y),
+        )

@@ -1,0 +1,202 @@
+"""What a theorem reads at one point of any differentiable model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, isfinite, nan
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+from torch import Tensor
+
+from gdconv.data.problem import Problem
+from gdconv.models.generic.formulas import ModuleFormulas
+from gdconv.models.generic.probes import probe
+from gdconv.models.generic.weights import ModuleWeights
+from gdconv.models.point import Point
+from gdconv.models.probes import Probe
+from gdconv.rigor.rounding import UNIT, Enclosure
+from gdconv.rigor.spectrum import enclose_singular_range
+from gdconv.support.trust import Estimate
+
+RADII = np.geomspace(1e-9, 1.0, 46)
+"""Radii within which sigma_m(J) may be followed between two enclosures."""
+
+DRIFT = 0.02
+"""Share of sigma_m(J) that it may lose within such a radius."""
+
+MOST_DENSE = 300
+"""Parameters up to which the Hessian is formed for its greatest eigenvalue."""
+
+
+@runtime_checkable
+class Constants(Protocol):
+    """What the layers of a module prove around one point."""
+
+    def constants(self, rho: float) -> tuple[float, float]:
+        """(M_2, G) on the ball of radius rho."""
+
+
+Proves = Callable[[dict[str, Tensor], Tensor, tuple[str, ...]], Constants]
+"""Parameters by name, inputs and trained blocks to the constants around them."""
+
+
+@dataclass(frozen=True)
+class ModulePoint(Point):
+    """One run of a torch module at theta.
+
+    Attributes:
+        model: The module with its loss.
+        problem: Data, one replica.
+        params: Weights, one replica.
+        trained: Parameters that gradient descent moves.
+        calculus: Makes the constants that the module's layers prove, or None with a module that has
+            unknown layers.
+    """
+
+    model: ModuleFormulas
+    problem: Problem
+    params: ModuleWeights
+    trained: tuple[str, ...]
+    calculus: Proves | None = None
+
+    @property
+    def kernel(self) -> str:
+        """None: nothing here knows of attention."""
+        return ""
+
+    def probe(self) -> Probe:
+        """The probes here, with a step of zero."""
+        return probe(self.model, self.problem, self.params, np.zeros(1), self.trained)
+
+    @cached_property
+    def J(self) -> np.ndarray:
+        """The Jacobian by the trained parameters (m, p), in the directions that slopes can take."""
+        J = self.model.jacobian(self.problem, self.params, self.trained)
+        found: np.ndarray = self.model.loss.directions(J, self.problem.y)[0].cpu().double().numpy()
+        return found
+
+    @cached_property
+    def J_range(self) -> tuple[Enclosure, Enclosure]:
+        """(sigma_m(J), |J|_2) enclosed; sigma_m is 0 with fewer parameters than outputs."""
+        if not self.slope_is_finite:
+            return Enclosure(0.0, inf), Enclosure(0.0, inf)
+        return enclose_singular_range(self.J)
+
+    @property
+    def slope_is_finite(self) -> bool:
+        """Whether float64 holds the Jacobian."""
+        return bool(np.isfinite(self.J).all())
+
+    @property
+    def flat(self) -> bool:
+        """Whether the Jacobian is zero."""
+        return not self.J.any()
+
+    @cached_property
+    def gap(self) -> Enclosure:
+        """F - f* with its error bar."""
+        error = self.model.loss.error(self._forward.F, self.problem.y, self._F_error)
+        f, bar = self.f_0, float(error[0])
+        return Enclosure(max(0.0, f - bar), f + bar)
+
+    @property
+    def _F_error(self) -> Tensor:
+        return torch.tensor([self.r_error], dtype=torch.float64)
+
+    def constants(self, rho: float) -> tuple[float, float]:
+        """(M_2, G^2) on the ball of radius rho around here; infinite where no layer proves them.
+
+        Args:
+            rho: Radius.
+
+        Returns:
+            Lipschitz constant of J and upper bound of |J|^2.
+        """
+        if self._proved is None:
+            return inf, inf
+        M, G = self._proved.constants(rho)
+        return M, G * G
+
+    @cached_property
+    def _proved(self) -> Constants | None:
+        if self.calculus is None:
+            return None
+        return self.calculus(
+            {k: v[0].cpu().double() for k, v in self.params.blocks().items()},
+            self.problem.X[0].cpu().double(),
+            self.trained,
+        )
+
+    def reach(self) -> tuple[float, float]:
+        """(M, rho): J is M-Lipschitz within rho of here, where sigma_m(J) loses at most a share.
+
+        Returns:
+            (1, 0) where nothing is proved: sigma_m(J) is known here alone.
+        """
+        best, s = (1.0, 0.0), self.J_range[0].lo
+        if self._proved is None or not s > 0:
+            return best
+        for rho in map(float, RADII):
+            M, _ = self.constants(rho)
+            if not M * rho <= DRIFT * s:
+                break
+            best = (max(M, 1e-300), rho)
+        return best
+
+    @cached_property
+    def sharpness(self) -> Estimate:
+        """lambda_max of the Hessian of f: of the dense matrix, or by Lanczos with its residual."""
+        blocks = {b: self.params.blocks()[b][0] for b in self.trained}
+        sizes = [v.numel() for v in blocks.values()]
+        others = {b: v[0] for b, v in self.params.blocks().items() if b not in blocks}
+        X, y = self.problem.X[0], self.problem.y[:1]
+
+        def value(t: dict[str, Tensor]) -> Tensor:
+            return self.model.loss.value(self.model.outputs(X, {**others, **t})[None], y)[0]
+
+        leaves = {b: v.detach().requires_grad_() for b, v in blocks.items()}
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(value(leaves), list(leaves.values()), create_graph=True)
+            flat = torch.cat([g.flatten() for g in slopes])
+
+        def times(v: np.ndarray) -> np.ndarray:
+            along = torch.as_tensor(v.reshape(-1), dtype=X.dtype, device=X.device)
+            found = torch.autograd.grad(
+                flat, list(leaves.values()), along, retain_graph=True, materialize_grads=True
+            )
+            return torch.cat([g.flatten() for g in found]).cpu().double().numpy()
+
+        p = sum(sizes)
+        try:
+            if p <= MOST_DENSE:
+                H = np.stack([times(e) for e in np.eye(p)])
+                return Estimate(
+                    float(np.linalg.eigvalsh((H + H.T) / 2)[-1]),
+                    64 * UNIT * p * float(np.abs(H).max()),
+                    "of the Hessian, in float64",
+                )
+            operator = LinearOperator((p, p), matvec=times, dtype=np.float64)
+            (value_,), V = eigsh(
+                operator, 1, which="LA", tol=1e-6, v0=np.random.default_rng(0).normal(size=p)
+            )
+            residual = float(np.linalg.norm(times(V[:, 0]) - value_ * V[:, 0]))
+            return Estimate(float(value_), residual, "Lanczos with its residual")
+        except (
+            RuntimeError,
+            ArpackError,
+            np.linalg.LinAlgError,
+        ):  # no second derivative, or no end
+            return Estimate(nan, nan, "no second derivative")
+
+    @property
+    def curvature(self) -> float:
+        """What the local step is made from: h |J|^2 or, if greater, the sharpness."""
+        found = self.sharpness
+        h = float(self.model.loss.curvature_at(self._forward.F, self.problem.y)[0])
+        size = found.value + found.error
+        return max(h * self.J_range[1].hi ** 2, size if isfinite(size) else 0.0)

@@ -1,0 +1,83 @@
+"""Probes of any module: error bars of the outputs, and one step through the Jacobian."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gdconv.data.problem import Problem
+from gdconv.models.generic.formulas import ModuleFormulas, replicas
+from gdconv.models.generic.weights import ModuleWeights
+from gdconv.models.probes import Probe, stepped, to_numpy
+
+SAFETY = 8.0
+"""Times the rounding that is seen or counted."""
+
+
+def probe(
+    model: ModuleFormulas,
+    problem: Problem,
+    params: ModuleWeights,
+    eta: np.ndarray,
+    trained: tuple[str, ...],
+) -> Probe:
+    """Evaluate the probes.
+
+    The outputs' error is 8u (|F| + |y| + sum_W |J_W|_F |W|_F), first-order backward error of sums
+    and products, or 8 times what evaluating in float32 changes, scaled by 2^-29, whichever is more:
+    the second one sees what cancels inside the module, whatever it is made of.
+
+    Args:
+        model: The model.
+        problem: Data, R replicas.
+        params: Weights, R replicas.
+        eta: Step sizes, shape (R,).
+        trained: Blocks that move.
+
+    Returns:
+        The numbers, and the weights one step on.
+    """
+    at = model.forward(problem, params)
+    J = model.jacobian(problem, params, trained)
+    S, blocks = at.residual.flatten(1), params.blocks()
+    unit = torch.finfo(at.F.dtype).eps / 2
+    pulled, norm_sq = {}, {}
+    sizes = [blocks[b][0].numel() for b in trained]
+    for b, part in zip(trained, J.split(sizes, 2), strict=True):
+        norm_sq[b] = part.square().sum((1, 2))
+        pulled[b] = torch.einsum("rm,rmp->rp", S.to(J.dtype), part).view_as(blocks[b])
+    frob = {b: blocks[b].reshape(params.R, -1).norm(dim=1) for b in trained}
+    none = torch.zeros(params.R, dtype=J.dtype, device=J.device)
+    total = sum(norm_sq.values(), none).sqrt()
+    scale = at.F.flatten(1).norm(dim=1) + problem.y.flatten(1).norm(dim=1)
+    scale = scale + sum((norm_sq[b].sqrt() * frob[b] for b in trained), none)
+    seen = _seen_in_float32(model, problem, params, at.F) * (unit / 2.0**-24)
+    return Probe(
+        noise_scale=to_numpy(SAFETY * torch.maximum(unit * scale, seen)),
+        jacobian_error=to_numpy(64 * unit * total),
+        jacobian_norm=to_numpy(total),
+        weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
+        residual_norm=to_numpy(S.norm(dim=1)),
+        entropy=None,
+        descended=stepped(
+            params,
+            params.with_blocks(pulled),
+            torch.as_tensor(eta, dtype=J.dtype, device=J.device),
+            trained,
+        ),
+    )
+
+
+@torch.no_grad()
+def _seen_in_float32(
+    model: ModuleFormulas, problem: Problem, params: ModuleWeights, F: Tensor
+) -> Tensor:
+    """|F in float32 - F|, shape (R,); 0 for a run in float32, or where it overflows."""
+    if F.dtype != torch.float64:
+        return torch.zeros_like(F.flatten(1)[:, 0])
+    low = torch.stack([
+        model.outputs(X.float(), {b: v.float() for b, v in theta.items()})
+        for X, theta in replicas(problem, params)
+    ])
+    return torch.nan_to_num((low.double() - F).flatten(1).norm(dim=1), nan=0.0, posinf=0.0)
