@@ -51,7 +51,9 @@ class Quadratics:
 
     def gradient(self, params: Any) -> Blocks:
         x = joined(params)
-        return split(torch.einsum("rij,rj->ri", torch.from_numpy(self.A), x - torch.from_numpy(self.c)))
+        return split(
+            torch.einsum("rij,rj->ri", torch.from_numpy(self.A), x - torch.from_numpy(self.c))
+        )
 
     def gap(self, params: Any) -> Tensor:
         e = joined(params) - torch.from_numpy(self.c)
@@ -96,6 +98,7 @@ RULES: dict[str, Algorithm] = {
 
 def loop(name: str, A: Any, c: Any, x: Any, eta: float) -> list[Any]:
     """One replica, plain numpy, written from the formulas of the books."""
+
     def g(z: Any) -> Any:
         return A @ (z - c)
 
@@ -316,7 +319,10 @@ def test_a_prox_of_one_s_own_follows_the_gap_only() -> None:
 
 
 def test_normalized_steps_have_their_length_at_any_scale() -> None:
-    zero = {"a": torch.zeros(4, 2, dtype=torch.float64), "b": torch.zeros(4, 1, 2, dtype=torch.float64)}
+    zero = {
+        "a": torch.zeros(4, 2, dtype=torch.float64),
+        "b": torch.zeros(4, 1, 2, dtype=torch.float64),
+    }
     sizes = torch.tensor([1e300, 1.0, 1e-300, 0.0], dtype=torch.float64)
     grad = {"a": sizes[:, None] * torch.ones(4, 2), "b": sizes[:, None, None] * torch.ones(4, 1, 2)}
     new, _ = Normalized().step(zero, grad, torch.full((4,), 2.0, dtype=torch.float64), State())
@@ -329,7 +335,9 @@ def test_normalized_steps_have_their_length_at_any_scale() -> None:
 def test_a_preconditioner_may_be_a_function() -> None:
     rule = Preconditioned(lambda grad: {n: 0.5 * g for n, g in grad.items()})
     w = {"w": torch.ones(1, 2, dtype=torch.float64)}
-    assert rule.step(w, w, torch.ones(1, dtype=torch.float64), State())[0]["w"].tolist() == [[0.5, 0.5]]
+    assert rule.step(w, w, torch.ones(1, dtype=torch.float64), State())[0]["w"].tolist() == [
+        [0.5, 0.5]
+    ]
     assert not rule.monotone
     assert rule.longest_step(1.0) is None
 

@@ -87,7 +87,7 @@ class Algorithm(ABC):
         return gap
 
     def longest_step(self, L: float) -> float | None:
-        """The greatest eta for which the energy provably does not rise, None where none is known."""
+        """The greatest eta for which the energy provably does not rise; None: none is known."""
         del L
         return None
 
@@ -134,7 +134,9 @@ def squared_distance(params: Blocks, others: Blocks) -> Tensor:
     Returns:
         One number per replica.
     """
-    parts = [(b.double() - others[n].double()).flatten(1).square().sum(1) for n, b in params.items()]
+    parts = [
+        (b.double() - others[n].double()).flatten(1).square().sum(1) for n, b in params.items()
+    ]
     return torch.stack(parts).sum(0)
 
 

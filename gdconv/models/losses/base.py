@@ -133,7 +133,7 @@ class Loss(ABC):
         return self.curvature(torch.full_like(norm(F), math.inf), y)
 
     def rounding(self, F: Tensor, y: Tensor) -> Tensor:
-        """What `value(F, y)` loses to rounding: (m + 24) u of it for a plain sum of m terms >= 0."""
+        """What `value(F, y)` loses to rounding: (m + 24) u of it, a sum of m terms >= 0."""
         m = F[0].numel()
         return (m + UNITS) * UNIT * self.value(F, y).to(torch.float64) + m * TINY
 
@@ -190,7 +190,9 @@ def finite(y: Tensor) -> None:
         InputError: They are complex, empty or not finite.
     """
     if y.is_complex() or y.ndim == 0 or y.numel() == 0:
-        raise InputError("y", f"{y.dtype} of shape {tuple(y.shape)}", "give real labels, (R, N, ...)")
+        raise InputError(
+            "y", f"{y.dtype} of shape {tuple(y.shape)}", "give real labels, (R, N, ...)"
+        )
     bad = ~torch.isfinite(y)
     if bool(bad.any()):
         raise InputError("y", float(y[bad][0]), "give finite labels")
@@ -208,7 +210,9 @@ def matching(y: Tensor, shape: tuple[int, ...] | None) -> None:
     """
     if shape is None or (tuple(y.shape[1:]) == tuple(shape[1:]) and y.shape[0] in (1, shape[0])):
         return
-    raise InputError("y", f"labels of shape {tuple(y.shape)}", f"give the shape of the outputs, {tuple(shape)}")
+    raise InputError(
+        "y", f"labels of shape {tuple(y.shape)}", f"give the shape of the outputs, {tuple(shape)}"
+    )
 
 
 def norm(x: Tensor) -> Tensor:

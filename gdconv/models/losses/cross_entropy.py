@@ -125,7 +125,9 @@ class CrossEntropy(Loss):
         if not _one_hot(y):
             return super().riccati_domination(gap, y)
         C = y.shape[-1] if y.is_floating_point() else math.inf
-        return below((1.0 if math.isinf(C) else math.sqrt(C / (C - 1))) * flattest(gap, _samples(y)))
+        return below(
+            (1.0 if math.isinf(C) else math.sqrt(C / (C - 1))) * flattest(gap, _samples(y))
+        )
 
     def rounding(self, F: Tensor, y: Tensor) -> Tensor:
         """What log q and p - q lose, and the sum over samples."""
