@@ -35,7 +35,7 @@ Blocks = dict[str, Tensor]
 
 
 class Quadratics:
-    """R quadratics (x - c)^T A (x - c)/2 in two blocks, a of shape (R, 2) and b of shape (R, 3, 1)."""
+    """R quadratics (x - c)^T A (x - c)/2 in two blocks, a: (R, 2) and b: (R, 3, 1)."""
 
     def __init__(self, R: int = 3, seed: int = 0, condition: float = 30.0) -> None:
         rng = np.random.default_rng(seed)
@@ -68,7 +68,9 @@ def joined(params: Any) -> Tensor:
     return torch.cat([params["a"], params["b"].squeeze(2)], 1)
 
 
-def run(rule: Algorithm, at: Quadratics, eta: Tensor, steps: int = STEPS) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+def run(
+    rule: Algorithm, at: Quadratics, eta: Tensor, steps: int = STEPS
+) -> tuple[list[Tensor], list[Tensor]]:
     params: Any = at.start()
     state = rule.state(params)
     path, energies = [joined(params)], [rule.energy(at.gap(params), params, state, eta)]
@@ -110,7 +112,10 @@ def loop(name: str, A: Any, c: Any, x: Any, eta: float) -> list[Any]:
             new = x - eta * g(x) + 0.8 * (x - before)
         elif name.startswith("nesterov"):
             new = y - eta * g(y)
-            t_next = {"nesterov": (1 + math.sqrt(1 + 4 * t * t)) / 2, "nesterov rational": (k + 2) / 2}.get(name, t)  # fmt: skip
+            t_next = {
+                "nesterov": (1 + math.sqrt(1 + 4 * t * t)) / 2,
+                "nesterov rational": (k + 2) / 2,
+            }.get(name, t)
             m = 0.6 if name == "nesterov constant" else (t - 1) / t_next
             y, t = new + m * (new - x), t_next
         else:
@@ -173,7 +178,9 @@ def test_energies_fall_up_to_the_longest_step(name: str) -> None:
 @pytest.mark.parametrize("name", ["gd", "heavy-ball", "preconditioned"])
 def test_beyond_twice_the_longest_step_the_energy_rises(name: str) -> None:
     """The negative control of the test before, on the stiffest direction alone."""
-    rule: Any = {"preconditioned": Preconditioned({"w": torch.tensor([1.0], dtype=torch.float64)})}.get(name, RULES[name])  # fmt: skip
+    rule: Any = {
+        "preconditioned": Preconditioned({"w": torch.tensor([1.0], dtype=torch.float64)})
+    }.get(name, RULES[name])
     if name == "heavy-ball":  # stable up to 2 (1 + beta)/L, the energy is not
         rule = HeavyBall(0.1)
     limit = rule.longest_step(1.0)
@@ -198,7 +205,9 @@ def test_the_energy_of_heavy_ball_is_tight() -> None:
         new, after = rule.step(params, params, eta, state)
         for share in worst:
             for_gap = [0.5 * p["w"][:, 0] ** 2 for p in (params, new)]
-            kinetic = [rule.energy(0 * for_gap[0], p, s, eta) for p, s in ((params, state), (new, after))]  # fmt: skip
+            kinetic = [
+                rule.energy(0 * for_gap[0], p, s, eta) for p, s in ((params, state), (new, after))
+            ]
             before, then = (f + share * k for f, k in zip(for_gap, kinetic, strict=True))
             worst[share] = max(worst[share], float(((then - before) / before).max()))
     assert worst[1.0] < 1e-13
@@ -216,7 +225,9 @@ def test_the_rate_energy_of_heavy_ball_contracts_and_comes_close() -> None:
             step = torch.full((20000,), eta, dtype=torch.float64)
             for curvature in (mu, 1.0, 0.5 * (1 + mu)):
                 x = torch.randn(20000, 1, generator=g, dtype=torch.float64)
-                d = torch.randn(20000, 1, generator=g, dtype=torch.float64) * (10 * torch.rand(20000, 1, generator=g).double() ** 3)  # fmt: skip
+                d = torch.randn(20000, 1, generator=g, dtype=torch.float64) * (
+                    10 * torch.rand(20000, 1, generator=g).double() ** 3
+                )
                 params, state = {"w": x}, State(previous={"w": x - d})
                 new, after = rule.step(params, {"w": curvature * x}, step, state)
                 V = rule.rate_energy(0.5 * curvature * x[:, 0] ** 2, params, state, step, 1.0)
@@ -356,14 +367,33 @@ ETA = torch.ones(1, dtype=torch.float64)
         (lambda: Ball(0.0), "radius = 0.0: give a number above 0"),
         (lambda: Box(1.0, 0.0), "low = 1.0: give a number of at most high, 0.0"),
         (lambda: L1(-1.0), "weight = -1.0"),
-        (lambda: Preconditioned({"w": torch.tensor([1.0, 0.0])}), "by[w] = 0.0: give a finite, positive"),
+        (
+            lambda: Preconditioned({"w": torch.tensor([1.0, 0.0])}),
+            "by[w] = 0.0: give a finite, positive",
+        ),
         (lambda: Preconditioned({"v": torch.ones(2)}).step(W, W, ETA, State()), "by = ['w']"),
         (lambda: Projected(Ball(1.0)).state(W), "projected = a start outside its set"),
-        (lambda: Projected(lambda p: {n: 0.5 * b for n, b in p.items()}).step(W, W, 0.5 * ETA, State()), "projected = a step that left its set: give an onto that projects"),
-        (lambda: Projected(lambda p: {n: b[:, :1] for n, b in p.items()}).step(W, W, ETA, State()), "projected = a map that changes blocks"),
-        (lambda: Proximal(lambda p, eta: {}).step(W, W, ETA, State()), "proximal = a map that changes blocks"),
+        (
+            lambda: Projected(lambda p: {n: 0.5 * b for n, b in p.items()}).step(
+                W, W, 0.5 * ETA, State()
+            ),
+            "projected = a step that left its set",
+        ),
+        (
+            lambda: Projected(lambda p: {n: b[:, :1] for n, b in p.items()}).step(
+                W, W, ETA, State()
+            ),
+            "projected = a map that changes blocks",
+        ),
+        (
+            lambda: Proximal(lambda p, eta: {}).step(W, W, ETA, State()),
+            "proximal = a map that changes blocks",
+        ),
         (lambda: GradientDescent().step(W, {"v": W["w"]}, ETA, State()), "grad = ['v', 'w']"),
-        (lambda: GradientDescent().step(W, {"w": torch.ones(1, 3)}, ETA, State()), "grad[w] = shape (1, 3): give the shape of the block, (1, 2)"),
+        (
+            lambda: GradientDescent().step(W, {"w": torch.ones(1, 3)}, ETA, State()),
+            "grad[w] = shape (1, 3): give the shape of the block, (1, 2)",
+        ),
         (lambda: algorithm_named("hevy-ball"), "algorithm = hevy-ball: did you mean heavy-ball"),
         (lambda: algorithm_named(GradientDescent), "or give an instance of Algorithm"),
         (lambda: algorithm_named("gd", beta=0.5), "beta = 0.5: leave it out: gd has no options"),
@@ -371,7 +401,7 @@ ETA = torch.ones(1, dtype=torch.float64)
         (lambda: algorithm_named("projected"), "algorithm = projected: give its option onto too"),
         (lambda: algorithm_named(GradientDescent(), beta=0.5), "give options to the instance"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_is_named(call: Any, said: str) -> None:
     with pytest.raises(InputError) as caught:
         call()

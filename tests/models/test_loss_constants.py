@@ -35,7 +35,7 @@ def spread(total: float, how: str, N: int) -> Tensor:
     parts = {"one": 1, "equal": N}.get(how) or int(how)
     each = torch.zeros(N, dtype=torch.float64)
     each[:parts] = total / parts
-    return l
+    return each
 
 
 def hard(each: Tensor, C: int, equal: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,7 +128,10 @@ def test_constants_of_soft_labels_hold_and_are_attained() -> None:
         for size in (1e-4, 0.1, 0.5, 3.0):
             shift = torch.randn(1, N, generator=g, dtype=torch.float64) * size
             logits = torch.randn(1, N, C, generator=g, dtype=torch.float64) * size
-            for loss, F, y in ((Logistic(), torch.logit(q) + shift, q), (CrossEntropy(), wide.log() + logits, wide)):  # fmt: skip
+            for loss, F, y in (
+                (Logistic(), torch.logit(q) + shift, q),
+                (CrossEntropy(), wide.log() + logits, wide),
+            ):
                 f, S = loss.value(F, y), loss.slope(F, y).norm().item()
                 assert loss.slope_bound(f, y).item() >= S
                 assert loss.linear_domination(f, y).item() <= S**2 / (2 * f.item())

@@ -35,7 +35,13 @@ def exact(loss: Loss, F: Tensor, y: Tensor) -> Any:
     """The gap of the first replica by its definition, with digits to spare for what cancels."""
     with mpmath.workdps(60 if float(F.abs().max()) < 60 else 420):
         if loss.name == "squared":
-            return sum((number(a) - number(b)) ** 2 for a, b in zip(F[0].flatten(), y[0].flatten(), strict=True)) / 2  # fmt: skip
+            return (
+                sum(
+                    (number(a) - number(b)) ** 2
+                    for a, b in zip(F[0].flatten(), y[0].flatten(), strict=True)
+                )
+                / 2
+            )
         if loss.name == "logistic":
             total = mpmath.mpf(0)
             for a, b in zip(F[0].flatten(), y[0].flatten(), strict=True):
@@ -299,7 +305,12 @@ def test_shifts_of_all_logits_do_not_count() -> None:
         (Logistic(), row(1.0, 0.0), None, "y = 0.0: give labels -1 and 1, or soft labels"),
         (Logistic(), row(2.0, 1.0), None, "y = 2.0"),
         (Logistic(), row(0.5, 1.0), None, "y = signs and soft labels mixed"),
-        (CrossEntropy(), torch.tensor([[0, 3]]), (1, 2, 3), "y = 3: give class indices among 0, ..., 2"),
+        (
+            CrossEntropy(),
+            torch.tensor([[0, 3]]),
+            (1, 2, 3),
+            "y = 3: give class indices among 0, ..., 2",
+        ),
         (CrossEntropy(), torch.tensor([[-1, 0]]), None, "y = -1: give class indices from 0 on"),
         (CrossEntropy(), torch.tensor([[0, 1, 1]]), (1, 2, 3), "labels of shape (1, 3)"),
         (CrossEntropy(), row(0.5, 0.4)[None], None, "a row that sums to 0.9"),
@@ -307,7 +318,7 @@ def test_shifts_of_all_logits_do_not_count() -> None:
         (CrossEntropy(), torch.tensor([[True]]), (1, 1, 2), "labels of type bool"),
         (CrossEntropy(), torch.tensor([[0]]), (1, 1, 1), "give 2 logits or more"),
     ],
-)  # fmt: skip
+)
 def test_labels_that_cannot_be_used_are_named(
     loss: Loss, y: Tensor, shape: tuple[int, ...] | None, said: str
 ) -> None:
