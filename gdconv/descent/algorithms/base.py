@@ -87,7 +87,7 @@ class Algorithm(ABC):
         return gap
 
     def longest_step(self, L: float) -> float | None:
-        """The greatest eta for which the energy provably does not rise, None where none is known."""
+        """The greatest eta for which the energy provably does not rise; None: none is known."""
         del L
         return None
 

@@ -41,6 +41,7 @@ class Ball:
         in_range("radius", self.radius, 0.0, math.inf, strict=True)
 
     def __call__(self, params: Blocks) -> dict[str, Tensor]:
+        """The nearest point of the ball."""
         length = _length(params)
         scale = torch.where(length > self.radius, self.radius / length, 1.0)
         return {name: along(scale, block) * block for name, block in params.items()}
@@ -63,6 +64,7 @@ class Box:
             raise InputError("low", self.low, f"give a number of at most high, {self.high}")
 
     def __call__(self, params: Blocks) -> dict[str, Tensor]:
+        """The nearest point of the box."""
         return {name: block.clamp(self.low, self.high) for name, block in params.items()}
 
 
@@ -209,7 +211,8 @@ class Proximal(Algorithm):
     name: ClassVar[str] = "proximal"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.penalty, Penalty) and not callable(self.penalty):
+        given: object = self.penalty
+        if not isinstance(given, Penalty) and not callable(given):
             remedy = "give L1(weight), a Penalty, or a function prox(params, eta)"
             raise InputError("penalty", self.penalty, remedy)
 

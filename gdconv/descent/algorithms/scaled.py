@@ -30,7 +30,7 @@ class Normalized(Algorithm):
     def step(
         self, params: Blocks, grad: Blocks, eta: Tensor, state: State
     ) -> tuple[dict[str, Tensor], State]:
-        """Theta - eta g/|g|; g is divided by its largest entry first, so that no square overflows."""
+        """Theta - eta g/|g|; g is divided by its largest entry first: no square overflows."""
         largest = torch.stack([g.double().abs().flatten(1).amax(1) for g in grad.values()]).amax(0)
         scale = torch.where(largest > 0, largest, 1.0)
         unit = {n: g.double() / along(scale, g.double()) for n, g in grad.items()}

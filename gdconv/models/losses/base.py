@@ -145,7 +145,7 @@ class Loss(ABC):
         return self.curvature(torch.full_like(norm(F), math.inf), y)
 
     def rounding(self, F: Tensor, y: Tensor) -> Tensor:
-        """What `value(F, y)` loses to rounding: (m + 24) u of it for a plain sum of m terms >= 0."""
+        """What `value(F, y)` loses to rounding: (m + 24) u of it, a sum of m terms >= 0."""
         m = F[0].numel()
         return (m + UNITS) * UNIT * self.value(F, y).to(torch.float64) + m * TINY
 
