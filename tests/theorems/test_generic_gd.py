@@ -58,7 +58,7 @@ def test_the_squared_losss_factor_planted_again_is_a_false_refutation(
     """phi = 1 and the product: what was assumed of every loss; F = theta, one sample."""
     asked: dict[str, Any] = {
         "model": nn.Linear(1, 1, bias=False), "weights": {"weight": [[1.0]]}, "X": [[1.0]],
-        "y": [[1.0]], "loss": "logistic", "steps": 100, "step": 1.0, "statement": "product",
+        "y": [[1.0]], "loss": "logistic", "steps": 100, "step": 0.3, "statement": "product",
     }  # fmt: skip
     assert gdconv.check("generic-gd", **asked).verdict == "confirmed"
     honest = ModuleModel.bars
