@@ -97,6 +97,8 @@ def instances(seed: int = 0) -> list[tuple[Loss, Tensor, Tensor]]:
         ]
     for q in (1e-300, 1e-12, 0.5, 1 - 1e-12):
         found += [(Logistic(), row(z), row(q)) for z in (-700.0, -1.0, 0.0, 27.0, 700.0)]
+    for q in (1e-40, 1e-120, 1e-250, 1e-280):  # half an ulp of log q is 128 u and more
+        found += [(Logistic(), row(math.log(q) + d), row(q)) for d in (1e-3, -1e-5, 3e-4, 7e-5)]
     return found
 
 
@@ -173,7 +175,7 @@ def test_slopes_against_autograd() -> None:
 
 
 def test_slopes_near_the_minimum_against_fifty_digits() -> None:
-    for q in (0.5, 0.1, 1e-6):
+    for q in (0.5, 0.1, 1e-6, 0.4999, 0.499999, 0.50000012, 0.50000003):
         for d in (1e-3, 1e-8, -1e-6):
             F = row(math.log(q) - math.log1p(-q) + d)
             truth = 1 / (1 + mpmath.exp(-number(F))) - number(q)
