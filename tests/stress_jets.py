@@ -122,7 +122,9 @@ def drawn(name: str, seed: int, scale: float = 1.0) -> tuple[nn.Module, Tensor]:
         fan = p[0].numel() if p.ndim > 1 else 1
         noise = torch.randn(p.shape, generator=rng, dtype=torch.float64)
         if p.ndim == 1:
-            noise = 0.3 * noise + ("one" in key or "two" in key or "norm" in key) * ("weight" in key)
+            noise = 0.3 * noise + ("one" in key or "two" in key or "norm" in key) * (
+                "weight" in key
+            )
         p.data = scale * noise / fan**0.5
     return module, torch.randn(shape, generator=rng, dtype=torch.float64)
 
@@ -195,7 +197,9 @@ def main(argv: list[str] | None = None) -> int:
                 count += 2 * args.starts * len(found)
                 G, M = max(f[0] for f in found), max(f[1] for f in found)
                 worst = max(worst, G, M)
-                print(f"{name:16} rho {rho:<6g} scale {scale:g}: G {G:.4g}, M_2 {M:.4g}", flush=True)
+                print(
+                    f"{name:16} rho {rho:<6g} scale {scale:g}: G {G:.4g}, M_2 {M:.4g}", flush=True
+                )
     print(f"{count} searches, greatest {worst:.6g}")
     return 1 if not worst <= 1.0 else 0
 

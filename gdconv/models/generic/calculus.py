@@ -22,6 +22,7 @@ from gdconv.models.generic.jets import Jet
 from gdconv.models.generic.layers import Ball
 from gdconv.models.generic.norms import Array, length, spectral, up
 from gdconv.rigor.rounding import gamma
+from gdconv.support.errors import InputError
 
 BUDGET = 1e8
 """Entries of an intermediate Jacobian, all samples together, up to which it is measured."""
@@ -210,6 +211,13 @@ class Calculus:
         J = torch.vmap(torch.func.jacrev(value), (None, 0))(some, X)
         return {n: np.asarray(j).reshape(X.shape[0], entries, -1) for n, j in J.items()}
 
+    def _trained(self, trained: Sequence[str] | None) -> tuple[str, ...]:
+        names = self.graph.blocks if trained is None else tuple(trained)
+        if not set(names) <= set(self.graph.blocks) or len(set(names)) < len(names):
+            known = ", ".join(self.graph.blocks)
+            raise InputError("trained", names, f"choose among {known}, each once")
+        return names
+
     def jet(self, rho: Array, trained: Sequence[str] | None = None) -> Jet:
         """Jet of the output of each sample.
 
@@ -220,7 +228,7 @@ class Calculus:
         Returns:
             Jet with axes (R, N) or (1, N), the blocks in the order of `trained`.
         """
-        names = self.graph.blocks if trained is None else tuple(trained)
+        names = self._trained(trained)
         index = {name: k for k, name in enumerate(names)}
         ball = Ball(np.asarray(rho)[:, None], self.tops, self.shortest, len(names))
         with np.errstate(all="ignore"):
@@ -230,7 +238,9 @@ class Calculus:
         self, rho: Array, trained: Sequence[str] | None, rows: Sequence[int] | None = None
     ) -> tuple[Array, Array]:
         """Bounds of the second and of the first derivative of all outputs together, per radius."""
-        L = len(self.graph.blocks if trained is None else trained)
+        L = len(self._trained(trained))
+        if not (rho >= 0).all():
+            raise InputError("rho", float(rho.min()), "give radii that are at least 0")
         part = max(1, CHUNK // (self.N * max(L, 1) ** 2))
         seconds, firsts = [], []
         for begin in range(0, len(rho), part):
@@ -258,13 +268,14 @@ class Calculus:
 
         Returns:
             (M_2, G), numbers or arrays (R,) as rho is; infinite where nothing is known.
+
+        Raises:
+            InputError: A negative radius, or a name that is no block.
         """
         M_2, G = self._stacked(np.atleast_1d(np.asarray(rho, dtype=np.float64)), trained)
         return (M_2, G) if np.ndim(rho) else (float(M_2[0]), float(G[0]))
 
-    def row(
-        self, rho: float, blocks: Sequence[str], trained: Sequence[str] | None = None
-    ) -> float:
+    def row(self, rho: float, blocks: Sequence[str], trained: Sequence[str] | None = None) -> float:
         """|H_{S,:}|: how fast the Jacobian with respect to some blocks drifts.
 
         Args:
@@ -274,8 +285,14 @@ class Calculus:
 
         Returns:
             Bound of the Lipschitz constant of J_S; never above M_2.
+
+        Raises:
+            InputError: A name that is no trained block.
         """
-        names = list(self.graph.blocks if trained is None else trained)
+        names = self._trained(trained)
+        strange = [b for b in blocks if b not in names]
+        if strange or len(set(blocks)) < len(blocks):
+            raise InputError("blocks", blocks, f"choose among {', '.join(names)}, each once")
         rows = [names.index(b) for b in blocks]
         return float(self._stacked(np.array([float(rho)]), trained, rows)[0][0])
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil, prod, sqrt
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
-from torch import Tensor
 
 from gdconv.models.generic import jets
 from gdconv.models.generic.activations import ACTIVATIONS, Activation
@@ -21,9 +20,7 @@ from gdconv.models.generic.layers import (
     Ball,
     Call,
     Operand,
-    Pieces,
     Step,
-    UnknownError,
     aligned,
     axis,
     demand,
@@ -32,23 +29,29 @@ from gdconv.models.generic.layers import (
     reason,
     repeated,
 )
-
-Builder = Callable[[Call], Any]
+from gdconv.models.generic.reorder import (
+    Builder,
+    attribute,
+    concatenation,
+    first,
+    item,
+    masked,
+    permute,
+    pool,
+    reshape,
+    split,
+    squeeze,
+    transpose,
+    turned,
+)
 
 CREATORS = frozenset({torch.arange, torch.ones, torch.zeros, torch.full, torch.eye})
 """Functions that make a constant from plain numbers."""
 
 
-def _first(call: Call) -> Operand:
-    h = call.get(0, "input")
-    if not isinstance(h, Operand):
-        raise UnknownError("its argument is no tensor of the graph")
-    return h
-
-
 def _activation(name: str) -> Builder:
     def build(call: Call) -> Step:
-        h, s = _first(call), ACTIVATIONS[name]
+        h, s = first(call), ACTIVATIONS[name]
         demand(not call.kwargs.get("inplace", False), "it works in place")
         if name == "gelu" and call.get(1, "approximate", "none") == "tanh":
             s = ACTIVATIONS["gelu-tanh"]
@@ -130,7 +133,7 @@ def _times(call: Call) -> Step:
 
 
 def _divide(call: Call) -> Step:
-    h, c = _first(call), call.get(1, "other")
+    h, c = first(call), call.get(1, "other")
     demand(number(c) and c != 0, "only division by a plain number is known")
     demand(call.kwargs.get("rounding_mode") is None, "it rounds")
     return mapped(call, h, 1 / abs(float(c)), spectral=True)
@@ -138,7 +141,7 @@ def _divide(call: Call) -> Step:
 
 def _power(call: Call) -> Step:
     demand(call.get(1, "exponent") == 2, "only squares are known")
-    h = _first(call)
+    h = first(call)
     return _times(Call(call.name, operator.mul, (h, h), {}, call.value))
 
 
@@ -161,7 +164,7 @@ def _matmul_parts(a: Operand, b: Operand) -> tuple[bool, tuple[int, int]]:
 
 
 def _matmul(call: Call) -> Step:
-    a, b = _first(call), call.get(1, "other", call.kwargs.get("mat2"))
+    a, b = first(call), call.get(1, "other", call.kwargs.get("mat2"))
     demand(isinstance(b, Operand), "its argument is no tensor of the graph")
     sampled, (p, q) = _matmul_parts(a, b)
     return Step((a.name, b.name), lambda _, j: jets.product(j[0], j[1], p, q), sampled)
@@ -178,7 +181,7 @@ def _affine(product: Any, copies: int) -> Any:
 
 
 def _linear(call: Call) -> Step:
-    h, W, bias = _first(call), call.get(1, "weight"), call.get(2, "bias")
+    h, W, bias = first(call), call.get(1, "weight"), call.get(2, "bias")
     demand(not W.sampled and W.tensor.ndim == 2, "its weight depends on the input")
     _, (p, q) = _matmul_parts(h, W)
     operands = [h, W] + ([] if bias is None else [bias])
@@ -190,12 +193,14 @@ def _linear(call: Call) -> Step:
 
 def _convolution(axes: int) -> Builder:
     def build(call: Call) -> Step:
-        h, W, bias = _first(call), call.get(1, "weight"), call.get(2, "bias")
+        h, W, bias = first(call), call.get(1, "weight"), call.get(2, "bias")
         demand(h.sampled and len(h.each) == axes + 1, MIXES)
         demand(not W.sampled, "its weight depends on the input")
         demand(call.get(6, "groups", 1) == 1, "groups are not known")
         stride, dilation = call.get(3, "stride", 1), call.get(5, "dilation", 1)
-        strides = [stride] * axes if isinstance(stride, int) else list(stride) * (axes // len(stride))
+        strides = (
+            [stride] * axes if isinstance(stride, int) else list(stride) * (axes // len(stride))
+        )
         dense = all(d == 1 for d in ([dilation] if isinstance(dilation, int) else dilation))
         windows = prod(
             ceil(k / s) if dense else k for k, s in zip(W.each[2:], strides, strict=True)
@@ -214,7 +219,7 @@ def _convolution(axes: int) -> Builder:
 
 
 def _embedding(call: Call) -> Step:
-    index, E = _first(call), call.get(1, "weight")
+    index, E = first(call), call.get(1, "weight")
     demand(not index.tensor.is_floating_point(), "its indices are no whole numbers")
     demand(not E.sampled, "its table depends on the input")
     demand(call.get(3, "max_norm") is None, "max_norm changes the table")
@@ -231,7 +236,7 @@ def _embedding(call: Call) -> Step:
 
 
 def _softmax(call: Call) -> Step:
-    h = _first(call)
+    h = first(call)
     dim = axis(h, call.get(1, "dim"))
     demand(call.kwargs.get("dtype") is None, "it changes the type of its numbers")
     rows = h.entries // h.tensor.shape[dim]
@@ -240,7 +245,7 @@ def _softmax(call: Call) -> Step:
 
 def _norm(centred: bool) -> Builder:
     def build(call: Call) -> Step:
-        h, shape = _first(call), call.get(1, "normalized_shape")
+        h, shape = first(call), call.get(1, "normalized_shape")
         demand(h.sampled and len(h.each) >= len(shape), MIXES)
         weight, bias = call.get(2, "weight"), call.get(3, "bias") if centred else None
         epsilon = call.get(4, "eps", 1e-5) if centred else call.get(3, "eps")
@@ -266,111 +271,13 @@ def _norm(centred: bool) -> Builder:
 
 
 def _dropout(call: Call) -> Any:
-    h = _first(call)
+    h = first(call)
     off = call.get(2, "training", True) is False or call.get(1, "p", 0.5) == 0.0
     demand(off, reason("dropout"))
     return mapped(call, h, 1.0, spectral=True)
 
 
-def _transpose(call: Call) -> Step:
-    h = _first(call)
-    a, b = axis(h, call.get(1, "dim0")), axis(h, call.get(2, "dim1"))
-    last = {h.tensor.ndim - 1, h.tensor.ndim - 2}
-    return mapped(call, h, 1.0, spectral={a, b} == last and len(h.each) >= 2)
-
-
-def _turned(call: Call) -> Step:
-    h = _first(call)
-    demand(len(h.each) >= 2 and (not h.sampled or call.target is not torch.t), MIXES)
-    return mapped(call, h, 1.0, spectral=True)
-
-
-def _attribute(call: Call) -> Step:
-    name = call.args[1]
-    demand(name in ("T", "mT"), reason(str(name)))
-    demand(name == "mT" or not call.args[0].sampled, MIXES)
-    demand(name == "mT" or call.args[0].tensor.ndim == 2, MIXES)
-    return _turned(call)
-
-
-def _reshape(call: Call) -> Step:
-    return mapped(call, _first(call), 1.0)
-
-
-def _squeeze(call: Call) -> Step:
-    h = _first(call)
-    axis(h, call.get(1, "dim"))
-    return mapped(call, h, 1.0)
-
-
-def _permute(call: Call) -> Step:
-    h = _first(call)
-    dims = call.args[1] if isinstance(call.args[1], list | tuple) else call.args[1:]
-    demand(not h.sampled or dims[0] == 0, MIXES)
-    return mapped(call, h, 1.0)
-
-
-def _pool(mean: bool) -> Builder:
-    def build(call: Call) -> Step:
-        h, dim = _first(call), call.get(1, "dim")
-        demand(call.kwargs.get("dtype") is None, "it changes the type of its numbers")
-        if dim is None:
-            demand(not h.sampled, MIXES)
-            count = h.entries
-        else:
-            axes = {axis(h, d) for d in (dim if isinstance(dim, list | tuple) else [dim])}
-            count = prod(h.tensor.shape[d] for d in axes)
-        return mapped(call, h, 1 / sqrt(count) if mean else sqrt(count), exact=False)
-
-    return build
-
-
-def _concatenation(call: Call) -> Step:
-    parts = call.get(0, "tensors")
-    demand(all(isinstance(p, Operand) for p in parts), "a part is no tensor of the graph")
-    demand(len({p.sampled for p in parts}) == 1, MIXES)
-    axis(parts[0], call.get(1, "dim", 0))
-    return Step(tuple(p.name for p in parts), lambda _, j: jets.concatenation(j), parts[0].sampled)
-
-
-def _masked(call: Call) -> Step:
-    h, mask, fill = _first(call), call.get(1, "mask"), call.get(2, "value")
-    demand(isinstance(mask, Operand) and mask.tensor.dtype == torch.bool, "the mask is not fixed")
-    demand(number(fill), "it fills with a tensor")
-    aligned([h, mask])
-    demand(call.value.shape == h.tensor.shape, MIXES)
-    size = np.full((1, 1), abs(float(fill)) * sqrt(h.entries) * (1 + 1e-15))
-    return Step(
-        (h.name,),
-        lambda ball, j: jets.add(
-            jets.linear_map(j[0], 1.0), jets.constant(size, size, ball.blocks)
-        ),
-        h.sampled,
-    )
-
-
-def _item(call: Call) -> Step:
-    whole, index = call.args
-    if isinstance(whole, Pieces):
-        return mapped(call, whole.whole, 1.0, exact=False)
-    cuts = index if isinstance(index, tuple) else (index,)
-    plain = all(c is None or c is Ellipsis or isinstance(c, int | slice) for c in cuts)
-    demand(plain and not any(isinstance(c, bool) for c in cuts), "only plain indices are known")
-    if whole.sampled:
-        axes = sum(1 for c in cuts if c is not None and c is not Ellipsis)
-        kept = cuts[0] == slice(None) or (cuts[0] is Ellipsis and axes < whole.tensor.ndim)
-        demand(bool(kept), MIXES)
-    return mapped(call, whole, 1.0, exact=False)
-
-
-def _split(call: Call) -> Pieces:
-    h = _first(call)
-    axis(h, call.get(2, "dim", 0))
-    tensors: tuple[Tensor, ...] = tuple(call.value)
-    return Pieces(h, tensors)
-
-
-RULES: dict[Any, Builder] = {getattr: _attribute, operator.getitem: _item}
+RULES: dict[Any, Builder] = {getattr: attribute, operator.getitem: item}
 """Function, or name of a method -> builder of its step."""
 
 for _name in ("tanh", "sigmoid", "sin", "cos", "erf"):
@@ -395,17 +302,17 @@ for _builder, _targets in (
     (_norm(True), (F.layer_norm,)),
     (_norm(False), (F.rms_norm,)),
     (_dropout, (F.dropout,)),
-    (_transpose, (torch.transpose, "transpose")),
-    (_turned, (torch.t, "t")),
-    (_reshape, ("reshape", "view", "flatten", "unflatten", torch.reshape, torch.flatten)),
-    (_reshape, ("contiguous", "unsqueeze", torch.unsqueeze, "neg", torch.neg, operator.neg)),
-    (_squeeze, ("squeeze", torch.squeeze)),
-    (_permute, ("permute", torch.permute)),
-    (_pool(True), ("mean", torch.mean)),
-    (_pool(False), ("sum", torch.sum)),
-    (_concatenation, (torch.cat, torch.concat)),
-    (_masked, ("masked_fill",)),
-    (_split, ("chunk", torch.chunk, "split", torch.split)),
+    (transpose, (torch.transpose, "transpose")),
+    (turned, (torch.t, "t")),
+    (reshape, ("reshape", "view", "flatten", "unflatten", torch.reshape, torch.flatten)),
+    (reshape, ("contiguous", "unsqueeze", torch.unsqueeze, "neg", torch.neg, operator.neg)),
+    (squeeze, ("squeeze", torch.squeeze)),
+    (permute, ("permute", torch.permute)),
+    (pool(True), ("mean", torch.mean)),
+    (pool(False), ("sum", torch.sum)),
+    (concatenation, (torch.cat, torch.concat)),
+    (masked, ("masked_fill",)),
+    (split, ("chunk", torch.chunk, "split", torch.split)),
 ):
     for _target in _targets:
         RULES[_target] = _builder

@@ -8,7 +8,7 @@ weight that the trace baked in, a layer that mixes samples or counts them shows 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,9 +213,16 @@ def step_of(call: Call) -> Step | Pieces | Any:
         if rule is None:
             raise UnknownError(reason(getattr(call.target, "__name__", str(call.target))))
         return rule(call)
-    if isinstance(call.value, tuple) and call.target in RULES and call.operands:
+    sizes = isinstance(call.value, torch.Size)
+    if isinstance(call.value, tuple) and not sizes and call.target in RULES and call.operands:
         return RULES[call.target](call)
-    plain = not call.operands or call.target in ("size", "dim", "ndimension", "numel", len)
+    plain = not (call.operands or pieces) or call.target in (
+        "size",
+        "dim",
+        "ndimension",
+        "numel",
+        len,
+    )
     if call.target is getattr:
         plain = call.args[1] in ("shape", "ndim", "dtype", "device")
     demand(plain, "it turns data into a plain value")
@@ -321,5 +328,3 @@ def _disagreement(graph: Graph, module: nn.Module, X: Tensor) -> str | None:
     ):
         return None
     return "one sample at a time gives other outputs, or they are not finite"
-
-

@@ -267,7 +267,9 @@ def norm_rows(h: Jet, rows: int, width: int, S_squared: Array) -> Jet:
         >>> float(norm_rows(h, 1, 4, np.zeros((1, 1))).g[0, 0, 0])
         inf
     """
-    size = np.broadcast_to(np.float64(sqrt(rows * width)), np.broadcast_shapes(h.b_F.shape, S_squared.shape))
+    size = np.broadcast_to(
+        np.float64(sqrt(rows * width)), np.broadcast_shapes(h.b_F.shape, S_squared.shape)
+    )
     with np.errstate(all="ignore"):
         first = (sqrt(width) / np.sqrt(S_squared))[..., None]
         second = (NORM_SECOND * sqrt(width) / S_squared)[..., None, None]

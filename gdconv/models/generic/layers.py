@@ -25,7 +25,10 @@ class UnknownError(Exception):
 
 KINK = "it has a kink, so the Jacobian jumps"
 REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("relu", "leaky", "hard", "abs", "clamp", "sign", "threshold", "shrink", "celu", "selu"), KINK),
+    (
+        ("relu", "leaky", "hard", "abs", "clamp", "sign", "threshold", "shrink", "celu", "selu"),
+        KINK,
+    ),
     (("max", "min", "sort", "topk", "median"), KINK),
     (("batchnorm", "batch_norm", "instancenorm"), "it mixes samples or keeps running averages"),
     (("rand", "bernoulli", "dropout"), "it is random; call eval() on the module first"),

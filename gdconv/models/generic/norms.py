@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gdconv.rigor.rounding import TINY, UNIT, gamma
 
@@ -14,7 +14,7 @@ LARGEST = 256
 than it gives."""
 
 
-def up(x: Array, count: int = 30) -> Array:
+def up(x: ArrayLike, count: int = 30) -> Array:
     """Inflate bounds made by at most `count` operations on non-negative numbers.
 
     Args:
@@ -28,7 +28,7 @@ def up(x: Array, count: int = 30) -> Array:
         >>> bool(up(np.array([1.0, np.nan]))[0] > 1.0), float(up(np.array([np.nan]))[0])
         (True, inf)
     """
-    raised = x * (1.0 + 2.0 * (count + 2) * UNIT) + TINY
+    raised = np.asarray(x) * (1.0 + 2.0 * (count + 2) * UNIT) + TINY
     return np.where(np.isnan(raised), np.inf, raised)
 
 
