@@ -70,8 +70,10 @@ class Calculus:
         self.N = self.X.shape[0]
         self._measure_values()
         with np.errstate(all="ignore"):
+            self.slopes: dict[str, Array] = {}
             guard = self._guard()
-            self.slopes = self._measure_slopes(guard, budget) if centred else {}
+            if centred:
+                self.slopes = self._measure_slopes(guard, budget)
 
     def _each(self, name: str) -> Array:
         """Values of a node sample by sample, (N, ...) or (1, ...)."""
@@ -169,7 +171,6 @@ class Calculus:
         """Plain jets at the centre, the last block being the rounding of all values."""
         self.errors: dict[str, Array] = {n: np.zeros((1, 1)) for n in self.norm_F}
         self.local: dict[str, Array] = {}
-        self.slopes: dict[str, Array] = {}
         index = {name: k for k, name in enumerate(self.graph.blocks)}
         first = Ball(np.zeros((1, 1)), self.tops, self._shortest(None), len(index) + 1)
         jets_there = self._run(first, index, guard=True)

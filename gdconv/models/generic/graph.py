@@ -8,15 +8,19 @@ weight that the trace baked in, a layer that mixes samples or counts them shows 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from gdconv.models.generic import jets
 from gdconv.models.generic.functions import CREATORS, RULES
+from gdconv.models.generic.jets import Jet
 from gdconv.models.generic.layers import (
+    Ball,
     Call,
     Operand,
     Pieces,
@@ -163,9 +167,10 @@ def known_layers(module: nn.Module, X: Tensor) -> Graph | Refusal:
         The graph, or a refusal that names a layer and the reason.
 
     Example:
-        >>> isinstance(known_layers(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), torch.zeros(1, 2)), Graph)
+        >>> X = torch.zeros(1, 2)
+        >>> isinstance(known_layers(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), X), Graph)
         True
-        >>> print(known_layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2)))
+        >>> print(known_layers(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), X))
         '1' (ReLU): it has a kink, so the Jacobian jumps
     """
     whole = type(module).__name__
@@ -188,6 +193,10 @@ def known_layers(module: nn.Module, X: Tensor) -> Graph | Refusal:
     return graph if why is None else Refusal(whole, why)
 
 
+def _made(ball: Ball, _: Sequence[Jet]) -> Jet:
+    return jets.constant(np.zeros((1, 1)), np.zeros((1, 1)), ball.blocks)  # measured later
+
+
 def step_of(call: Call) -> Step | Pieces | Any:
     """The rule of a node, parts of a tensor, or a plain value such as a shape.
 
@@ -208,7 +217,7 @@ def step_of(call: Call) -> Step | Pieces | Any:
     if isinstance(call.value, Tensor):
         if not call.operands and not pieces:
             demand(call.target in CREATORS, reason(getattr(call.target, "__name__", "")))
-            return Step((), lambda ball, _: jets.constant(*np.zeros((2, 1, 1)), ball.blocks), False)
+            return Step((), _made, False)
         rule = RULES.get(call.target)
         if rule is None:
             raise UnknownError(reason(getattr(call.target, "__name__", str(call.target))))
@@ -244,7 +253,9 @@ def _resolve(module: nn.Module, traced: fx.Graph, X: Tensor) -> Graph:
     first = {id(p): name for name, p in module.named_parameters()}
     nodes = list(traced.nodes)
     results: dict[str, Any] = {}
-    parameters, constants, steps = {}, {}, {}
+    parameters: dict[str, str] = {}
+    constants: dict[str, Tensor] = {}
+    steps: dict[str, Step] = {}
     output, source = nodes.pop(), ""
     for node in nodes:
         if node.op == "placeholder":

@@ -59,8 +59,8 @@ def length(x: Array) -> Array:
 def spectral(A: Array) -> Array:
     """Upper bound of the spectral norm of each matrix of a stack.
 
-    With G = A A^T, A the wide side, and any V, w: |A|^2 <= max|w| |V|^2 + |G - V diag(w) V^T|; V and
-    w are LAPACK's eigensystem, and nothing about it is trusted (the proof of norm2_upper).
+    With G = A A^T, A the wide side, and any V, w: |A|^2 <= max|w| |V|^2 + |G - V diag(w) V^T|. V
+    and w are LAPACK's eigensystem, and nothing about it is trusted (the proof of norm2_upper).
 
     Args:
         A: Stack (..., m, p).

@@ -53,6 +53,10 @@ ACCEPTED = {
     ),
     "scale per row": Of(lambda m, x: x * m.s + m.c, s=torch.ones(3, 1), c=torch.ones(3, 4)),
     "size from the input": Of(lambda m, x: (x @ m.W).view(x.shape[0], -1) / x.shape[1], W=square()),
+    "constants from sizes": Of(
+        lambda m, x: torch.eye(x.shape[1], dtype=x.dtype) @ x
+        + nn.functional.embedding(torch.arange(x.shape[1]), m.W), W=square(),
+    ),
     "dropout that is off": nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5)).eval(),
 }  # fmt: skip
 
@@ -68,7 +72,7 @@ REFUSED = {
     "elu": (nn.Sequential(nn.Linear(4, 2), nn.ELU(2.0)), "elu", "alpha"),
     "softplus": (nn.Sequential(nn.Linear(4, 2), nn.Softplus(2.0)), "softplus", "beta"),
     "exp": (Of(lambda m, x: torch.exp(x @ m.W), W=square()), "exp", "no rule"),
-    "own softmax": (Of(lambda m, x: x / (x @ m.W).sum(-1, keepdim=True), W=square()), "truediv", ""),
+    "quotient": (Of(lambda m, x: x / (x @ m.W), W=square()), "truediv", "plain number"),
     "branch": (Of(lambda m, x: x @ m.W if x.sum() > 0 else x, W=square()), "Of", "trace"),
     "mean over samples": (Of(lambda m, x: x @ m.W - x.mean(0), W=square()), "mean", "samples"),
     "mean of all": (Of(lambda m, x: x @ m.W - x.mean(), W=square()), "mean", "samples"),
@@ -86,6 +90,7 @@ REFUSED = {
     "slice of chunks": (
         Of(lambda m, x: torch.cat((x @ m.W).chunk(2, -1)[::-1], -1), W=square()), "getitem", "",
     ),
+    "random": (Of(lambda m, x: x @ m.W + torch.rand(x.shape), W=square()), "rand", "random"),
     "detached": (Of(lambda m, x: x @ m.W.detach(), W=square()), "detach", "no rule"),
     "two outputs": (Of(lambda m, x: (x @ m.W, x), W=square()), "", "one tensor"),
     "constant": (Of(lambda m, x: m.W @ m.W, W=square()), "", "input"),

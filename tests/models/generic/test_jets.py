@@ -38,12 +38,12 @@ def steepest(function, z: torch.Tensor, steps: int = 80, free=None) -> tuple[flo
     found = []
     for order in (1, 2):
 
-        def size(p: torch.Tensor, order: int = order) -> torch.Tensor:
-            point, u = p[0], p[1] / p[1].norm()
+        def size(pair: torch.Tensor, order: int = order) -> torch.Tensor:
+            point, u = pair[0], pair[1] / pair[1].norm()
             point = point if free is None else free(point)
 
-            def first(t: torch.Tensor) -> torch.Tensor:
-                return torch.func.jvp(function, (t,), (u,))[1]
+            def first(x: torch.Tensor) -> torch.Tensor:
+                return torch.func.jvp(function, (x,), (u,))[1]
 
             D = first(point) if order == 1 else torch.func.jvp(first, (point,), (u,))[1]
             return D.norm()
