@@ -67,6 +67,16 @@ def _attention() -> dict[str, tuple[str, Options]]:
     return made
 
 
+def _modules() -> dict[str, tuple[str, Options]]:
+    """Any torch module: every statement and loss."""
+    made: dict[str, tuple[str, Options]] = {
+        f"generic-gd {name}": ("generic-gd", {"statement": name, "steps": 60})
+        for name in ("run", "product", "kernel")
+    }
+    made["generic-gd seeds"] = "generic-gd", {"steps": 40, "seeds": 2, "sharpness": True}
+    return made
+
+
 def _problems() -> dict[str, tuple[str, Options]]:
     """Named problems, with the options they suggest."""
     named = {
@@ -112,7 +122,7 @@ def _claims() -> dict[str, tuple[str, Options]]:
     }
 
 
-SETTINGS = {**_attention(), **_problems(), **_encoder(), **_claims()}
+SETTINGS = {**_attention(), **_problems(), **_encoder(), **_claims(), **_modules()}
 
 SHORT = (
     "full-gd stacked-witness", "full-gd block-free softmax", "full-gd fused gaussian",

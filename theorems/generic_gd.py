@@ -31,8 +31,13 @@ ORDINARY: dict[str, dict[str, Any]] = {
 }
 """An ordinary run: half of 1 / |J_0|^2, until the loss is small."""
 
-KERNEL: dict[str, dict[str, Any]] = {"*": {"step": "theory", "until_bound": 0.5, "steps": 200_000}}
-"""As far as the bound falls by half."""
+KERNEL: dict[str, dict[str, Any]] = {
+    "*": {
+        "model": "gdconv.models.generic.nets:NearFit", "step": "theory", "until_bound": 0.5,
+        "steps": 200_000,
+    }
+}  # fmt: skip
+"""Labels near the first outputs; as far as the bound falls by half."""
 
 
 class GenericGD(Theorem):

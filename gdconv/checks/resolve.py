@@ -95,7 +95,10 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
     if isinstance(theorem, ClaimTheorem):
         return _without_descent(theorem, config)
     given = given or Given()
-    family = given.family(theorem, config.model, config.loss)
+    model = config.model
+    if given.model is None and model in (None, theorem.models[0]):
+        model = _usual_model(theorem, config) or model
+    family = given.family(theorem, model, config.loss)
     kernel = config.kernel or FALLBACK["kernel"]
     named = named_problem(config.problem, kernel, config.seed, family) if config.problem else None
     suggested = named.options_for(theorem.id) if named else {}
@@ -116,6 +119,14 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
     require_used(config, filled, tuple(foreign))
     spoken = tuple(theorem.statements(filled.kernel, family.kind))
     return Resolved(theorem, judged, spoken, filled, config, family, named, given)
+
+
+def _usual_model(theorem: Theorem, config: Config) -> str | None:
+    """The model under which the statement asked for was seen to hold, where it names one."""
+    for s in theorem.statements():
+        if s.name == config.statement:
+            return s.defaults.get("*", {}).get("model")
+    return None
 
 
 def resolve_saved(config: Config, given: Given | None = None) -> Resolved:

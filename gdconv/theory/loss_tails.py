@@ -53,18 +53,19 @@ def loss_tail(end: Any, eta: float) -> LossTail:
         The certificate with the best margin, fulfilled or not.
     """
     loss, y = end.model.loss, end.problem.y
-    f = torch.tensor([end.gap.hi], dtype=torch.float64)
+    f = torch.tensor([end.gap.hi], dtype=torch.float64, device=y.device)
     slope = float(loss.slope_bound(f, y)[0])
     h = float(loss.curvature(f, y)[0])
     phi = float(loss.linear_domination(f, y)[0])
     k = float(loss.riccati_domination(f, y)[0])
     s, S = end.J_range
     best: tuple[Any, ...] | None = None
-    for rho in map(float, RADII):
-        M, G_squared = end.constants(rho)
+    for rho, M, G_most in zip(
+        RADII.tolist(), *map(np.ndarray.tolist, end.constants_at(RADII)), strict=True
+    ):
         drift = times(M, rho)
         reach = plus(S, drift)
-        G = smaller(G_squared, times(reach, reach))
+        G = smaller(G_most * G_most, times(reach, reach))
         half = over(times(eta, plus(times(h, G), times(M, slope))), 2)
         c, room = minus(1, half), minus(s, drift)
         left = rho if phi > 0 else minus(rho, times(eta, sqrt(max(G.hi, 0.0)), slope)).lo
@@ -100,6 +101,6 @@ def loss_tail(end: Any, eta: float) -> LossTail:
 
 def _side(end: Any, value: Enclosure) -> Side:
     """A side that rests on M_2: proved by the layers, or an estimate without a value."""
-    if end.calculus is not None:
+    if end.graph is not None:
         return value
     return Estimate(value.mid, value.width / 2, "no bound of M_2 is proved for this module")

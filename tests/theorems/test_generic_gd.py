@@ -96,6 +96,48 @@ def test_unknown_layers_prove_no_later_step() -> None:
     assert check.level == "estimated"
 
 
+class Block(nn.Module):
+    """Pre-norm attention with a residual link, then a read-out: one output per token."""
+
+    def __init__(self, D: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(D)
+        self.Q, self.K, self.V = (nn.Linear(D, D, bias=False) for _ in range(3))
+        self.out = nn.Linear(D, 1)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        h = self.norm(X)
+        S = torch.softmax(self.Q(h) @ self.K(h).mT / 2.0, -1)
+        return self.out(torch.tanh(X + S @ self.V(h)))
+
+
+def test_a_residual_attention_block_is_certified_for_all_later_steps() -> None:
+    """Tanh, layer norm, softmax attention and a residual link: M_2 from the calculus of jets."""
+    torch.manual_seed(3)
+    X = torch.randn(2, 3, 4, dtype=torch.float64)
+    y = 0.5 * torch.randn(2, 3, 1, dtype=torch.float64)
+    check = gdconv.check("generic-gd", model=Block(), X=X, y=y, steps=20_000, until_loss=1e-13)
+    assert check.verdict == "confirmed", check.table()
+    row = check.verdicts.set_index("statement").loc["run"]
+    assert "TAIL fires: rate" in row["note"]
+    assert row["level"] == "float64"
+
+
+def test_the_tail_holds_for_later_steps_and_a_small_radius_is_needed() -> None:
+    """Its rate against 300 more steps; with M_2 taken ten thousand times too large it is silent."""
+    asked: dict[str, Any] = {"statement": "run", "step": 0.05}
+    first = gdconv.check("generic-gd", steps=400, **asked)
+    assert first.verdict == "confirmed"
+    note = first.verdicts.set_index("statement").loc["run", "note"]
+    rate = float(note.split("rate ")[1].split(" ")[0])
+    longer = gdconv.check("generic-gd", steps=700, until_loss=1e-15, **asked)
+    end = longer.trace["step"].iloc[-1]
+    at = float(first.trace["loss"].iloc[-1])
+    assert longer.trace["loss"].iloc[-1] <= (1 - 0.05 * rate) ** (end - 400) * at * (1 + 1e-9)
+    early = gdconv.check("generic-gd", steps=3, **asked)
+    assert early.verdict in ("outside", "undecided")
+
+
 def test_saved_with_its_module_and_replayed(tmp_path: Path) -> None:
     X, y = data()
     check = gdconv.check("generic-gd", model=net(), X=X, y=y, steps=30, statement="product")

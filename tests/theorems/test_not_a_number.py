@@ -53,15 +53,18 @@ CLAIMS = [
     if isinstance(t, ClaimTheorem)
     for s in t.statements()
 ]
+KERNELS = {"multihead": ("softmax", "gaussian"), "encoder": ("softmax",)}
 DESCENTS = [
     (t.id, s.name, kernel, model)
     for t in registry().values()
     if not isinstance(t, ClaimTheorem)
     for model in t.models
-    for kernel in ("softmax", "gaussian")[: 1 + (model == "multihead")]
+    for kernel in {"multihead": ("softmax", "gaussian"), "encoder": ("softmax",)}.get(
+        model, (None,)
+    )
     for s in t.statements(kernel, model)
 ]
-PRIOR = [d for d in DESCENTS if d[1] not in ("run", "linearised", "ladder")]
+PRIOR = [d for d in DESCENTS if d[1] not in ("run", "linearised", "ladder", "product")]
 
 
 def run(factor: float, eta: float, kind: int = FIXED, **changed: Any) -> Outcome:

@@ -16,12 +16,14 @@ from gdconv.theory.verdict import ORDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = [(theorem, s.name) for theorem in registry().values() for s in theorem.statements()]
+KERNELS = {"multihead": ("softmax", "gaussian"), "encoder": ("softmax",)}
 MODELS = [
     (theorem, model, kernel)
     for theorem in registry().values()
     for model in theorem.models
-    for kernel in ("softmax", "gaussian")
-    if (model, kernel) != ("encoder", "gaussian")
+    for kernel in {"multihead": ("softmax", "gaussian"), "encoder": ("softmax",)}.get(
+        model, (None,)
+    )
 ]
 RUNS = [
     (theorem, model, s.name, kernel)
@@ -43,7 +45,7 @@ def test_identity(theorem: Theorem) -> None:
     ("theorem", "model", "kernel"), MODELS, ids=[f"{t.id}:{m}:{k}" for t, m, k in MODELS]
 )
 def test_every_model_and_kernel_has_a_default_statement(
-    theorem: Theorem, model: str, kernel: str
+    theorem: Theorem, model: str, kernel: str | None
 ) -> None:
     defaults = [s.name for s in theorem.statements(kernel, model) if s.default]
     assert defaults
@@ -65,7 +67,7 @@ def test_statement_is_documented_and_its_proof_exists(theorem: Theorem, name: st
     ids=[f"{t.id}:{m}:{n}:{k}" for t, m, n, k in RUNS],
 )
 def test_default_settings_give_a_whole_check(
-    theorem: Theorem, model: str, name: str, kernel: str
+    theorem: Theorem, model: str, name: str, kernel: str | None
 ) -> None:
     check = gdconv.check(theorem.id, model=model, statement=name, kernel=kernel)
     assert check.verdict in ("confirmed", "refuted")

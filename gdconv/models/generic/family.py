@@ -16,8 +16,8 @@ from gdconv.data.problem import Problem
 from gdconv.data.sources import read_arrays
 from gdconv.models.architecture import Architecture
 from gdconv.models.generic.contract import outputs_of, require_sound
+from gdconv.models.generic.graph import Graph, Refusal, known_layers
 from gdconv.models.generic.model import ModuleModel
-from gdconv.models.generic.point import Proves
 from gdconv.models.generic.weights import ModuleWeights, require_names
 from gdconv.models.losses.base import Loss
 from gdconv.models.losses.named import loss_named
@@ -29,6 +29,9 @@ IN_MEMORY = "in memory"
 
 OWN = "own"
 """What `data` says of data that the model draws."""
+
+
+MIXED = "outputs of one sample depend on the others"
 
 
 class ModuleFamily(Architecture):
@@ -64,7 +67,8 @@ class ModuleFamily(Architecture):
         self.defaults = {"loss": self.loss.name, "data": OWN if hasattr(source, "data") else None}
         self._module = self._made(0)
         self._like = ModuleWeights.of(self._module)
-        self._model = ModuleModel(self._module, self.loss, False, _calculus_of(self._module))
+        self._model = ModuleModel(self._module, self.loss)
+        self.refusal = ""
         self.blocks, self.trainable = tuple(self._like.values), self._like.trained  # type: ignore[misc]
         require_names(self.blocks)
         if not self.trainable:
@@ -77,7 +81,7 @@ class ModuleFamily(Architecture):
         if isinstance(source, nn.Module):
             made = copy.deepcopy(source)
         else:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 torch.manual_seed(seed)
                 made = source.module() if hasattr(source, "module") else source()
         if not isinstance(made, nn.Module):
@@ -159,7 +163,16 @@ class ModuleFamily(Architecture):
     def require_match(self, problem: Problem, params: Any) -> None:
         """The module takes these data, is differentiable and uses its parameters."""
         separate = require_sound(self._model, problem, params, self.name)
-        self._model = replace(self._model, separate=separate)
+        found = known_layers(self._module, problem.X[0]) if separate else Refusal("it", MIXED)
+        known = found if isinstance(found, Graph) else None
+        self.refusal = "" if known else str(found)
+        self._model = replace(self._model, separate=separate, graph=known)
+
+    def notes(self, problem: Problem, params: Any) -> list[str]:
+        """Which layer keeps M_2 from being proved."""
+        if not self.refusal:
+            return []
+        return [f"no bound of M_2 is proved for this module: {self.refusal}"]
 
 
 def family_named(text: str, loss: Loss | str | None = None) -> ModuleFamily:
@@ -215,8 +228,3 @@ def described(module: Any) -> str:
 
 def _with_replica(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.asarray(v)[None] for v in (X, y))  # type: ignore[return-value]
-
-
-def _calculus_of(module: nn.Module) -> Proves | None:
-    """The constants of known layers; None where one is unknown."""
-    return None

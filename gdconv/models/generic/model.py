@@ -10,7 +10,8 @@ import torch
 from gdconv.data.problem import Problem
 from gdconv.models.base import Bars, Model
 from gdconv.models.generic.formulas import ModuleFormulas, ModulePass
-from gdconv.models.generic.point import ModulePoint, Proves
+from gdconv.models.generic.graph import Graph
+from gdconv.models.generic.point import ModulePoint
 from gdconv.models.generic.probes import probe
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.probes import Probe, to_numpy
@@ -21,18 +22,17 @@ class ModuleModel(ModuleFormulas, Model):
     """Any torch module under any loss.
 
     Attributes:
-        calculus: Makes the constants of a point from its parameters, inputs and trained blocks;
-            None with a module that has unknown layers.
+        graph: The module's layers; None where one is unknown, so that nothing proves M_2.
     """
 
     name = "module"
-    calculus: Proves | None = None
+    graph: Graph | None = None
 
     def point(
         self, problem: Problem, params: ModuleWeights, trained: tuple[str, ...]
     ) -> ModulePoint:
         """Jacobian, gap and constants of one replica."""
-        return ModulePoint(self, problem, params, trained, self.calculus)
+        return ModulePoint(self, problem, params, trained, self.graph)
 
     def probe(
         self, problem: Problem, params: ModuleWeights, eta: np.ndarray, trained: tuple[str, ...]

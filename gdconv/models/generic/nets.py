@@ -44,7 +44,38 @@ class TwoLayer:
 
     def data(self, seed: int) -> tuple[Tensor, Tensor]:
         """Inputs on the sphere, normal labels."""
-        draw = torch.Generator().manual_seed(seed)
-        X = torch.randn(self.samples, self.inputs, generator=draw, dtype=torch.float64)
-        y = self.label * torch.randn(self.samples, 1, generator=draw, dtype=torch.float64)
-        return X / X.norm(dim=1, keepdim=True), y
+        draw = torch.Generator("cpu").manual_seed(seed)
+        drawn = torch.randn(
+            self.samples, self.inputs + 1, generator=draw, dtype=torch.float64, device="cpu"
+        )
+        X, y = drawn[:, :-1], drawn[:, -1:]
+        return X / X.norm(dim=1, keepdim=True), self.label * y
+
+
+@dataclass(frozen=True)
+class NearFit(TwoLayer):
+    """The same, with labels so near the outputs at the start that the kernel theorem applies.
+
+    Attributes:
+        samples: N.
+        inputs: d.
+        width: Hidden units.
+        act: The activation, a module class.
+        label: |F_0 - y|.
+
+    Example:
+        >>> X, y = NearFit().data(0)
+        >>> y.shape
+        torch.Size([4, 1])
+    """
+
+    label: float = 2e-3
+
+    def data(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Inputs on the sphere, labels beside what the network of this seed says of them."""
+        X, y = super().data(seed)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.manual_seed(seed)
+            module = self.module()
+        with torch.no_grad():
+            return X, module(X) + self.label * y / y.norm()

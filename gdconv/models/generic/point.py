@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isfinite, nan
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +12,9 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from gdconv.data.problem import Problem
+from gdconv.models.generic.calculus import Calculus
 from gdconv.models.generic.formulas import ModuleFormulas
+from gdconv.models.generic.graph import Graph
 from gdconv.models.generic.probes import probe
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.point import Point
@@ -33,18 +33,6 @@ MOST_DENSE = 300
 """Parameters up to which the Hessian is formed for its greatest eigenvalue."""
 
 
-@runtime_checkable
-class Constants(Protocol):
-    """What the layers of a module prove around one point."""
-
-    def constants(self, rho: float) -> tuple[float, float]:
-        """(M_2, G) on the ball of radius rho."""
-
-
-Proves = Callable[[dict[str, Tensor], Tensor, tuple[str, ...]], Constants]
-"""Parameters by name, inputs and trained blocks to the constants around them."""
-
-
 @dataclass(frozen=True)
 class ModulePoint(Point):
     """One run of a torch module at theta.
@@ -54,15 +42,14 @@ class ModulePoint(Point):
         problem: Data, one replica.
         params: Weights, one replica.
         trained: Parameters that gradient descent moves.
-        calculus: Makes the constants that the module's layers prove, or None with a module that has
-            unknown layers.
+        graph: The module's layers, if all are known: they prove M_2 and G.
     """
 
     model: ModuleFormulas
     problem: Problem
     params: ModuleWeights
     trained: tuple[str, ...]
-    calculus: Proves | None = None
+    graph: Graph | None = None
 
     @property
     def kernel(self) -> str:
@@ -106,7 +93,7 @@ class ModulePoint(Point):
 
     @property
     def _F_error(self) -> Tensor:
-        return torch.tensor([self.r_error], dtype=torch.float64)
+        return torch.tensor([self.r_error], dtype=torch.float64, device=self.problem.X.device)
 
     def constants(self, rho: float) -> tuple[float, float]:
         """(M_2, G^2) on the ball of radius rho around here; infinite where no layer proves them.
@@ -117,20 +104,33 @@ class ModulePoint(Point):
         Returns:
             Lipschitz constant of J and upper bound of |J|^2.
         """
-        if self._proved is None:
-            return inf, inf
-        M, G = self._proved.constants(rho)
-        return M, G * G
+        if not rho >= 0:
+            return nan, nan
+        M, G = self.constants_at(np.array([rho]))
+        return float(M[0]), float(G[0]) ** 2
+
+    def constants_at(self, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(M_2, G) for several radii at once.
+
+        Args:
+            radii: Shape (k,).
+
+        Returns:
+            Two arrays of shape (k,).
+        """
+        if self.graph is None:
+            return np.full(len(radii), inf), np.full(len(radii), inf)
+        M, G = self._proved.constants(radii, self.trained)
+        return np.asarray(M), np.asarray(G)
 
     @cached_property
-    def _proved(self) -> Constants | None:
-        if self.calculus is None:
-            return None
-        return self.calculus(
-            {k: v[0].cpu().double() for k, v in self.params.blocks().items()},
-            self.problem.X[0].cpu().double(),
-            self.trained,
-        )
+    def _proved(self) -> Calculus:
+        return self._calculus(centred=True)
+
+    def _calculus(self, centred: bool) -> Calculus:
+        assert self.graph is not None
+        theta = {k: v[0].cpu().double() for k, v in self.params.blocks().items()}
+        return Calculus(self.graph, theta, self.problem.X[0].cpu().double(), centred)
 
     def reach(self) -> tuple[float, float]:
         """(M, rho): J is M-Lipschitz within rho of here, where sigma_m(J) loses at most a share.
@@ -138,15 +138,15 @@ class ModulePoint(Point):
         Returns:
             (1, 0) where nothing is proved: sigma_m(J) is known here alone.
         """
-        best, s = (1.0, 0.0), self.J_range[0].lo
-        if self._proved is None or not s > 0:
-            return best
-        for rho in map(float, RADII):
-            M, _ = self.constants(rho)
-            if not M * rho <= DRIFT * s:
-                break
-            best = (max(M, 1e-300), rho)
-        return best
+        s = self.J_range[0].lo
+        if self.graph is None or not s > 0:
+            return 1.0, 0.0
+        # asked for at every enclosure: the plain rules, without Jacobians of what lies between
+        M, _ = self._calculus(centred=False).constants(RADII, self.trained)
+        fits = np.flatnonzero(np.asarray(M) * RADII <= DRIFT * s)
+        if not len(fits):
+            return 1.0, 0.0
+        return max(float(np.asarray(M)[fits[-1]]), 1e-300), float(RADII[fits[-1]])
 
     @cached_property
     def sharpness(self) -> Estimate:

@@ -74,7 +74,7 @@ class ModuleWeights(Weights):
         for name, block in like.values.items():
             if name not in arrays:
                 raise InputError("weights", name, "give every parameter of the model by its name")
-            value = torch.as_tensor(np.array(arrays[name], dtype=np.float64))
+            value = torch.from_numpy(np.array(arrays[name], dtype=np.float64))
             shape = tuple(block.shape[1:])
             if tuple(value.shape) == shape:
                 value = value[None]

@@ -188,7 +188,7 @@ def contrasts(C: int) -> Tensor:
         >>> (contrasts(2) * 2**0.5).flatten().tolist()
         [1.0, -1.0]
     """
-    Q = torch.zeros(C, C - 1, dtype=torch.float64)
+    Q = torch.zeros(C, C - 1, dtype=torch.float64, device="cpu")
     for k in range(1, C):
         Q[:k, k - 1] = 1.0
         Q[k, k - 1] = -k
