@@ -14,6 +14,7 @@ from gdconv.models.architecture import Architecture
 from gdconv.models.encoder import witnesses as encoder_witnesses
 from gdconv.models.multihead import witnesses
 from gdconv.models.named import Named
+from gdconv.support.choices import meant
 from gdconv.support.errors import InputError
 
 NAMED: dict[str, Callable[[str, int], Named]] = {
@@ -60,6 +61,5 @@ def named_problem(name: str, kernel: str, seed: int, family: Architecture) -> Na
         require_rows(arrays["X"])
         problem = family.problem(arrays["X"], arrays["y"], Path(name).stem, [])
         return Named(problem, family.from_arrays({b: arrays[b] for b in family.blocks}), {})
-    raise InputError(
-        "problem", name, f"choose one of {', '.join(NAMED)}, or give a .npz with data and weights"
-    )
+    remedy = f"choose one of {', '.join(NAMED)}, or give a .npz with data and weights"
+    raise InputError("problem", name, meant(name, NAMED) + remedy)

@@ -35,6 +35,23 @@ def chosen(field: str, value: object, known: Iterable[str], also: str = "") -> s
     asked = str(value).strip().lower().replace("_", "-").replace(" ", "-")
     if isinstance(value, str) and asked in names:
         return asked
-    near = get_close_matches(asked, names, 1, 0.6) if isinstance(value, str) else []
-    hint = f"did you mean {near[0]}; " if near else ""
+    hint = meant(asked, names) if isinstance(value, str) else ""
     raise InputError(field, value, f"{hint}choose among {', '.join(names)}{also}")
+
+
+def meant(value: object, known: Iterable[str]) -> str:
+    """The beginning of a remedy: which known name was probably meant.
+
+    Args:
+        value: What was given.
+        known: The names.
+
+    Returns:
+        "did you mean X; ", or nothing where none is near.
+
+    Example:
+        >>> meant("ful-gd", ["full-gd", "query-gd"]), meant("x", ["full-gd"])
+        ('did you mean full-gd; ', '')
+    """
+    near = get_close_matches(str(value).strip().lower().replace("_", "-"), list(known), 1, 0.6)
+    return f"did you mean {near[0]}; " if near else ""

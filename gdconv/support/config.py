@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from os import PathLike, fspath
 from typing import Any
 
+from gdconv.support.choices import meant
 from gdconv.support.errors import InputError
 
 PRESENTATION = ("out", "json", "quiet")
@@ -209,7 +210,8 @@ class Config:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in choices:
-                raise InputError(name, value, f"choose one of {', '.join(choices)}")
+                remedy = f"choose one of {', '.join(choices)}"
+                raise InputError(name, value, meant(value, choices) + remedy)
         self.step_size()
         self.scale_list()
         return self

@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gdconv.support.choices import meant
 from gdconv.support.errors import InputError, cause
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def theorem_named(name: str) -> Theorem:
     found, broken = all_theorems()  # an id that is computed cannot be read
     if name in found:
         return found[name]
-    remedy = f"choose one of {', '.join(found)}"
+    remedy = f"{meant(name, found)}choose one of {', '.join(found)}"
     left_out = {**unread, **broken}
     if left_out:
         remedy += "; left out: " + "; ".join(f"{k} ({v})" for k, v in left_out.items())

@@ -15,6 +15,7 @@ import numpy as np
 from gdconv.descent.watch import Watch
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.initialization import solve_scale, spread_scores
+from gdconv.support.choices import meant
 from gdconv.support.errors import InputError
 from gdconv.theory.prediction import Inequality, Prediction
 
@@ -174,7 +175,8 @@ class Theorem:
         for s in known:
             if s.name == name:
                 return s
-        raise InputError("statement", name, f"choose one of {', '.join(s.name for s in known)}")
+        names = [s.name for s in known]
+        raise InputError("statement", name, f"{meant(name, names)}choose one of {', '.join(names)}")
 
     def predict(self, s: Statement, start: Any, outcome: Outcome | None = None) -> Prediction:
         """Evaluate one statement on one run.
