@@ -85,7 +85,7 @@ def test_low_rank_adaptation_gives_s_times_the_input():
 
 def test_samples_are_stacked_by_the_smaller_of_two_bounds():
     net = chain(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    at = calculus(net, unit_input(3, 3))
+    at = calculus(net, unit_input(3, 3) * torch.tensor([[0.1], [1.0], [9.0]]).double())
     h = at.jet(np.array([0.1]))
     H = h.H[0]
     top = [np.linalg.eigvalsh(one)[-1] for one in H]
@@ -156,6 +156,14 @@ def test_the_slopes_at_the_centre_are_those_of_each_block():
         norms = np.linalg.norm(j.detach().reshape(len(X), 1, -1).numpy(), axis=(1, 2))
         assert (norms <= h.g[0, :, k]).all()
         assert (h.g[0, :, k] <= norms * (1 + 1e-8) + 1e-8).all()
+
+
+def test_a_block_trained_alone_keeps_its_own_slopes():
+    at = calculus(*drawn("3-layer GELU", 2))
+    whole = at.jet(np.array([0.0]))
+    for k, name in enumerate(at.graph.blocks):
+        alone = at.jet(np.array([0.0]), trained=[name])
+        np.testing.assert_allclose(alone.g[..., 0], whole.g[..., k], rtol=1e-9)
 
 
 def test_the_drift_of_first_derivatives_counts():
