@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
-from stress_jets import RULES, WHOLE, drawn, measured, ratios
+from stress_jets import RULES, WHOLE, Of, drawn, measured, ratios
 from torch import Tensor, nn
 
 from gdconv.models.generic.calculus import Calculus, lipschitz, sensitivity
@@ -132,6 +132,15 @@ def test_no_search_exceeds_what_one_rule_gives(name):
     G, M = ratios(name, 0.3, seed=1, starts=2, steps=6)
     assert 0.01 < G <= 1
     assert 0.001 < M <= 1
+
+
+def test_repetition_counts_by_its_root():
+    """Constant inputs of ones, where repeating an entry is felt in full."""
+    scalar = Of(lambda m, x: x * m.s, s=(1,))
+    windows = nn.Conv1d(1, 1, 3, bias=False)
+    for module, X in ((scalar, torch.ones(1, 3, 4)), (windows, torch.ones(1, 1, 6))):
+        at = calculus(module.double(), X.double(), centred=False)
+        assert jacobian_norm(at, at.params) <= at.constants(0.0)[1]
 
 
 @pytest.mark.parametrize("name", WHOLE)
