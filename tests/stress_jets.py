@@ -1,6 +1,6 @@
 """Stress of the jet calculus: gradient ascent for the derivatives that its bounds must cover.
 
-    python tests/stress_jets.py                     about 1300 searches
+    python tests/stress_jets.py                     about 4500 searches
     python tests/stress_jets.py --starts 2
 
 Each search moves a point of the ball and a direction together (Adam on both) to make |DF[u]| or
@@ -90,7 +90,25 @@ def small_convolution() -> nn.Module:
     )  # fmt: skip
 
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+class Of(nn.Module):
+    """A module from a function of (self, x) and parameters of these shapes."""
+
+    def __init__(self, function: Callable[..., Tensor], **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.function = function
+        for name, shape in shapes.items():
+            setattr(self, name, nn.Parameter(torch.zeros(shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def heads(x: Tensor) -> Tensor:
+    """(N, 3, 4) as (N, 3, 2, 2)."""
+    return x.view(x.shape[0], 3, 2, 2)
+
+
+WHOLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "2-layer tanh": (
         lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), (4, 3)
     ),
@@ -111,6 +129,49 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gated RMS": (lambda: Gated(4), (3, 4)),
     "convolution": (small_convolution, (3, 2, 6)),
 }  # fmt: skip
+
+
+TOKENS = (2, 3, 4)
+RULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    name: (make, TOKENS)
+    for name, make in {
+        "outer gate": lambda: Of(
+            lambda m, x: (m.a * m.b) * (x @ m.W), a=(3, 1), b=(1, 4), W=(4, 4)
+        ),
+        "row gate": lambda: Of(
+            lambda m, x: torch.sigmoid(x @ m.w) * (x @ m.W), w=(4, 1), W=(4, 4)
+        ),
+        "column gate": lambda: Of(
+            lambda m, x: torch.sigmoid((x @ m.W).mean(1, keepdim=True)) * (x @ m.V),
+            W=(4, 4), V=(4, 4),
+        ),
+        "column scale": lambda: Of(lambda m, x: torch.tanh(x @ m.W) * m.s, W=(4, 4), s=(4,)),
+        "scalar": lambda: Of(lambda m, x: m.s * torch.tanh(x @ m.W), s=(1,), W=(4, 4)),
+        "cube": lambda: Of(lambda m, x: (x @ m.W) ** 2 * (x @ m.W), W=(4, 4)),
+        "gram": lambda: Of(lambda m, x: x @ m.W @ m.W.T, W=(4, 4)),
+        "one matrix for all heads": lambda: Of(lambda m, x: torch.sin(heads(x) @ m.W), W=(2, 2)),
+        "a matrix per head": lambda: Of(lambda m, x: torch.erf(heads(x) @ m.W), W=(3, 2, 2)),
+        "from the left": lambda: Of(lambda m, x: torch.tanh(m.W @ heads(x)), W=(2, 2)),
+        "side by side": lambda: Of(
+            lambda m, x: torch.cat([torch.tanh(x @ m.W), x @ m.W, x @ m.V], -1), W=(4, 4), V=(4, 4)
+        ),
+        "softmax of columns": lambda: Of(lambda m, x: torch.softmax(x @ m.W, 1), W=(4, 4)),
+        "sum of squares": lambda: Of(lambda m, x: ((x @ m.W) ** 2).sum((1, 2)), W=(4, 4)),
+        "biases": lambda: Of(
+            lambda m, x: torch.sin(x @ m.W + m.b + m.c), W=(4, 4), b=(4,), c=(3, 1)
+        ),
+        "norm of two axes": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm([3, 4])),
+    }.items()
+}  # fmt: skip
+RULES["two dimensions"] = (
+    lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.SiLU(), nn.Conv2d(3, 2, 2), nn.Flatten()
+    ), (2, 2, 4, 4),
+)  # fmt: skip
+RULES["dilated"] = (
+    lambda: nn.Sequential(nn.Conv1d(2, 3, 2, dilation=2), nn.Tanh()), (2, 2, 5)
+)  # fmt: skip
+MODELS = WHOLE | RULES
 
 
 def drawn(name: str, seed: int, scale: float = 1.0) -> tuple[nn.Module, Tensor]:

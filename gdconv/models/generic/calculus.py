@@ -95,14 +95,14 @@ class Calculus:
         self.values: dict[str, Tensor] = values
         self.norm_2: dict[str, Array] = {}
         self.norm_F: dict[str, Array] = {}
+        self.finite: dict[str, Array] = {}  # minus infinity of a mask is no number that is rounded
         self.tops: dict[str, Array] = {}
         longest = 1
         for name in wanted:
             v = self._each(name)
             flat = v.reshape(v.shape[0], -1)
-            if name in graph.constants:  # masks: minus infinity is no number that is rounded
-                flat = np.where(np.isfinite(flat), flat, 0.0)
             self.norm_F[name] = length(flat)[None]
+            self.finite[name] = length(np.where(np.isfinite(flat), flat, 0.0))[None]
             self.norm_2[name] = self._spectral(v, name in graph.parameters)[None]
             self.tops[name] = np.abs(flat).max(axis=1, initial=0.0)[None]
             longest = max(longest, *v.shape[1:], int(flat.shape[1] / max(v.shape[1:2] or (1,))))
@@ -148,7 +148,8 @@ class Calculus:
             if not step.inputs:  # a constant made on the way
                 h = self._leaf(name, ball.rho, index, ball.blocks)
             if guard:  # its own rounding is one more direction
-                local = np.broadcast_to(h.b_F, (1, self.N if step.sampled else 1))
+                local = np.where(np.isfinite(h.b_F), h.b_F, self.finite[name])
+                local = np.broadcast_to(local, (1, self.N if step.sampled else 1))
                 self.local[name] = local[0]
                 g = np.array(np.broadcast_to(h.g, (*local.shape, ball.blocks)))
                 g[..., -1] += local

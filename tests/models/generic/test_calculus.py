@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
-from stress_jets import MODELS, drawn, measured, ratios
+from stress_jets import RULES, WHOLE, Of, drawn, measured, ratios
 from torch import Tensor, nn
 
 from gdconv.models.generic.calculus import Calculus, lipschitz, sensitivity
@@ -85,7 +85,7 @@ def test_low_rank_adaptation_gives_s_times_the_input():
 
 def test_samples_are_stacked_by_the_smaller_of_two_bounds():
     net = chain(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    at = calculus(net, unit_input(3, 3))
+    at = calculus(net, unit_input(3, 3) * torch.tensor([[0.1], [1.0], [9.0]]).double())
     h = at.jet(np.array([0.1]))
     H = h.H[0]
     top = [np.linalg.eigvalsh(one)[-1] for one in H]
@@ -119,7 +119,7 @@ def test_the_row_of_a_block_bounds_the_drift_of_its_jacobian():
     assert at.row(0.2, ["1.weight"]) == pytest.approx(np.linalg.norm(H[1]), rel=1e-11)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_no_search_exceeds_a_bound(name):
     for rho in (1e-6, 0.1, 0.5):
         G, M = ratios(name, rho, seed=3, starts=3, steps=8)
@@ -127,7 +127,23 @@ def test_no_search_exceeds_a_bound(name):
         assert 0 < M <= 1
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RULES)
+def test_no_search_exceeds_what_one_rule_gives(name):
+    G, M = ratios(name, 0.3, seed=1, starts=2, steps=6)
+    assert 0.01 < G <= 1
+    assert 0.001 < M <= 1
+
+
+def test_repetition_counts_by_its_root():
+    """Constant inputs of ones, where repeating an entry is felt in full."""
+    scalar = Of(lambda m, x: x * m.s, s=(1,))
+    windows = nn.Conv1d(1, 1, 3, bias=False)
+    for module, X in ((scalar, torch.ones(1, 3, 4)), (windows, torch.ones(1, 1, 6))):
+        at = calculus(module.double(), X.double(), centred=False)
+        assert jacobian_norm(at, at.params) <= at.constants(0.0)[1]
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_at_the_centre_g_is_nearly_the_jacobian(name):
     """At radius 0 only the stacking loses: G <= sqrt(blocks) |J|, with (C1) working."""
     module, X = drawn(name, 1)
@@ -156,6 +172,14 @@ def test_the_slopes_at_the_centre_are_those_of_each_block():
         norms = np.linalg.norm(j.detach().reshape(len(X), 1, -1).numpy(), axis=(1, 2))
         assert (norms <= h.g[0, :, k]).all()
         assert (h.g[0, :, k] <= norms * (1 + 1e-8) + 1e-8).all()
+
+
+def test_a_block_trained_alone_keeps_its_own_slopes():
+    at = calculus(*drawn("3-layer GELU", 2))
+    whole = at.jet(np.array([0.0]))
+    for k, name in enumerate(at.graph.blocks):
+        alone = at.jet(np.array([0.0]), trained=[name])
+        np.testing.assert_allclose(alone.g[..., 0], whole.g[..., k], rtol=1e-9)
 
 
 def test_the_drift_of_first_derivatives_counts():
@@ -202,23 +226,49 @@ def calculus_or_inf(net: nn.Module, X: Tensor) -> float:
     return float(np.asarray(Calculus(graph, dict(net.named_parameters()), X).constants(0.0)[0]))
 
 
-def test_a_mask_of_minus_infinity_is_no_obstacle():
-    class Causal(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.W = nn.Linear(4, 4, bias=False)
-            self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+class Causal(nn.Module):
+    """Three ways to use a mask of minus infinity."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.softmax(self.W(x) @ x.mT + self.mask, dim=-1) @ x
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.W, self.V = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+        self.kind = kind
 
+    def forward(self, x: Tensor) -> Tensor:
+        scores = 0.01 * self.W(x) @ x.mT
+        if self.kind == "added":
+            S = torch.softmax(scores + self.mask, dim=-1)
+        elif self.kind == "filled":
+            S = torch.softmax(scores.masked_fill(self.mask < 0, -torch.inf), dim=-1)
+        else:
+            S = torch.tanh(scores + self.mask)
+        return S @ self.V(x)
+
+
+@pytest.mark.parametrize("kind", ["added", "filled", "tanh"])
+def test_a_mask_of_minus_infinity_is_no_obstacle(kind):
     rng = torch.Generator().manual_seed(0)
-    module, X = Causal().double(), torch.randn((2, 3, 4), generator=rng, dtype=torch.float64)
-    at = calculus(module, X)
-    M_2, G = at.constants(0.1)
+    module, X = Causal(kind).double(), torch.randn((2, 3, 4), generator=rng, dtype=torch.float64)
+    module.mask = module.mask.double()
     params = dict(module.named_parameters())
-    assert 0 < measured(at.graph, params, X, 0.1, 1, starts=2, steps=8) <= G < 100
-    assert 0 < measured(at.graph, params, X, 0.1, 2, starts=2, steps=8) <= M_2 < 1000
+    for centred in (True, False):
+        at = calculus(module, X, centred=centred)
+        M_2, G = at.constants(0.1)
+        G_V = at.constants(0.1, trained=["V.weight"])[1]
+        fixed = {"V.weight": params["V.weight"]}
+        assert 0 < measured(at.graph, params, X, 0.1, 1, starts=2, steps=8) <= G < 100
+        assert 0 < measured(at.graph, params, X, 0.1, 2, starts=2, steps=8) <= M_2 < 1000
+        assert jacobian_norm(at, fixed) <= G_V
+    assert calculus(module, X).constants(0.0)[1] <= 2 * jacobian_norm(at, params)  # (C1) works
+
+
+def jacobian_norm(at: Calculus, some: dict[str, Tensor]) -> float:
+    def outputs(moving):
+        return at.graph.evaluate(at.params | moving, at.X)[at.graph.output].reshape(-1)
+
+    J = torch.func.jacrev(outputs)({n: p.detach() for n, p in some.items()})
+    return float(np.linalg.norm(torch.cat([j.reshape(len(j), -1) for j in J.values()], 1), 2))
 
 
 def test_the_diagonal_of_h_alone_would_confirm_what_stays_away():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import sqrt
 
 import numpy as np
@@ -221,12 +222,21 @@ def test_frozen_blocks_do_not_move():
 
 
 def test_rules_round_upwards():
-    third = weight(0, norm=1 / 3)
-    for _ in range(200):
-        third = jets.linear_map(third, 0.1)
-        third = jets.linear_map(third, 10.0)
-    assert third.g[0, 0, 0] >= 1.0
-    assert third.b_F[0, 0] >= 1 / 3
+    """Against exact fractions, for numbers whose sums and products are no doubles."""
+    rng = np.random.default_rng(0)
+    for a, b, c, d in rng.random((50, 4)):
+        P = jets.Jet(at(a), at(a), np.array([[[b]]]), np.array([[[[c]]]]))
+        Q = jets.Jet(at(d), at(d), np.array([[[c]]]), np.array([[[[b]]]]))
+        A, B, C, D = (Fraction(float(x)) for x in (a, b, c, d))
+        y = jets.product(P, Q)
+        assert Fraction(float(y.b_F[0, 0])) >= A * D
+        assert Fraction(float(y.g[0, 0, 0])) >= A * C + D * B
+        assert Fraction(float(y.H[0, 0, 0, 0])) >= A * B + D * C + 2 * B * C
+        assert Fraction(float(jets.add(P, Q).g[0, 0, 0])) >= B + C
+        assert Fraction(float(jets.linear_map(P, float(d)).H[0, 0, 0, 0])) >= C * D
+        near = jets.centred_slopes(jets.add(P, Q), np.array([[[float(d)]]]), at(a))
+        assert Fraction(float(near.g[0, 0, 0])) >= min(B + C, D + A * (B + C))
+        assert Fraction(float(length(np.array([a, b])))) ** 2 >= A * A + B * B
     assert np.isinf(up(np.array([np.nan]))[0])
 
 
