@@ -31,6 +31,9 @@ OWN = "own"
 """What `data` says of data that the model draws."""
 
 
+TWO_MODES = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+"""Layers that training and evaluation mode tell apart."""
+
 MIXED = "outputs of one sample depend on the others"
 
 
@@ -169,10 +172,15 @@ class ModuleFamily(Architecture):
         self._model = replace(self._model, separate=separate, graph=known)
 
     def notes(self, problem: Problem, params: Any) -> list[str]:
-        """Which layer keeps M_2 from being proved."""
-        if not self.refusal:
-            return []
-        return [f"no bound of M_2 is proved for this module: {self.refusal}"]
+        """Which layer keeps M_2 from being proved, and what evaluation mode changes."""
+        said = []
+        if any(isinstance(m, TWO_MODES) for m in self._module.modules()):
+            said.append(
+                "the module is taken in evaluation mode: no dropout, stored batch statistics"
+            )
+        if self.refusal:
+            said.append(f"no bound of M_2 is proved for this module: {self.refusal}")
+        return said
 
 
 def family_named(text: str, loss: Loss | str | None = None) -> ModuleFamily:
