@@ -37,6 +37,9 @@ from gdconv.support.errors import InputError
 FINITE_LIMIT = 1e12
 """A loss above this many times f_0 counts as diverged."""
 
+ASK_AGAIN = 16
+"""Enclosures after which bounds of M_2 that did not last a step are asked for again."""
+
 MOST_ENCLOSURES = 1000
 """How often sigma_m(J) is enclosed between records before it is followed at records only."""
 
@@ -59,7 +62,7 @@ class Engine(ABC):
         self.tests = [_tests(plan, r) for r in R]
         self.status = np.full(len(R), DONE)
         self.finished = np.zeros(len(R), bool)
-        self.enclosures = np.zeros(len(R), int)
+        self.enclosures, self.in_vain = np.zeros(len(R), int), np.zeros(len(R), int)
         self.watch: Watch | None = None
         for r in R:
             self.ledgers[r]["jacobian_drift"] = plan.jacobian_drift[r]
@@ -83,9 +86,19 @@ class Engine(ABC):
         at = self.model.point(problem, here, self.plan.trained)
         least, led = at.J_range[0], self.ledgers[r]
         if not led["features"][0]:
-            led["jacobian_drift"], led["radius"] = at.reach()
+            led["jacobian_drift"], led["radius"] = self._reach(r, at)
         enter_jacobian(led, least.lo, least.hi)
         return least
+
+    def _reach(self, r: int, at: Any) -> tuple[float, float]:
+        """(M, rho) around an enclosure; bounds that last no step are asked for more rarely."""
+        if self.in_vain[r] % ASK_AGAIN:
+            self.in_vain[r] += 1
+            return 1.0, 0.0
+        led = self.ledgers[r]
+        found: tuple[float, float] = at.reach(float(led["eta"][0] * np.sqrt(led["grad_sq"][0])))
+        self.in_vain[r] = 0 if found[1] > 0 else self.in_vain[r] + 1
+        return found
 
     def freshen(self, r: int) -> None:
         """Answer a stale ledger; once the budget is spent, sigma_m(J) counts at records only."""

@@ -108,8 +108,8 @@ class Point(ABC):
         size = self.sharpness.value + self.sharpness.error
         return max(self.J_range[1].hi ** 2, size if np.isfinite(size) else 0.0)
 
-    def reach(self) -> tuple[float, float]:
-        """(M, rho): J is M-Lipschitz within rho of here; (1, 0) where that is not known."""
+    def reach(self, step: float) -> tuple[float, float]:
+        """(M, rho): J is M-Lipschitz within rho of here; (1, 0) where nothing is known."""
         return 1.0, 0.0
 
     @abstractmethod

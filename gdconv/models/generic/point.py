@@ -23,8 +23,8 @@ from gdconv.rigor.rounding import UNIT, Enclosure
 from gdconv.rigor.spectrum import enclose_singular_range
 from gdconv.support.trust import Estimate
 
-RADII = np.geomspace(1e-9, 1.0, 46)
-"""Radii within which sigma_m(J) may be followed between two enclosures."""
+STEPS = np.array([1.5, 4.0, 12.0, 40.0, 150.0])
+"""Radii, in steps, within which sigma_m(J) may be followed between two enclosures."""
 
 DRIFT = 0.02
 """Share of sigma_m(J) that it may lose within such a radius."""
@@ -132,21 +132,25 @@ class ModulePoint(Point):
         theta = {k: v[0].cpu().double() for k, v in self.params.blocks().items()}
         return Calculus(self.graph, theta, self.problem.X[0].cpu().double(), centred)
 
-    def reach(self) -> tuple[float, float]:
+    def reach(self, step: float) -> tuple[float, float]:
         """(M, rho): J is M-Lipschitz within rho of here, where sigma_m(J) loses at most a share.
+
+        Args:
+            step: Length of the next step; a radius that is less is of no use.
 
         Returns:
             (1, 0) where nothing is proved: sigma_m(J) is known here alone.
         """
         s = self.J_range[0].lo
-        if self.graph is None or not s > 0:
+        if self.graph is None or not s > 0 or not 0 < step < 1e100:
             return 1.0, 0.0
+        radii = step * STEPS
         # asked for at every enclosure: the plain rules, without Jacobians of what lies between
-        M, _ = self._calculus(centred=False).constants(RADII, self.trained)
-        fits = np.flatnonzero(np.asarray(M) * RADII <= DRIFT * s)
+        M, _ = self._calculus(centred=False).constants(radii, self.trained)
+        fits = np.flatnonzero(np.asarray(M) * radii <= DRIFT * s)
         if not len(fits):
             return 1.0, 0.0
-        return max(float(np.asarray(M)[fits[-1]]), 1e-300), float(RADII[fits[-1]])
+        return max(float(np.asarray(M)[fits[-1]]), 1e-300), float(radii[fits[-1]])
 
     @cached_property
     def sharpness(self) -> Estimate:
