@@ -34,7 +34,7 @@ from gdconv.support.arrays import real_array
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.testing.contract import listed
-from gdconv.testing.model_checks import CHECKS, Claims, Subject
+from gdconv.testing.model_contract import CHECKS, Claims, Subject
 
 SMALL: dict[str, Any] = {
     "samples": 3, "tokens": 2, "embedding": 4, "outputs": 1, "head_dim": 3, "heads": 2, "width": 5,

@@ -41,7 +41,7 @@ FACTOR = 3
 RELATIONS = (">=", ">", "<=", "<")
 
 
-def check_theorem(theorem: Theorem | type[Theorem] | str, **options: Any) -> list[str]:
+def check_theorem(theorem: Any, **options: Any) -> list[str]:
     """Every check of a theorem's contract; the first that is not met is raised.
 
     Args:
@@ -65,7 +65,7 @@ def check_theorem(theorem: Theorem | type[Theorem] | str, **options: Any) -> lis
 
 
 def theorem_checks(
-    theorem: Theorem | type[Theorem] | str, **options: Any
+    theorem: Any, **options: Any
 ) -> list[tuple[str, Callable[[], str]]]:
     """The same as pairs (name, function of no arguments), for `pytest.mark.parametrize`.
 

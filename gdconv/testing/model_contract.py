@@ -136,7 +136,9 @@ def _outputs(s: Subject) -> str:
     shape = tuple(residual.shape)
     # one label per sample is kept as (R, N, 1, 1)
     same = shape == want or (shape[:2] == want[:2] and residual.numel() == y.numel())
-    require(same, f"its outputs have shape {shape}, y has {want}")
+    F = getattr(s.at, "F", residual)  # a residual may be broadcast where the outputs do not fit
+    same = same and F.numel() == y.numel()
+    require(same, f"its outputs have shape {tuple(F.shape)}, y has {want}")
     require(tuple(loss.shape) == (R,), f"its loss has shape {tuple(loss.shape)}, not ({R},)")
     require(bool(torch.isfinite(residual).all()), "its outputs are not finite")
     require(bool(torch.isfinite(loss).all() and (loss >= 0).all()), "its loss is not finite or < 0")
