@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gdconv.testing.assertions import assert_descent as assert_descent
     from gdconv.testing.assertions import assert_linear_rate as assert_linear_rate
     from gdconv.testing.bounds import assert_bound as assert_bound
-    from gdconv.testing.contract import BrokenContract as BrokenContract
+    from gdconv.testing.contract import ContractError as ContractError
     from gdconv.testing.models import check_model as check_model
     from gdconv.testing.models import model_checks as model_checks
     from gdconv.testing.theorems import check_theorem as check_theorem
@@ -25,7 +25,7 @@ _HOMES = {
     "assert_descent": "assertions",
     "assert_linear_rate": "assertions",
     "assert_bound": "bounds",
-    "BrokenContract": "contract",
+    "ContractError": "contract",
     "check_model": "models",
     "model_checks": "models",
     "check_theorem": "theorems",
@@ -33,7 +33,7 @@ _HOMES = {
 }
 
 __all__ = [  # noqa: PLE0604
-    *("BrokenContract", "assert_bound", "assert_confirmed", "assert_descent", "assert_linear_rate"),
+    *("ContractError", "assert_bound", "assert_confirmed", "assert_descent", "assert_linear_rate"),
     *("check_model", "check_theorem", "model_checks", "theorem_checks"),
 ]
 

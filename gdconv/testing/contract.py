@@ -14,14 +14,14 @@ Check = Callable[[S], str]
 """Looks at a subject; returns a note for the reader, empty where there is nothing to say."""
 
 
-class BrokenContract(AssertionError):
+class ContractError(AssertionError):
     """One check of a contract is not met; the sentence names who and which check.
 
     Attributes:
         check: Name of the check.
 
     Example:
-        >>> str(BrokenContract("MyNet", "pure", "its parameters changed"))
+        >>> str(ContractError("MyNet", "pure", "its parameters changed"))
         'MyNet breaks the contract, check pure: its parameters changed'
     """
 
@@ -30,7 +30,7 @@ class BrokenContract(AssertionError):
         super().__init__(f"{name} breaks the contract, check {check}: {sentence}")
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """What a check found; `listed` adds who and which check."""
 
 
@@ -42,15 +42,15 @@ def require(met: bool, sentence: str) -> None:
         sentence: What is wrong.
 
     Raises:
-        Fault: It is not met.
+        FaultError: It is not met.
 
     Example:
         >>> require(float("nan") <= 1.0, "it is no number")
         Traceback (most recent call last):
-        gdconv.testing.contract.Fault: it is no number
+        gdconv.testing.contract.FaultError: it is no number
     """
-    if not met:
-        raise Fault(sentence)
+    if not met:  # also a comparison with nan
+        raise FaultError(sentence)
 
 
 def listed(
@@ -78,10 +78,10 @@ def _run(name: str, key: str, subject: Callable[[], S], check: Check[S]) -> str:
     __tracebackhide__ = True
     try:
         return check(subject())
-    except Fault as fault:
-        raise BrokenContract(name, key, str(fault)) from None
+    except FaultError as fault:
+        raise ContractError(name, key, str(fault)) from None
     except (AssertionError, InputError):
         raise
     except Exception as error:  # whatever an outsider's class raises
         said = f"{type(error).__name__}: {error}"
-        raise BrokenContract(name, key, f"it raises {said}") from error
+        raise ContractError(name, key, f"it raises {said}") from error

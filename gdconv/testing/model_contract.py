@@ -152,9 +152,9 @@ def _state(s: Subject) -> dict[str, Any]:
     tensors = {"X": s.problem.X, "y": s.problem.y, **s.params.blocks(), **held}
     kept: dict[str, Any] = {k: v.detach().clone() for k, v in tensors.items()}
     kept["torch's random state"] = torch.random.get_rng_state()
-    numpys = np.random.get_state(legacy=False)
-    kept["numpy's random state"] = torch.from_numpy(numpys["state"]["key"].astype(np.int64))  # type: ignore[index, call-overload]
-    kept["numpy's random position"] = torch.tensor(numpys["state"]["pos"])  # type: ignore[index, call-overload]
+    numpys: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    kept["numpy's random state"] = torch.from_numpy(numpys["state"]["key"].astype(np.int64))
+    kept["numpy's random position"] = torch.tensor(numpys["state"]["pos"])
     return kept
 
 

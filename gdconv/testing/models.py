@@ -64,7 +64,7 @@ def check_model(
         **options: Options of an architecture, such as kernel="gaussian".
 
     Raises:
-        BrokenContract: A check is not met; the sentence names the model and the check.
+        ContractError: A check is not met; the sentence names the model and the check.
         InputError: The model cannot be used at all.
 
     Example:
@@ -172,4 +172,3 @@ def _own_claims(point: Any, rho: float) -> tuple[float, float]:
         return float("inf"), float("inf")
     M, G_squared = own(rho)
     return float(M), float(G_squared)
-

@@ -26,12 +26,13 @@ from gdconv.checks.result import Check as Result
 from gdconv.checks.result import load
 from gdconv.checks.run import check
 from gdconv.rigor.bars import times
+from gdconv.rigor.rounding import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.trust import Estimate, Interval
 from gdconv.testing.contract import Check, listed, require
 from gdconv.theory.claims import ClaimTheorem, Finding
-from gdconv.theory.prediction import Enclosure, Inequality, Prediction
+from gdconv.theory.prediction import Inequality, Prediction
 from gdconv.theory.registry import registry, theorem_named, tried
 from gdconv.theory.theorem import Statement, Theorem
 
@@ -52,7 +53,7 @@ def check_theorem(theorem: Any, **options: Any) -> list[str]:
         Notes, such as that no rate was tested.
 
     Raises:
-        BrokenContract: A check is not met; the sentence names the theorem and the check.
+        ContractError: A check is not met; the sentence names the theorem and the check.
         InputError: No theorem, or an option that cannot be used.
 
     Example:
@@ -64,9 +65,7 @@ def check_theorem(theorem: Any, **options: Any) -> list[str]:
     return [f"{name}: {note}" for name, note in notes if note]
 
 
-def theorem_checks(
-    theorem: Any, **options: Any
-) -> list[tuple[str, Callable[[], str]]]:
+def theorem_checks(theorem: Any, **options: Any) -> list[tuple[str, Callable[[], str]]]:
     """The same as pairs (name, function of no arguments), for `pytest.mark.parametrize`.
 
     Args:
@@ -204,7 +203,9 @@ def _predictions(s: Subject) -> str:
                 f"the rate of {name} is {made.rate_hi}, although its hypotheses hold",
             )
             step = made.max_step
-            require(step is None or step > 0, f"max_step of {name} is {step}: give None or more")
+            require(
+                step is None or bool(step > 0), f"max_step of {name} is {step}: give None or more"
+            )
     return ""
 
 

@@ -13,7 +13,7 @@ from gdconv.models.encoder.family import Encoder
 from gdconv.models.generic.nets import TwoLayer
 from gdconv.models.multihead.family import MultiHead
 from gdconv.support.errors import InputError
-from gdconv.testing import BrokenContract, check_model, model_checks
+from gdconv.testing import ContractError, check_model, model_checks
 
 
 def normed() -> nn.Module:
@@ -80,5 +80,5 @@ def test_what_cannot_be_used_at_all(options: dict[str, Any], named: str) -> None
 
 
 def test_outputs_that_are_broadcast_to_the_labels() -> None:
-    with pytest.raises(BrokenContract, match=r"outputs: its outputs have shape \(2, 1, 1\)"):
+    with pytest.raises(ContractError, match=r"outputs: its outputs have shape \(2, 1, 1\)"):
         check_model(nn.Linear(2, 1), X=[[1.0, 2.0]], y=[[1.0, 2.0, 3.0]])
