@@ -32,7 +32,7 @@ _HOMES = {
     "theorem_checks": "theorems",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     *("ContractError", "assert_bound", "assert_confirmed", "assert_descent", "assert_linear_rate"),
     *("check_model", "check_theorem", "model_checks", "theorem_checks"),
 ]

@@ -67,8 +67,8 @@ def assert_bound(
         t = int(open_[0])
         shown, limit = _apart(float(v[t]), float(b[t]))
         raise AssertionError(
-            f"undecided at {open_.size} of {len(v)} steps, first at step {t}: {name} {shown}, bound "
-            f"{limit}, error bar {e[t]:.3g}"
+            f"undecided at {open_.size} of {len(v)} steps, first at step {t}: {name} {shown}, "
+            f"bound {limit}, error bar {e[t]:.3g}"
         )
 
 
