@@ -324,8 +324,8 @@ def _weights(s: Subject) -> str:
         "to(device, dtype) does not give that dtype, or changes the weights it is called on",
     )
     require(low.R == s.params.R == 2, "to(device, dtype) loses replicas")
-    for value in arrays.values():
-        value += 1.0
+    for array in arrays.values():
+        array += 1.0
     require(
         all(bool((v != torch.from_numpy(arrays[b])).any()) for b, v in s.params.blocks().items()),
         "numpy() shares its memory with the weights",
