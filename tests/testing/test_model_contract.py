@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ class WithModel(ModuleFamily):
 
     def model(self, config: Any, sizes: Any) -> ModuleModel:
         made = super().model(config, sizes)
-        return self.under(made.module, made.loss, made.separate, made.calculus)
+        return self.under(**{f.name: getattr(made, f.name) for f in fields(made)})
 
 
 class Rounds(ModuleFamily):
