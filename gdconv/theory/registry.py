@@ -12,6 +12,8 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +24,31 @@ from gdconv.support.errors import InputError, cause
 
 if TYPE_CHECKING:
     from gdconv.theory.theorem import Theorem
+
+
+_TRIED: ContextVar[Theorem | None] = ContextVar("tried", default=None)
+
+
+@contextmanager
+def tried(theorem: Theorem) -> Iterator[None]:
+    """Within this block, and this thread, the theorem is the one with its id, registered or not.
+
+    Args:
+        theorem: The theorem.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with tried(theorem_named("full-gd")):
+        ...     theorem_named("full-gd").id
+        'full-gd'
+    """
+    token = _TRIED.set(theorem)
+    try:
+        yield
+    finally:
+        _TRIED.reset(token)
 
 
 def packages() -> list[str]:
@@ -121,6 +148,9 @@ def theorem_named(name: str) -> Theorem:
         >>> theorem_named("full-gd").id
         'full-gd'
     """
+    trying = _TRIED.get()
+    if trying is not None and trying.id == name:
+        return trying
     known, unread = homes()
     if name in known:
         try:
