@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gdconv.checks.monitor import Monitor as Monitor
     from gdconv.checks.result import Check as Check
     from gdconv.checks.result import load as load
     from gdconv.checks.run import check as check
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Check": "gdconv.checks.run",
     "Config": "gdconv.support.config",
+    "Monitor": "gdconv.checks.monitor",
     "MultiHeadRegression": "gdconv.models.multihead.model",
     "Parameters": "gdconv.models.multihead.parameters",
     "Problem": "gdconv.data.problem",

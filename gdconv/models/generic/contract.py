@@ -127,10 +127,21 @@ def _used(model: ModuleFormulas, data: Problem, params: ModuleWeights, block: st
 
 def _separate(model: ModuleFormulas, data: Problem, params: ModuleWeights, F: torch.Tensor) -> bool:
     """Whether a sample taken alone gives the outputs it gives among the others."""
-    theta = {b: v[0] for b, v in params.blocks().items()}
+    # at other parameters too: what lets samples meet may be zero at the start, and move
+    rng = np.random.default_rng(2)
+    W = {b: v[0] for b, v in params.blocks().items()}
+    drawn = {b: torch.from_numpy(rng.standard_normal(tuple(v.shape))) for b, v in W.items()}
+    X = data.X[0]
     with torch.no_grad():
         try:
-            alone = torch.cat([model.outputs(x[None], theta) for x in data.X[0]])
+            others = model.outputs(X, drawn)
+            pairs = [
+                (torch.cat([model.outputs(x[None], theta) for x in X]), together)
+                for theta, together in ((W, F[0]), (drawn, others))
+            ]
         except Exception:  # a module made for one number of samples
             return False
-    return alone.shape == F[0].shape and bool((alone - F[0]).norm() <= CLOSE * F[0].norm() + 1e-300)
+    return all(
+        alone.shape == all_.shape and bool((alone - all_).norm() <= CLOSE * all_.norm() + 1e-300)
+        for alone, all_ in pairs
+    )

@@ -160,12 +160,14 @@ class ModulePoint(Point):
         others = {b: v[0] for b, v in self.params.blocks().items() if b not in blocks}
         X, y = self.problem.X[0], self.problem.y[:1]
 
-        def value(t: dict[str, Tensor]) -> Tensor:
-            return self.model.loss.value(self.model.outputs(X, {**others, **t})[None], y)[0]
-
         leaves = {b: v.detach().requires_grad_() for b, v in blocks.items()}
         with torch.enable_grad():
-            slopes = torch.autograd.grad(value(leaves), list(leaves.values()), create_graph=True)
+            F = self.model.outputs(X, {**others, **leaves})
+            # through the slope: a loss written with |F| has no second derivative at F = 0
+            S = self.model.loss.slope(F[None], y)[0]
+            if not S.requires_grad:
+                return Estimate(nan, nan, "the loss's slope has no derivative")
+            slopes = torch.autograd.grad(F, list(leaves.values()), S.to(F.dtype), create_graph=True)
             flat = torch.cat([g.flatten() for g in slopes])
 
         def times(v: np.ndarray) -> np.ndarray:

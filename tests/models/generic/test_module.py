@@ -86,6 +86,43 @@ def test_samples_that_meet_are_not_taken_apart() -> None:
     assert [case(*CASES[i])[0].separate for i in range(4)] == [True, False, True, True]
 
 
+class MeetsLater(nn.Module):
+    """Samples meet through a parameter that is zero at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.share = nn.Linear(3, 1), nn.Parameter(torch.zeros(()))
+
+    def forward(self, X: Tensor) -> Tensor:
+        h = self.layer(X)
+        return h + self.share * h.mean(0, keepdim=True)
+
+
+def test_samples_that_meet_once_a_weight_moves_are_not_taken_apart() -> None:
+    model, problem, params = case(MeetsLater(), Squared(), torch.randn(4, 1))
+    assert not model.separate
+    J, h = model.jacobian(problem, params, ("share",))[0], model.forward(problem, params).F[0]
+    assert torch.allclose(J, h.mean().expand(4, 1))
+
+
+@pytest.mark.parametrize("loss", [Squared(), Logistic(), CrossEntropy()])
+def test_the_sharpness_at_outputs_of_zero(loss: Any) -> None:
+    """A last layer of zeros: |F| has no second derivative there, the loss has one."""
+    layer = nn.Linear(3, 2)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    y = (
+        torch.sign(torch.randn(4, 2))
+        if loss.name != "cross-entropy"
+        else torch.tensor([0, 1, 1, 0])
+    )
+    model, problem, params = case(layer, loss, y)
+    found = model.point(problem, params, params.trained).sharpness.value
+    X = torch.cat([problem.X[0], torch.ones(4, 1, dtype=torch.float64)], 1)
+    share = {"squared": 1.0, "logistic": 0.25, "cross-entropy": 0.5}[loss.name]
+    assert found == pytest.approx(share * float(torch.linalg.eigvalsh(X.T @ X)[-1]), rel=1e-9)
+
+
 def test_the_probe_takes_the_step_of_the_engine() -> None:
     for number in range(len(CASES)):
         model, problem, params = case(*CASES[number])
