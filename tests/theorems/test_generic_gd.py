@@ -35,7 +35,7 @@ def net(act: type[nn.Module] = nn.Tanh, outputs: int = 1) -> nn.Module:
 def test_the_product_is_confirmed(act: type[nn.Module], loss: str) -> None:
     X, y = data()
     check = gdconv.check(
-        "generic-gd", statement="product", model=net(act), X=X, y=y, loss=loss, steps=100
+        "generic-gd", statement="product", model=net(act), X=X, y=y, loss=loss, steps=50
     )
     assert check.verdict == "confirmed"
     assert check.runs["sigma_min_least"].item() > 0
@@ -154,7 +154,7 @@ def test_saved_with_its_module_and_replayed(tmp_path: Path) -> None:
 
 
 def test_a_named_model_replays_in_a_fresh_process(tmp_path: Path) -> None:
-    check = gdconv.check("generic-gd", steps=40, seeds=2, statement="product")
+    check = gdconv.check("generic-gd", steps=25, seeds=2, statement="product")
     place = check.save(tmp_path)
     made = subprocess.run(
         [sys.executable, "-m", "gdconv", "replay", str(place), "--quiet"],
