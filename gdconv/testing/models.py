@@ -17,6 +17,7 @@ constants   sampled |J(theta + u) - J(theta)| <= M rho and |J(theta + u)|^2 <= G
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -141,6 +142,8 @@ def _subject(
         problem = family.problem(inputs[None], targets[None], IN_MEMORY, [])
     sizes = family.sizes(config, problem, None)
     params = family.draw(config, sizes, 0)
+    with suppress(InputError):  # a family may learn from it; the check `match` reports it
+        family.require_match(problem, params)
     made: Model = family.model(config, sizes)
     trained = family.trainable
     return Subject(
