@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from gdconv.descent.loop import Outcome
+from gdconv.models.generic.contract import derivative_gap
 from gdconv.models.generic.point import ModulePoint
 from gdconv.models.losses.squared import Squared
 from gdconv.rigor.bars import plus, smaller, times
@@ -38,6 +39,13 @@ KERNEL: dict[str, dict[str, Any]] = {
     }
 }  # fmt: skip
 """Labels near the first outputs; as far as the bound falls by half."""
+
+
+def _derivative(outcome: Outcome) -> Inequality:
+    """The module's backward pass is its derivative at the end too, not only where it was tried."""
+    end = outcome.end
+    found, allowed = derivative_gap(end.model, end.problem, end.params)
+    return Inequality("J is the derivative: finite differences at theta_T", found, "<=", allowed)
 
 
 class GenericGD(Theorem):
@@ -69,7 +77,7 @@ class GenericGD(Theorem):
         """AP on [0, T] and TAIL at T: certified from the run itself, for later steps too."""
         found = loss_tail(outcome.end, outcome.eta)
         return Prediction(
-            (*descent_hypotheses(outcome), *found.hypotheses),
+            (*descent_hypotheses(outcome), _derivative(outcome), *found.hypotheses),
             mean_rate(outcome, "run"),
             note=found.sentence,
         )
@@ -77,7 +85,8 @@ class GenericGD(Theorem):
     @statement("product", posterior=True, proof=f"{PROOFS}#ap", defaults=ORDINARY)
     def product(self, start: ModulePoint, outcome: Outcome) -> Prediction:
         """AP on [0, T] alone: no constant of the model is needed."""
-        return Prediction(descent_hypotheses(outcome), mean_rate(outcome, "product"))
+        rows = (*descent_hypotheses(outcome), _derivative(outcome))
+        return Prediction(rows, mean_rate(outcome, "product"))
 
     @statement("kernel", proof=f"{PROOFS}#k", defaults=KERNEL)
     def kernel(self, start: ModulePoint) -> Prediction:

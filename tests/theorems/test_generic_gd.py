@@ -89,6 +89,33 @@ def test_a_larger_step_than_the_curvature_allows_is_no_confirmation() -> None:
     assert table["kernel"] != "confirmed"
 
 
+class Late(nn.Module):
+    """Its backward pass is wrong once it has moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.l, self.o = nn.Linear(3, 16), nn.Linear(16, 1)
+        self.register_buffer("w", self.o.weight.detach().clone().double())
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        F = self.o(torch.tanh(self.l(X)))
+        moved = (self.o.weight - self.w).detach().norm()
+        return F + (0.7 * F.detach() - 0.7 * F) * (moved > 0.05)
+
+
+def test_a_derivative_that_goes_wrong_on_the_way_confirms_nothing() -> None:
+    X, y = data()
+    check = gdconv.check(
+        "generic-gd", statement="product", model=Late(), X=X, y=y, steps=40, step=0.05
+    )
+    assert check.verdict == "outside"
+    rows = check.hypotheses.set_index("hypothesis")
+    assert (
+        rows.loc["J is the derivative: finite differences at theta_T", "holds"] == "false"
+    ).all()
+
+
 def test_unknown_layers_prove_no_later_step() -> None:
     X, y = data()
     check = gdconv.check("generic-gd", model=net(nn.ReLU), X=X, y=y, steps=60)

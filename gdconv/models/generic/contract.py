@@ -85,21 +85,37 @@ def _require_gradient(
     except RuntimeError as error:
         remedy = f"give a differentiable model: {cause(error)}"
         raise InputError("model", name, remedy) from error
-    blocks = params.blocks()
-    sizes = [blocks[b][0].numel() for b in params.trained]
-    parts = dict(zip(params.trained, J.split(sizes, 1), strict=True))
-    rng = np.random.default_rng(0)
-    u = {b: torch.from_numpy(rng.standard_normal(blocks[b][0].shape)) for b in params.trained}
-    backward = sum(part @ u[b].flatten() for b, part in parts.items())
-    measured = _along(model, data, params, u).flatten()
-    size = float(J.norm()) * float(torch.cat([v.flatten() for v in u.values()]).norm())
-    if not float((backward - measured).norm()) <= 1e-5 * size:
+    difference, allowed = derivative_gap(model, data, params)
+    if not difference <= allowed:
         remedy = "mend its derivative: finite differences give another one"
         raise InputError("model", name, remedy)
-    unused = [b for b, part in parts.items() if not part.any()]
-    if unused and len(unused) < len(parts) and not _used(model, data, params, unused[0]):
+    sizes = [params.blocks()[b][0].numel() for b in params.trained]
+    pieces = zip(params.trained, J.split(sizes, 1), strict=True)
+    unused = [b for b, part in pieces if not part.any()]
+    if unused and len(unused) < len(sizes) and not _used(model, data, params, unused[0]):
         remedy = "freeze it (requires_grad_(False)) or use it: the outputs do not depend on it"
         raise InputError("model", f"parameter {unused[0]} of {name}", remedy)
+
+
+def derivative_gap(
+    model: ModuleFormulas, problem: Problem, params: ModuleWeights
+) -> tuple[float, float]:
+    """How far the Jacobian is from finite differences along one direction, and what is allowed.
+
+    Args:
+        model: The model.
+        problem: Data, one replica.
+        params: Weights, one replica.
+
+    Returns:
+        |J u - (F(theta + h u) - F(theta - h u)) / 2h| and 1e-5 |J|_F |u|, h = 1e-6.
+    """
+    data, at = problem.to("cpu", torch.float64), params.to("cpu", torch.float64)
+    J, blocks, rng = model.jacobian(data, at, at.trained)[0], at.blocks(), np.random.default_rng(0)
+    u = {b: torch.from_numpy(rng.standard_normal(blocks[b][0].shape)) for b in at.trained}
+    flat = torch.cat([v.flatten() for v in u.values()])
+    difference = J @ flat - _along(model, data, at, u).flatten()
+    return float(difference.norm()), 1e-5 * float(J.norm()) * float(flat.norm())
 
 
 def _along(
