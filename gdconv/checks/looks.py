@@ -185,7 +185,7 @@ class Subject:
         point = model.point(self.problem, params, trained)
         if not point.slope_is_finite:
             return None
-        dF = torch.as_tensor(probed.noise_scale)
+        dF = torch.from_numpy(probed.noise_scale)
         loss, error = float(at.loss[0]), float(model.loss.error(at.F, y, dF)[0])
         slope, (s, S) = float(_flat(gradient, trained).norm()), point.J_range
         if not isfinite(self.loss_0):

@@ -119,7 +119,7 @@ class Subject:
             for _ in range(2):
                 u = np.zeros(edges[-1])
                 u[lo:hi] = rng.standard_normal(hi - lo)
-                moves = torch.zeros(int(edges[-1]), dtype=torch.bool)
+                moves = torch.zeros(int(edges[-1]), dtype=torch.bool, device="cpu")
                 moves[lo:hi] = True
                 yield name, torch.from_numpy(u / np.linalg.norm(u)), moves
 
@@ -154,7 +154,7 @@ def _state(s: Subject) -> dict[str, Any]:
     kept["torch's random state"] = torch.random.get_rng_state()
     numpys: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     kept["numpy's random state"] = torch.from_numpy(numpys["state"]["key"].astype(np.int64))
-    kept["numpy's random position"] = torch.tensor(numpys["state"]["pos"])
+    kept["numpy's random position"] = torch.tensor(numpys["state"]["pos"], device="cpu")
     return kept
 
 

@@ -142,7 +142,7 @@ def test_bad_options_are_named(options: dict[str, Any], field: str) -> None:
 
 
 def test_unknown_theorem_is_named() -> None:
-    with pytest.raises(InputError, match="theorem = full-dg: choose one of"):
+    with pytest.raises(InputError, match="theorem = full-dg: did you mean full-gd; choose one of"):
         gdconv.check("full-dg")
 
 
