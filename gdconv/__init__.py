@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gdconv.checks.monitor import Monitor as Monitor
     from gdconv.checks.result import Check as Check
     from gdconv.checks.result import load as load
     from gdconv.checks.run import check as check
     from gdconv.data.problem import Problem as Problem
     from gdconv.models.multihead.model import MultiHeadRegression as MultiHeadRegression
     from gdconv.models.multihead.parameters import Parameters as Parameters
+    from gdconv.monitoring.monitor import Monitor as Monitor
     from gdconv.support.config import Config as Config
     from gdconv.theory.catalogue import theorems as theorems
 
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Check": "gdconv.checks.run",
     "Config": "gdconv.support.config",
-    "Monitor": "gdconv.checks.monitor",
+    "Monitor": "gdconv.monitoring.monitor",
     "MultiHeadRegression": "gdconv.models.multihead.model",
     "Parameters": "gdconv.models.multihead.parameters",
     "Problem": "gdconv.data.problem",

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdconv.models.generic.calculus import Calculus
-from gdconv.models.generic.graph import Graph, known_layers
+from gdconv.models.jets.calculus import Calculus
+from gdconv.models.jets.graph import Graph, known_layers
 
 RADII = (1e-6, 0.1, 0.5)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import Any
 
 from gdconv.descent.loop import Outcome
-from gdconv.models.generic.contract import derivative_gap
 from gdconv.models.generic.point import ModulePoint
 from gdconv.models.losses.squared import Squared
 from gdconv.rigor.bars import plus, smaller, times
@@ -43,8 +42,7 @@ KERNEL: dict[str, dict[str, Any]] = {
 
 def _derivative(outcome: Outcome) -> Inequality:
     """The module's backward pass is its derivative at the end too, not only where it was tried."""
-    end = outcome.end
-    found, allowed = derivative_gap(end.model, end.problem, end.params)
+    found, allowed = outcome.end.derivative_gap
     return Inequality("J is the derivative: finite differences at theta_T", found, "<=", allowed)
 
 

@@ -16,7 +16,8 @@ from experiments.harness.command import parser_of
 from gdconv.checks.result import Check
 from gdconv.checks.run import check
 from gdconv.checks.store import require_writable
-from gdconv.report.plots import save_figure, side_by_side
+from gdconv.report.figures import save_figure
+from gdconv.report.plots import side_by_side
 from gdconv.report.summary import summary
 from gdconv.support.errors import GdconvError
 from gdconv.theory.verdict import EXIT_CODES, worst

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gdconv.report.plots import save_figure
+from gdconv.report.figures import save_figure
 from gdconv.support.environment import environment
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gdconv.models.architecture import Architecture
 from gdconv.models.families import ARCHITECTURES
-from gdconv.models.generic.family import IN_MEMORY, ModuleFamily, described, family_named
-from gdconv.models.losses.base import Loss
 from gdconv.support.errors import InputError
 from gdconv.theory.theorem import Theorem
+
+if TYPE_CHECKING:
+    from gdconv.models.losses.base import Loss
+
+IN_MEMORY = "in memory"
+"""What `data` says of arrays that were handed over."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,13 @@ class Given:
         if weights is not None and not isinstance(weights, Mapping):
             raise InputError("weights", type(weights).__name__, "give arrays by the blocks' names")
         if model is not None and not isinstance(model, str):
-            rest["model"] = model.name if isinstance(model, Architecture) else described(model)
+            rest["model"] = model.name if isinstance(model, Architecture) else _described(model)
         else:
             model = None
-        if isinstance(loss, Loss):
-            rest["loss"] = loss.name
-        return cls(model, X, y, weights, loss if isinstance(loss, Loss) else None), rest
+        own = None if loss is None or isinstance(loss, str) else _own_loss(loss)
+        if own is not None:
+            rest["loss"] = own.name
+        return cls(model, X, y, weights, own), rest
 
     def arrays(self) -> dict[str, np.ndarray] | None:
         """The weights as arrays, None where there are none."""
@@ -109,17 +114,32 @@ class Given:
     def _family(self, model: str, loss: Loss | str | None) -> Architecture | None:
         if isinstance(self.model, Architecture):
             return self.model
+        if self.model is None and model != "module" and ":" not in model:
+            return ARCHITECTURES.get(model)
+        from gdconv.models.generic.family import ModuleFamily, family_named  # torch.fx loads slowly
+
         if self.model is not None:
             return ModuleFamily(self.model, model, loss)
         if model == "module":
             return family_named(DEFAULT_NET, loss)
-        if ":" in model and model not in ARCHITECTURES:
-            return family_named(model, loss)
-        return ARCHITECTURES.get(model)
+        return family_named(model, loss)
 
 
 DEFAULT_NET = "gdconv.models.generic.nets:TwoLayer"
 """What a theorem about any module is tried on when no model is given."""
+
+
+def _described(model: Any) -> str:
+    from gdconv.models.generic.family import described
+
+    return described(model)
+
+
+def _own_loss(loss: Any) -> Loss | None:
+    """A loss of one's own; anything else is refused where options are."""
+    from gdconv.models.losses.base import Loss
+
+    return loss if isinstance(loss, Loss) else None
 
 
 def _array(name: str, value: Any) -> np.ndarray:

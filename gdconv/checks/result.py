@@ -98,18 +98,10 @@ class Check:
         Raises:
             InputError: No figure can be written there, or not as that.
         """
-        from gdconv.report.plots import figure, figure_files, save_figure
+        from gdconv.report.figures import drawn_to
+        from gdconv.report.plots import figure
 
-        if path is not None:
-            figure_files(path)  # refused before it is drawn
-        drawn = figure(self)
-        if path is not None:
-            try:
-                save_figure(drawn, path)
-            except OSError as error:
-                remedy = f"choose a place that can be written ({error.strerror or error})"
-                raise InputError("path", path, remedy) from error
-        return drawn
+        return drawn_to(path, lambda: figure(self))
 
     def save(self, directory: str | Path) -> Path:
         """Save as a folder named by the digest of the config inside `directory`."""

@@ -237,7 +237,8 @@ def _read_parts(place: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(check: CheckLike, place: Path, parquet: bool) -> None:
-    from gdconv.report.plots import figure, save_figure
+    from gdconv.report.figures import save_figure
+    from gdconv.report.plots import figure
     from gdconv.report.tables import render
 
     columns = {}

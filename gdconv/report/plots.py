@@ -6,14 +6,11 @@ state.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -21,8 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from gdconv.report.labels import place_labels
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import descended
-from gdconv.support.errors import InputError, quoted
-from gdconv.support.files import folder_path
+from gdconv.support.errors import quoted
 from gdconv.theory.verdict import worst
 
 MEASURED = "#222222"
@@ -112,92 +108,16 @@ def side_by_side(checks: Sequence[CheckLike]) -> Figure:
         _draw_sigma(low, check)
         if sharp:
             _draw_sharpness(axes[2, column], check)
-            _tidy(axes[2, column])
+            tidy(axes[2, column])
         axes[-1, column].set_xlabel("gradient descent step t")
-        _tidy(top)
-        _tidy(low)
+        tidy(top)
+        tidy(low)
     _scale_sigma([axes[1, c] for c in range(columns)])
     axes[0, 0].set_ylabel(r"loss ratio $f_t/f_0$")
     axes[1, 0].set_ylabel(_followed(checks[0])[1])
     if sharp:
         axes[2, 0].set_ylabel(r"$\eta\,\lambda_{\max}(\nabla^2 f_t)$")
     return fig
-
-
-WRITTEN: dict[str, dict[str, Any]] = {
-    "pdf": {"metadata": {"Creator": "gdconv", "Producer": None, "CreationDate": None}},
-    "png": {"dpi": 160, "metadata": {"Software": "gdconv"}},
-    "svg": {"metadata": {"Creator": "gdconv", "Date": None}},
-    "eps": {"metadata": {"Creator": "gdconv"}},
-    "jpg": {"dpi": 160},
-    "jpeg": {"dpi": 160},
-    "tif": {"dpi": 160},
-    "tiff": {"dpi": 160},
-    "webp": {"dpi": 160},
-}
-"""Suffixes of files that a figure is written as, with what goes to matplotlib."""
-
-NOT_WRITTEN = (
-    *("ai", "apng", "avif", "bmp", "cdr", "dvi", "emf", "emz", "gif", "heic", "heif", "html"),
-    *("ico", "j2k", "jfif", "jp2", "jxl", "pgf", "pgm", "pict", "pnm", "ppm", "ps", "psd", "raw"),
-    *("rgba", "svgz", "tex", "tga", "tikz", "wmf", "xcf", "xpm"),
-)
-"""Suffixes that ask for a picture of another kind; any other one belongs to the name."""
-
-
-def figure_files(path: str | Path) -> list[Path]:
-    """The files that a figure is written to.
-
-    Args:
-        path: A path; `run.v2` has no suffix that means a figure, so the name is `run.v2`.
-
-    Returns:
-        The path itself if its suffix says what to write, else the one with .pdf and with .png.
-
-    Raises:
-        InputError: The suffix is one of a picture that is not written here, or this is no path.
-
-    Example:
-        >>> [file.name for file in figure_files("run.v2")], figure_files("x.svg")[0].name
-        (['run.v2.pdf', 'run.v2.png'], 'x.svg')
-    """
-    place = folder_path("path", path)
-    kind = place.suffix[1:].lower()
-    if kind in NOT_WRITTEN:
-        known = ", ".join(f".{name}" for name in WRITTEN)
-        raise InputError("path", path, f"give {known}, or no suffix for PDF and PNG")
-    return [place] if kind in WRITTEN else [Path(f"{place}.pdf"), Path(f"{place}.png")]
-
-
-def save_figure(fig: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as its path's suffix says, else as PDF and PNG.
-
-    PDF, PNG and SVG are byte for byte the same for the same figure.
-
-    Args:
-        fig: The figure.
-        path: Path with a suffix of `WRITTEN`, or without one.
-
-    Returns:
-        The files.
-
-    Raises:
-        InputError: The suffix is one of a picture that is not written here.
-
-    Example:
-        >>> import tempfile
-        >>> from matplotlib.figure import Figure
-        >>> [p.name for p in save_figure(Figure(), Path(tempfile.mkdtemp()) / "figure")]
-        ['figure.pdf', 'figure.png']
-    """
-    files = figure_files(path)
-    for file in files:
-        kind = file.suffix[1:].lower()
-        drawn = io.BytesIO()  # on a full disk matplotlib fails over its own half-written file
-        with rc_context({"svg.hashsalt": "gdconv"}):
-            fig.savefig(drawn, format=kind, **WRITTEN[kind])
-        file.write_bytes(drawn.getvalue())
-    return files
 
 
 def _colours(checks: Sequence[CheckLike]) -> dict[str, Any]:
@@ -398,7 +318,12 @@ def _scale_sigma(axes: Sequence[Axes]) -> None:
         axes[0].set_ylim(max(low - 0.08 * (high - low), 0), high + 0.08 * (high - low))
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """The house style of one panel: two spines, a faint grid behind the lines.
+
+    Args:
+        axes: The panel.
+    """
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="major", color="#e6e6e6", lw=0.6)
     axes.set_axisbelow(True)

@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from gdconv.checks.given import IN_MEMORY
 from gdconv.checks.resolve import FALLBACK
 from gdconv.data.problem import Problem
 from gdconv.models.architecture import Architecture
 from gdconv.models.base import Model
-from gdconv.models.generic.family import IN_MEMORY, ModuleFamily, described
+from gdconv.models.generic.family import ModuleFamily, described
 from gdconv.models.losses.base import Loss
 from gdconv.models.weights import Weights
 from gdconv.support.arrays import real_array

@@ -50,7 +50,7 @@ def quick():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gdconv.report.plots.figure", lambda check: None)
-        patch.setattr("gdconv.report.plots.save_figure", write)
+        patch.setattr("gdconv.report.figures.save_figure", write)
         yield
 
 
@@ -263,7 +263,7 @@ def test_a_crash_leaves_nothing(check, tmp_path, monkeypatch, error):
     def crash(*_):
         raise error
 
-    monkeypatch.setattr("gdconv.report.plots.save_figure", crash)
+    monkeypatch.setattr("gdconv.report.figures.save_figure", crash)
     with pytest.raises(error):
         store.save(check, tmp_path)
     assert os.listdir(tmp_path) == []
@@ -432,7 +432,7 @@ def test_a_place_with_another_start_is_not_reused(check, original):
 
 
 def test_an_interrupt_waits_until_the_run_is_saved(check, tmp_path, monkeypatch):
-    monkeypatch.setattr("gdconv.report.plots.save_figure", _interrupted_save)
+    monkeypatch.setattr("gdconv.report.figures.save_figure", _interrupted_save)
     with pytest.raises(KeyboardInterrupt, match="saved in"):
         store.save(check, tmp_path)
     (folder,) = store.find_runs(tmp_path)
@@ -449,7 +449,7 @@ def test_a_crash_leaves_no_new_folder(check, tmp_path, monkeypatch):
     def crash(*_):
         raise MemoryError
 
-    monkeypatch.setattr("gdconv.report.plots.save_figure", crash)
+    monkeypatch.setattr("gdconv.report.figures.save_figure", crash)
     with pytest.raises(MemoryError):
         store.save(check, tmp_path / "new" / "deep")
     assert os.listdir(tmp_path) == []

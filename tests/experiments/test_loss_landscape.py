@@ -23,7 +23,7 @@ from experiments.loss_landscape.runs import Plane, grid_points
 from experiments.tasks.classifier import ClassifierSizes, TransformerClassifier
 from experiments.tasks.landscape import MEASURES, axis_of, roughness
 from experiments.tasks.trained import load
-from gdconv.report.plots import save_figure
+from gdconv.report.figures import save_figure
 
 TINY = PRESETS["tiny"]
 TEXT = TINY.stages[0]

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from gdconv.report.example import STATEMENTS, example_check
+from gdconv.report.figures import save_figure
 from gdconv.report.labels import spread
-from gdconv.report.plots import MEASURED, figure, save_figure, side_by_side
+from gdconv.report.plots import MEASURED, figure, side_by_side
 from gdconv.support.errors import InputError
 
 

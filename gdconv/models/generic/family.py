@@ -16,7 +16,6 @@ from gdconv.data.problem import Problem
 from gdconv.data.sources import read_arrays
 from gdconv.models.architecture import Architecture
 from gdconv.models.generic.contract import outputs_of, require_sound
-from gdconv.models.generic.graph import Graph, Refusal, known_layers
 from gdconv.models.generic.model import ModuleModel
 from gdconv.models.generic.weights import ModuleWeights, require_names
 from gdconv.models.losses.base import Loss
@@ -24,17 +23,12 @@ from gdconv.models.losses.named import loss_named
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError, cause
 
-IN_MEMORY = "in memory"
-"""What `data` says of arrays that were handed over."""
-
 OWN = "own"
 """What `data` says of data that the model draws."""
 
 
 TWO_MODES = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 """Layers that training and evaluation mode tell apart."""
-
-MIXED = "outputs of one sample depend on the others"
 
 
 class ModuleFamily(Architecture):
@@ -152,10 +146,6 @@ class ModuleFamily(Architecture):
         """Parameters by their names."""
         return ModuleWeights.from_arrays(self._like, arrays)
 
-    def holds(self, params: Any) -> bool:
-        """Whether weights are of this module."""
-        return tuple(params.blocks()) == self.blocks
-
     def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
         """Data from arrays with a replica axis, classes as rows of zeros and a one."""
         made = [Problem.of_samples(*pair, name, notes) for pair in zip(X, y, strict=True)]
@@ -166,10 +156,9 @@ class ModuleFamily(Architecture):
     def require_match(self, problem: Problem, params: Any) -> None:
         """The module takes these data, is differentiable and uses its parameters."""
         separate = require_sound(self._model, problem, params, self.name)
-        found = known_layers(self._module, problem.X[0]) if separate else Refusal("it", MIXED)
-        known = found if isinstance(found, Graph) else None
-        self.refusal = "" if known else str(found)
-        self._model = replace(self._model, separate=separate, graph=known)
+        model = replace(self._model, separate=separate)
+        known, self.refusal = model.layers(problem)
+        self._model = replace(model, graph=known)
 
     def notes(self, problem: Problem, params: Any) -> list[str]:
         """Which layer keeps M_2 from being proved, and what evaluation mode changes."""

@@ -12,6 +12,7 @@ from torch.func import functional_call, jacrev, vmap
 from gdconv.data.problem import Problem
 from gdconv.models.base import Formulas
 from gdconv.models.generic.weights import ModuleWeights
+from gdconv.models.jets.graph import Graph, known_layers
 from gdconv.models.losses.base import Loss
 
 
@@ -68,6 +69,13 @@ class ModuleFormulas(Formulas):
             for k, v in self.module.named_buffers()
         }
         return functional_call(self.module, {**theta, **buffers}, (X,))
+
+    def layers(self, problem: Problem) -> tuple[Graph | None, str]:
+        """The layers of the module on these data, and which one is unknown, "" where none is."""
+        if not self.separate:
+            return None, "it: outputs of one sample depend on the others"
+        found = known_layers(self.module, problem.X[0])
+        return (found, "") if isinstance(found, Graph) else (None, str(found))
 
     def forward(self, problem: Problem, params: ModuleWeights) -> ModulePass:
         """Outputs and loss."""

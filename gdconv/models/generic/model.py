@@ -10,10 +10,10 @@ import torch
 from gdconv.data.problem import Problem
 from gdconv.models.base import Bars, Model
 from gdconv.models.generic.formulas import ModuleFormulas, ModulePass
-from gdconv.models.generic.graph import Graph
 from gdconv.models.generic.point import ModulePoint
 from gdconv.models.generic.probes import probe
 from gdconv.models.generic.weights import ModuleWeights
+from gdconv.models.jets.graph import Graph
 from gdconv.models.probes import Probe, to_numpy
 
 

@@ -8,15 +8,15 @@ from math import inf, isfinite, nan
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.models.generic.calculus import Calculus
+from gdconv.models.generic.contract import derivative_gap
 from gdconv.models.generic.formulas import ModuleFormulas
-from gdconv.models.generic.graph import Graph
 from gdconv.models.generic.probes import probe
 from gdconv.models.generic.weights import ModuleWeights
+from gdconv.models.jets.calculus import Calculus
+from gdconv.models.jets.graph import Graph
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
 from gdconv.rigor.rounding import UNIT, Enclosure
@@ -66,6 +66,11 @@ class ModulePoint(Point):
         J = self.model.jacobian(self.problem, self.params, self.trained)
         found: np.ndarray = self.model.loss.directions(J, self.problem.y)[0].cpu().double().numpy()
         return found
+
+    @cached_property
+    def derivative_gap(self) -> tuple[float, float]:
+        """How far J is from finite differences along one direction, and what is allowed."""
+        return derivative_gap(self.model, self.problem, self.params)
 
     @cached_property
     def J_range(self) -> tuple[Enclosure, Enclosure]:
@@ -155,6 +160,8 @@ class ModulePoint(Point):
     @cached_property
     def sharpness(self) -> Estimate:
         """lambda_max of the Hessian of f: of the dense matrix, or by Lanczos with its residual."""
+        from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh  # a tenth of a second
+
         blocks = {b: self.params.blocks()[b][0] for b in self.trained}
         sizes = [v.numel() for v in blocks.values()]
         others = {b: v[0] for b, v in self.params.blocks().items() if b not in blocks}

@@ -23,7 +23,7 @@ from experiments.tasks.pathfinder import (
     pathfinder,
     picture,
 )
-from gdconv.report.plots import save_figure
+from gdconv.report.figures import save_figure
 from gdconv.support.errors import InputError
 
 

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdconv.models.generic.family import IN_MEMORY, MIXED, ModuleFamily, described
-from gdconv.models.generic.graph import Graph, Refusal, known_layers
+from gdconv.models.generic.family import ModuleFamily, described
 from gdconv.models.generic.model import ModuleModel
 from gdconv.models.generic.point import ModulePoint
 from gdconv.models.generic.weights import ModuleWeights
@@ -99,7 +98,7 @@ class Subject:
         with undisturbed():
             family = ModuleFamily(copied(module), self.name, loss)
             self.loss = family.loss
-            self.problem = family.problem(inputs[None], targets[None], IN_MEMORY, [])
+            self.problem = family.problem(inputs[None], targets[None], "in memory", [])
             self.start = ModuleWeights.of(_model(family).module)
             family.require_match(self.problem, self.start)
             self.separate = _model(family).separate
@@ -155,12 +154,10 @@ class Subject:
         Returns:
             The point with its layers, and which one is unknown, empty where none is.
         """
-        point, X = look.point, self.problem.X[0]
+        point = look.point
         with undisturbed():
-            apart = point.model.separate
-            found = known_layers(point.model.module, X) if apart else Refusal("it", MIXED)
-        known = found if isinstance(found, Graph) else None
-        return replace(point, graph=known), "" if known else str(found)
+            known, refusal = point.model.layers(self.problem)
+        return replace(point, graph=known), refusal
 
     def _measured(
         self,

@@ -7,8 +7,8 @@ import torch
 from stress_jets import MODELS, drawn
 from torch import Tensor, nn
 
-from gdconv.models.generic.calculus import Calculus
-from gdconv.models.generic.graph import Graph, Refusal, known_layers
+from gdconv.models.jets.calculus import Calculus
+from gdconv.models.jets.graph import Graph, Refusal, known_layers
 
 X = torch.linspace(-1.0, 1.0, 24, dtype=torch.float64).reshape(2, 3, 4)
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdconv.models.generic import jets
-from gdconv.models.generic.layers import (
+from gdconv.models.jets import jets
+from gdconv.models.jets.layers import (
     MIXES,
     Call,
     Operand,

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from gdconv.models.generic import jets
-from gdconv.models.generic.functions import CREATORS, RULES
-from gdconv.models.generic.jets import Jet
-from gdconv.models.generic.layers import (
+from gdconv.models.jets import jets
+from gdconv.models.jets.functions import CREATORS, RULES
+from gdconv.models.jets.jets import Jet
+from gdconv.models.jets.layers import (
     Ball,
     Call,
     Operand,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import nn
 
-from gdconv.checks.looks import Look, Subject, undisturbed
 from gdconv.descent.records import RATIO
 from gdconv.models.generic.point import ModulePoint
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.losses.base import Loss
+from gdconv.monitoring.looks import Look, Subject, undisturbed
 from gdconv.report.layout import number
 from gdconv.support.errors import InputError, cause
 from gdconv.theory.loss_tails import loss_tail
@@ -186,22 +186,13 @@ class Monitor:
         Raises:
             InputError: No figure can be written there, or not as that.
         """
-        from gdconv.report.monitor_plots import monitor_figure
-        from gdconv.report.plots import figure_files, save_figure
+        from gdconv.monitoring.plots import monitor_figure
+        from gdconv.report.figures import drawn_to
 
-        if path is not None:
-            figure_files(path)  # refused before it is drawn
         frame, seen = self.frame(), self._subject
         steps = f"{len(frame)} looks up to step {self._step}, nothing certified between them"
         title = f"{seen.name}, loss {seen.loss.name}, N={seen.problem.N}\n{steps}"
-        drawn = monitor_figure(frame, title)
-        if path is not None:
-            try:
-                save_figure(drawn, path)
-            except OSError as error:
-                remedy = f"choose a place that can be written ({error.strerror or error})"
-                raise InputError("path", path, remedy) from error
-        return drawn
+        return drawn_to(path, lambda: monitor_figure(frame, title))
 
     def summary(self, step: float | None = None) -> str:
         """Which statements of generic-gd apply to the parameters as they are now, and why not.

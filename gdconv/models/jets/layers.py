@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gdconv.models.generic import jets
-from gdconv.models.generic.jets import Jet
-from gdconv.models.generic.norms import Array, length
+from gdconv.models.jets import jets
+from gdconv.models.jets.jets import Jet
+from gdconv.models.jets.norms import Array, length
 
 
 class UnknownError(Exception):

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own name for it
 
-from gdconv.models.generic import jets
-from gdconv.models.generic.activations import ACTIVATIONS, Activation
-from gdconv.models.generic.jets import Jet
-from gdconv.models.generic.layers import (
+from gdconv.models.jets import jets
+from gdconv.models.jets.activations import ACTIVATIONS, Activation
+from gdconv.models.jets.jets import Jet
+from gdconv.models.jets.layers import (
     MIXES,
     Ball,
     Call,
@@ -29,7 +29,7 @@ from gdconv.models.generic.layers import (
     reason,
     repeated,
 )
-from gdconv.models.generic.reorder import (
+from gdconv.models.jets.reorder import (
     Builder,
     attribute,
     concatenation,

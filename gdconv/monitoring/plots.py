@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gdconv.report.plots import MEASURED, SIGMA, TINY, _tidy
+from gdconv.report.plots import MEASURED, SIGMA, TINY, tidy
 
 
 def monitor_figure(frame: pd.DataFrame, title: str) -> Figure:
@@ -45,7 +45,7 @@ def monitor_figure(frame: pd.DataFrame, title: str) -> Figure:
     axes[-1].set_xlim(0, max(last, 1))
     axes[-1].set_xlabel("optimizer step t (dots: observed)")
     for axis in axes:
-        _tidy(axis)
+        tidy(axis)
     return fig
 
 

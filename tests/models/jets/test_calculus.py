@@ -11,8 +11,8 @@ import torch
 from stress_jets import RULES, WHOLE, Of, drawn, measured, ratios
 from torch import Tensor, nn
 
-from gdconv.models.generic.calculus import Calculus, lipschitz, sensitivity
-from gdconv.models.generic.graph import Graph, known_layers
+from gdconv.models.jets.calculus import Calculus, lipschitz, sensitivity
+from gdconv.models.jets.graph import Graph, known_layers
 from gdconv.support.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gdconv.report.monitor_plots import monitor_figure
+from gdconv.monitoring.plots import monitor_figure
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "monitor.md"
 

@@ -19,8 +19,8 @@ from math import sqrt
 
 import numpy as np
 
-from gdconv.models.generic.activations import Activation
-from gdconv.models.generic.norms import Array, length, up
+from gdconv.models.jets.activations import Activation
+from gdconv.models.jets.norms import Array, length, up
 from gdconv.rigor.rounding import UNIT
 
 SOFTMAX_SLOPE = 0.5

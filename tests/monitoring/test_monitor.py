@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import gdconv
-from gdconv.checks.looks import Subject, undisturbed
 from gdconv.descent.records import record_steps
 from gdconv.models.generic import family as families
+from gdconv.monitoring.looks import Subject, undisturbed
 from gdconv.support.errors import InputError
 
 

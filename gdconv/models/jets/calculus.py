@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdconv.models.generic import jets
-from gdconv.models.generic.graph import Graph
-from gdconv.models.generic.jets import Jet
-from gdconv.models.generic.layers import Ball
-from gdconv.models.generic.norms import Array, length, spectral, up
+from gdconv.models.jets import jets
+from gdconv.models.jets.graph import Graph
+from gdconv.models.jets.jets import Jet
+from gdconv.models.jets.layers import Ball
+from gdconv.models.jets.norms import Array, length, spectral, up
 from gdconv.rigor.rounding import gamma
 from gdconv.support.errors import InputError
 
@@ -47,7 +47,7 @@ class Calculus:
 
     Example:
         >>> import torch
-        >>> from gdconv.models.generic.graph import known_layers
+        >>> from gdconv.models.jets.graph import known_layers
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
         >>> X = torch.ones(2, 2)
         >>> at = Calculus(known_layers(net, X), dict(net.named_parameters()), X)
@@ -330,7 +330,7 @@ def lipschitz(
         Lipschitz constant of the Jacobian of the stacked outputs, bound of its norm.
 
     Example:
-        >>> from gdconv.models.generic.graph import known_layers
+        >>> from gdconv.models.jets.graph import known_layers
         >>> net, X = torch.nn.Linear(2, 1, bias=False), torch.ones(1, 2)
         >>> M_2, G = lipschitz(known_layers(net, X), dict(net.named_parameters()), X, 0.5)
         >>> M_2 < 1e-300, round(G, 9)
@@ -357,7 +357,7 @@ def sensitivity(graph: Graph, params: Mapping[str, Tensor], X: Tensor) -> float:
         The sum, Frobenius over samples; infinite where a norm layer has S = 0.
 
     Example:
-        >>> from gdconv.models.generic.graph import known_layers
+        >>> from gdconv.models.jets.graph import known_layers
         >>> net, X = torch.nn.Linear(2, 1, bias=False), torch.ones(1, 2)
         >>> params = {"weight": torch.ones(1, 2)}
         >>> round(sensitivity(known_layers(net, X), params, X), 9)

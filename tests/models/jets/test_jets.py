@@ -10,9 +10,9 @@ import pytest
 import torch
 from flint import arb, arb_series, ctx
 
-from gdconv.models.generic import jets
-from gdconv.models.generic.activations import ACTIVATIONS
-from gdconv.models.generic.norms import length, spectral, up
+from gdconv.models.jets import jets
+from gdconv.models.jets.activations import ACTIVATIONS
+from gdconv.models.jets.norms import length, spectral, up
 from gdconv.rigor.spectrum import norm2_upper
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
