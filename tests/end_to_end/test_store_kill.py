@@ -92,8 +92,8 @@ def test_a_writer_that_was_killed_while_it_wrote(tmp_path):
 import os, signal
 from gdconv.checks import store
 from gdconv.report.example import example_check
-import gdconv.report.plots as plots
-plots.save_figure = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+import gdconv.report.figures as figures
+figures.save_figure = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 store.save(example_check(1), {str(tmp_path)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
