@@ -8,6 +8,8 @@ from typing import Any
 from gdconv.checks.given import Given
 from gdconv.checks.named import named_problem
 from gdconv.checks.requirements import require_used, without_unused
+from gdconv.descent.algorithms.base import Algorithm
+from gdconv.descent.algorithms.named import algorithm_named
 from gdconv.models.architecture import Architecture
 from gdconv.models.families import ARCHITECTURES
 from gdconv.models.named import Named
@@ -67,11 +69,17 @@ class Resolved:
         return self.theorem.trains or self.family.trainable
 
     @property
+    def algorithm(self) -> Algorithm:
+        """The rule of a step."""
+        return algorithm_named(self.theorem.algorithm)
+
+    @property
     def a_priori(self) -> Statement:
         """The judged statement, or the default one where that speaks of a finished run only."""
         if not self.statement.posterior:
             return self.statement
-        return self.theorem.statement_named(None, self.config.kernel, self.family.kind)
+        spoken = (self.config.kernel, self.family.kind, self.algorithm.name)
+        return self.theorem.statement_named(None, *spoken)
 
 
 def resolve(config: Config, given: Given | None = None) -> Resolved:
@@ -103,7 +111,8 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
     named = named_problem(config.problem, kernel, config.seed, family) if config.problem else None
     suggested = named.options_for(theorem.id) if named else {}
     wanted = config.statement or suggested.get("statement")
-    judged = theorem.statement_named(wanted, kernel, family.kind)
+    rule = algorithm_named(theorem.algorithm).name
+    judged = theorem.statement_named(wanted, kernel, family.kind, rule)
     general = judged.defaults.get("*", {})
     source = config.data or general.get("data") or FALLBACK["data"]
     filled = config.resolve(
@@ -117,7 +126,7 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
         foreign.add("margin")  # init theorem is that of the theorem's own model
     filled = without_unused(filled, tuple(foreign))
     require_used(config, filled, tuple(foreign))
-    spoken = tuple(theorem.statements(filled.kernel, family.kind))
+    spoken = tuple(theorem.statements(filled.kernel, family.kind, rule))
     return Resolved(theorem, judged, spoken, filled, config, family, named, given)
 
 
@@ -146,8 +155,9 @@ def resolve_saved(config: Config, given: Given | None = None) -> Resolved:
     if isinstance(theorem, ClaimTheorem):
         return _without_descent(theorem, config)
     family = (given or Given()).family(theorem, config.model, config.loss)
-    judged = theorem.statement_named(config.statement, config.kernel, family.kind)
-    spoken = tuple(theorem.statements(config.kernel, family.kind))
+    spoken_of = (config.kernel, family.kind, algorithm_named(theorem.algorithm).name)
+    judged = theorem.statement_named(config.statement, *spoken_of)
+    spoken = tuple(theorem.statements(*spoken_of))
     return Resolved(theorem, judged, spoken, config, config, family)
 
 

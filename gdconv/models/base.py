@@ -72,10 +72,8 @@ class Model(Formulas):
         """What a theorem reads at one theta of one replica."""
 
     @abstractmethod
-    def probe(
-        self, problem: Problem, params: Any, eta: np.ndarray, trained: tuple[str, ...]
-    ) -> Probe:
-        """Error bars, and one step by a derivation that is not the gradient's."""
+    def probe(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> Probe:
+        """Error bars, and the gradient by a derivation that is not `gradient`'s."""
 
     def sigma_follower(self, problem: Problem, params: Any) -> SigmaFollower | None:
         """Follows sigma_min of the features at every step; Weyl around anchors, for any model.

@@ -114,7 +114,7 @@ class Point(ABC):
 
     @abstractmethod
     def probe(self) -> Probe:
-        """The probes here, with a step of zero."""
+        """The probes here."""
 
     @property
     @abstractmethod

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from gdconv.descent.algorithms.base import Algorithm
 from gdconv.descent.watch import Watch
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.initialization import solve_scale, spread_scores
@@ -48,6 +49,7 @@ class Statement:
         summary: First line of its docstring.
         kernel: The only attention kernel it speaks of, None for all.
         model: The only model it speaks of, None for all.
+        algorithm: Name of the only algorithm it speaks of, None for all.
         claims: Posterior, and judged by claims about the finished run instead of a loss bound.
     """
 
@@ -61,10 +63,13 @@ class Statement:
     kernel: str | None = None
     model: str | None = None
     claims: bool = False
+    algorithm: str | None = None
 
-    def speaks_of(self, kernel: str | None, model: str | None) -> bool:
-        """Whether it is about that kernel and that model; None is any."""
-        pairs = ((kernel, self.kernel), (model, self.model))
+    def speaks_of(
+        self, kernel: str | None, model: str | None, algorithm: str | None = None
+    ) -> bool:
+        """Whether it is about that kernel, model and algorithm; None is any."""
+        pairs = ((kernel, self.kernel), (model, self.model), (algorithm, self.algorithm))
         return all(None in (asked, own) or asked == own for asked, own in pairs)
 
 
@@ -78,6 +83,7 @@ def statement(
     kernel: str | None = None,
     model: str | None = None,
     claims: bool = False,
+    algorithm: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Mark a method of a `Theorem` as one of its statements.
 
@@ -89,6 +95,7 @@ def statement(
         defaults: Option defaults by data set or model.
         kernel: The only attention kernel it speaks of.
         model: The only model it speaks of.
+        algorithm: Name of the only algorithm it speaks of.
         claims: Judged by claims about the finished run; implies posterior.
 
     Returns:
@@ -109,7 +116,7 @@ def statement(
         summary = (method.__doc__ or "").strip().split("\n")[0]
         made = Statement(
             name, method, default, proof, posterior or claims, defaults or {}, summary, kernel,
-            model, claims,
+            model, claims, algorithm,
         )  # fmt: skip
         method.statement = made  # type: ignore[attr-defined]
         return method
@@ -127,6 +134,7 @@ class Theorem:
         trains: Blocks that gradient descent moves, None for every trainable block of the model.
         models: Models it speaks of, the default one first.
         watch: Makes what is followed besides the loss (`gdconv.descent.watch`), None for nothing.
+        algorithm: The rule of a step, an `Algorithm` or its name; gradient descent.
     """
 
     id: ClassVar[str]
@@ -135,13 +143,17 @@ class Theorem:
     trains: ClassVar[tuple[str, ...] | None] = None
     models: ClassVar[tuple[str, ...]] = ("multihead",)
     watch: ClassVar[Callable[..., Watch] | None] = None
+    algorithm: ClassVar[Algorithm | str] = "gd"
 
-    def statements(self, kernel: str | None = None, model: str | None = None) -> list[Statement]:
+    def statements(
+        self, kernel: str | None = None, model: str | None = None, algorithm: str | None = None
+    ) -> list[Statement]:
         """The statements in the order they are written, inherited ones first.
 
         Args:
             kernel: Only those that speak of this attention kernel; None for all.
             model: Only those that speak of this model; None for all.
+            algorithm: Only those that speak of this algorithm; None for all.
 
         Returns:
             The statements.
@@ -151,10 +163,14 @@ class Theorem:
             methods |= vars(kind)
         found = (getattr(v, "statement", None) for v in methods.values())
         known = [s for s in found if isinstance(s, Statement)]
-        return [s for s in known if s.speaks_of(kernel, model)]
+        return [s for s in known if s.speaks_of(kernel, model, algorithm)]
 
     def statement_named(
-        self, name: str | None, kernel: str | None = None, model: str | None = None
+        self,
+        name: str | None,
+        kernel: str | None = None,
+        model: str | None = None,
+        algorithm: str | None = None,
     ) -> Statement:
         """The statement of that name, or the default one.
 
@@ -162,16 +178,19 @@ class Theorem:
             name: A name, or None.
             kernel: The attention kernel of the run.
             model: The model of the run.
+            algorithm: The algorithm of the run.
 
         Returns:
             The statement.
 
         Raises:
-            InputError: No statement has that name, or not for that kernel and model.
+            InputError: No statement has that name, or not for that kernel, model and algorithm.
         """
-        known = self.statements(kernel, model)
+        known = self.statements(kernel, model, algorithm)
+        if not known:
+            raise InputError("algorithm", algorithm, f"{self.id} says nothing of it")
         if name is None:
-            return next(s for s in known if s.default)
+            return next((s for s in known if s.default), known[0])
         for s in known:
             if s.name == name:
                 return s

@@ -57,8 +57,8 @@ class ModulePoint(Point):
         return ""
 
     def probe(self) -> Probe:
-        """The probes here, with a step of zero."""
-        return probe(self.model, self.problem, self.params, np.zeros(1), self.trained)
+        """The probes here."""
+        return probe(self.model, self.problem, self.params, self.trained)
 
     @cached_property
     def J(self) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from gdconv.data.problem import Problem
@@ -43,11 +42,10 @@ class MultiHeadRegression(MultiHeadFormulas, Model):
         self,
         problem: Problem,
         params: Parameters,
-        eta: np.ndarray,
         trained: tuple[str, ...] = BLOCKS,
     ) -> Probe:
         """Through the Jacobian, head by head."""
-        return probe(self, problem, params, eta, trained)
+        return probe(self, problem, params, trained)
 
     def sigma_follower(self, problem: Problem, params: Parameters) -> AttentionFollower:
         """The compiled tracker of sigma_min(B_t)."""

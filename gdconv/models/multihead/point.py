@@ -49,8 +49,8 @@ class MultiHeadPoint(Point):
     trained: tuple[str, ...] = BLOCKS
 
     def probe(self) -> Probe:
-        """The probes here, with a step of zero."""
-        return probe(self.model, self.problem, self.params, np.zeros(1))
+        """The probes here."""
+        return probe(self.model, self.problem, self.params)
 
     @cached_property
     def sharpness(self) -> Estimate:
