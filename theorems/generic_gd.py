@@ -54,22 +54,6 @@ class GenericGD(Theorem):
     source = "docs/theory/generic.md (kernel theorem and a-posteriori certificates)"
     models = ("module",)
 
-    def pl_constants(self, start: ModulePoint) -> tuple[float, float]:
-        """No feature matrix: sigma_m(J) is enclosed, and followed where M_2 is proved.
-
-        Args:
-            start: The run at step 0.
-
-        Returns:
-            0, and a Lipschitz constant that every enclosure renews.
-        """
-        return 0.0, 1.0
-
-    def constants(self, start: ModulePoint, rho: float) -> tuple[float, float]:
-        """(M_2, G^2) by the module's layers; |J|^2 itself at radius 0."""
-        M, G_squared = start.constants(rho)
-        return M, start.J_range[1].hi ** 2 if rho == 0.0 else G_squared
-
     @statement(
         "run", default=True, posterior=True, proof=f"{PROOFS}#tail", defaults=ORDINARY,
         algorithm="gd",

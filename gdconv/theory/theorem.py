@@ -14,7 +14,6 @@ import numpy as np
 
 from gdconv.descent.algorithms.base import Algorithm
 from gdconv.descent.watch import Watch
-from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.initialization import solve_scale, spread_scores
 from gdconv.support.choices import meant
 from gdconv.support.errors import InputError
@@ -212,7 +211,7 @@ class Theorem:
             return s.predict(self, start, outcome) if s.posterior else s.predict(self, start)
 
     def pl_constants(self, start: Any) -> tuple[float, float]:
-        """What bounds the PL constant from below at every step.
+        """What bounds the PL constant from below at every step; the model's own way.
 
         Args:
             start: The run at step 0.
@@ -221,10 +220,11 @@ class Theorem:
             Factor c and Lipschitz constant M: sigma_m(J_t)^2 is followed from below by
             c sigma_min(B_t)^2, and where M > 0 by sigma_m(J)^2 enclosed at some steps, M of J.
         """
-        return start.o.lo**2, 0.0
+        found: tuple[float, float] = start.pl_constants
+        return found
 
     def constants(self, start: Any, rho: float) -> tuple[float, float]:
-        """(M_2, G^2) of the trained blocks on the ball of radius rho around a start.
+        """(M_2, G^2) of the trained blocks on the ball of radius rho around a start; the model's.
 
         Args:
             start: The centre.
@@ -233,8 +233,8 @@ class Theorem:
         Returns:
             Lipschitz constant of J and upper bound of |J|^2.
         """
-        made = Constants(start, Radii.joint(rho))
-        return made.M_2(), made.G_squared()
+        found: tuple[float, float] = start.constants(rho)
+        return found
 
     def base(self, found: dict[str, int], seed: int, at: At) -> Any:
         """Weights with F = 0 whose W_O `--init theorem` scales until the hypotheses hold.

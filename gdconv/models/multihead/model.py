@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gdconv.data.problem import Problem
 from gdconv.models.base import Model
+from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.formulas import Forward, MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
@@ -50,6 +51,11 @@ class MultiHeadRegression(MultiHeadFormulas, Model):
     def sigma_follower(self, problem: Problem, params: Parameters) -> AttentionFollower:
         """The compiled tracker of sigma_min(B_t)."""
         return AttentionFollower(problem, *params.W_Q.shape[:2])
+
+    def constants(self, at: MultiHeadPoint, rho: float) -> tuple[float, float]:
+        """Lemma 4 with all radii rho jointly, every block."""
+        made = Constants(at, Radii.joint(rho))
+        return made.M_2(), made.G_squared()
 
     def tangent_kernel(
         self, problem: Problem, params: Parameters, blocks: tuple[str, ...] = BLOCKS

@@ -106,6 +106,11 @@ class MultiHeadPoint(Point):
         ends = [enclose_sigma_min(W.T) for W in self.arrays["W_O"]]
         return Enclosure(min(e.lo for e in ends), min(e.hi for e in ends))
 
+    @property
+    def pl_constants(self) -> tuple[float, float]:
+        """o^2 sigma_min(B)^2 bounds sigma_m(J)^2 from below."""
+        return self.o.lo**2, 0.0
+
     @cached_property
     def o_stacked(self) -> Enclosure:
         """sigma_min of the concatenated (H d x D_y) W_O."""
