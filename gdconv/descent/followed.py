@@ -80,8 +80,8 @@ class One:
         finite = all(map(isfinite, (*value, *bound)))  # what is not decides nothing
         holds = finite and small.hi <= large.lo
         violated = finite and small.lo > large.hi
-        if t == 0 and not violated and finite:
-            return  # both sides may be the same number: no rounding, nothing to tell
+        if t == 0 and not violated and isfinite(value.width):
+            return  # both sides may be the same number, and C/t is infinite
         if margin < test["worst_margin"]:
             test["worst_margin"], test["worst_step"] = margin, t
         if not holds:
