@@ -274,4 +274,4 @@ def log_margin(small: Enclosure, large: Enclosure) -> float:
         return float("nan")
     if small.mid == 0:
         return inf
-    return log(large.mid / small.mid) if large.mid > 0 else -inf
+    return log(large.mid) - log(small.mid) if 0 < small.mid < inf and large.mid > 0 else -inf
