@@ -76,7 +76,7 @@ class One:
         small, large = (value, bound) if self.bounded.relation == "<=" else (bound, value)
         test, margin = self.test, log_margin(small, large)
         if self.first is not None and self.first.mid > 0:
-            test["log_bound"] = np.log(bound.mid / self.first.mid)
+            test["log_bound"] = log_margin(self.first, bound)
         finite = all(map(isfinite, (*value, *bound)))  # what is not decides nothing
         holds = finite and small.hi <= large.lo
         violated = finite and small.lo > large.hi
