@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdconv.compiled.ledger import NOISE_SHARE, STEPS, TEST
-from gdconv.descent.quantities import Bounded, Seen, asked, log_margin, read
+from gdconv.descent.quantities import Bounded, Seen, asked, distance, log_margin, read
 from gdconv.rigor.rounding import Enclosure
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ QUANTITY = 3
 
 def _fresh() -> np.void:
     test = np.zeros(1, TEST)
-    test["kind"], test["worst_margin"] = QUANTITY, inf
+    test["kind"], test["worst_margin"], test["log_bound"] = QUANTITY, inf, nan
     for name in STEPS:
         test[name] = -1
     return test[0]
@@ -103,7 +103,7 @@ class Followed:
 
     def __init__(self, bounds: dict[str, Bound], start: dict[str, Any]) -> None:
         self.all = [One(name, one) for name, b in bounds.items() for one in b.followed]
-        self.start, self.drift = start, 0.0
+        self.start, self.before, self.drift = start, start, 0.0
 
     def __bool__(self) -> bool:
         return bool(self.all)
@@ -129,12 +129,14 @@ class Followed:
             energy=Enclosure(energy - width, energy + width),
             grad_sq=Enclosure(max(0.0, slope - off) ** 2, (slope + off) ** 2),
             grad_sum=float(led["grad_sum"]),
+            moved=distance(weights, self.before),
             drift=self.drift,
             weights=weights,
             start=self.start,
         )
         for one in self.all:
             one.observe(seen)
+        self.before = weights
 
     @property
     def columns(self) -> dict[str, float]:

@@ -38,6 +38,7 @@ class Seen:
         energy: The algorithm's energy, likewise; the loss for plain descent.
         grad_sq: |grad f|^2, likewise.
         grad_sum: sum_{s<t} |grad f_s|^2.
+        moved: |theta_t - theta_{t-1}|, 0 at step 0.
         drift: What the defects of the stored steps may add up to, a distance.
         weights: Every block, without the replica axis.
         start: The same at step 0.
@@ -50,6 +51,7 @@ class Seen:
     energy: Enclosure
     grad_sq: Enclosure
     grad_sum: float
+    moved: float
     drift: float
     weights: Mapping[str, Tensor]
     start: Mapping[str, Tensor]
@@ -86,12 +88,15 @@ def _widened(value: Enclosure, by: float) -> Enclosure:
     return Enclosure(max(0.0, value.lo - by), value.hi + by)
 
 
-def _distance(seen: Seen) -> Enclosure:
-    moved = sum(
-        float((w.double() - seen.start[name].double()).square().sum())
-        for name, w in seen.weights.items()
+def distance(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> float:
+    """|a - b| over all blocks, in float64."""
+    return sqrt(
+        sum(float((w.double() - there[b].double()).square().sum()) for b, w in here.items())
     )
-    return _widened(bar(sqrt(moved)), seen.drift)
+
+
+def _distance(seen: Seen) -> Enclosure:
+    return _widened(bar(distance(seen.weights, seen.start)), seen.drift)
 
 
 LOSS = Quantity("f", lambda seen: _widened(seen.loss, seen.slope * seen.drift))
