@@ -202,21 +202,34 @@ def over_steps(quantity: Quantity, C: Number, power: float = 1.0, shift: float =
     return Bounded(quantity, bound)
 
 
-def constant(quantity: Quantity, C: Number, relation: str = "<=") -> Bounded:
-    """q_t <= C (or >= C) at every step; it tells something once q comes within a factor of ten."""
+Level = Number | Callable[[Seen], Number | None]
+"""A constant, or what it is at an iterate; None where nothing is claimed."""
+
+
+def constant(quantity: Quantity, C: Level, relation: str = "<=") -> Bounded:
+    """q_t <= C (or >= C) at every step; it tells something once q comes within a factor of ten.
+
+    Args:
+        quantity: q.
+        C: A number, or a function of the iterate.
+        relation: "<=" or ">=".
+
+    Returns:
+        The comparison.
+    """
 
     def tells(first: Enclosure, value: Enclosure, bound: Enclosure) -> bool:
         small, large = (value, bound) if relation == "<=" else (bound, value)
         return reached(first, small, large)
 
-    return Bounded(quantity, lambda seen: C, relation, tells)
+    return Bounded(quantity, C if callable(C) else lambda seen: C, relation, tells)
 
 
-def radius(R: Number) -> Bounded:
+def radius(R: Level) -> Bounded:
     """|theta_t - theta_0| <= R.
 
     Args:
-        R: The radius.
+        R: The radius, or a function of the iterate.
 
     Returns:
         The comparison.

@@ -243,7 +243,9 @@ def _draw_bounds(axes: Axes, check: CheckLike, colours: dict[str, Any]) -> None:
         last = max(
             ((c["step"].iloc[-1], float(c[column].iloc[-1])) for c in curves), default=(0, 1.0)
         )
-        note = verdict if curves else f"{verdict}, no bound"
+        others = any(c.startswith(f"bound[{name}: ") for c in check.trace.columns)
+        missing = "bounds below" if others else "no bound"
+        note = verdict if curves else f"{verdict}, {missing}"
         below = " (below)" if last[1] < bottom else ""
         ends.append((f"{name}: {note}{below}", colour, last[1]))
     place_labels(axes, ends)

@@ -23,7 +23,7 @@ from gdconv.models.losses.named import loss_named
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError, cause
 
-OWN = "own"
+OWN = "the model's own"
 """What `data` says of data that the model draws."""
 
 
