@@ -53,6 +53,7 @@ class GenericGD(Theorem):
     title = "Gradient descent on any differentiable model"
     source = "docs/theory/generic.md (kernel theorem and a-posteriori certificates)"
     models = ("module",)
+    algorithms = None
 
     def pl_constants(self, start: ModulePoint) -> tuple[float, float]:
         """No feature matrix: sigma_m(J) is enclosed, and followed where M_2 is proved.

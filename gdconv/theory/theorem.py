@@ -20,6 +20,7 @@ from gdconv.support.errors import InputError
 from gdconv.theory.prediction import Inequality, Prediction
 
 if TYPE_CHECKING:
+    from gdconv.descent.algorithms.base import Algorithm
     from gdconv.descent.loop import Outcome
 
 __all__ = [
@@ -125,8 +126,13 @@ class Theorem:
         title: One line.
         source: Paper and theorem number.
         trains: Blocks that gradient descent moves, None for every trainable block of the model.
-        models: Models it speaks of, the default one first.
+        models: Models it speaks of, the default one first; `module` for any torch module, and
+            `package.module:name` for one of your own.
         watch: Makes what is followed besides the loss (`gdconv.descent.watch`), None for nothing.
+        Options: A dataclass of options of its own, simple types with defaults; None for none.
+        options: In a check, what was given for them: an instance of `Options`.
+        algorithm: The algorithm it speaks of, an instance or a name; None for gradient descent.
+        algorithms: Names that `--algorithm` may choose among: none by default, None for any.
     """
 
     id: ClassVar[str]
@@ -135,6 +141,10 @@ class Theorem:
     trains: ClassVar[tuple[str, ...] | None] = None
     models: ClassVar[tuple[str, ...]] = ("multihead",)
     watch: ClassVar[Callable[..., Watch] | None] = None
+    Options: ClassVar[Any] = None
+    options: Any = None
+    algorithm: ClassVar[Algorithm | str | None] = None
+    algorithms: ClassVar[tuple[str, ...] | None] = ()
 
     def statements(self, kernel: str | None = None, model: str | None = None) -> list[Statement]:
         """The statements in the order they are written, inherited ones first.
