@@ -43,7 +43,7 @@ def default_text(readers: Readers, name: str, given: Config) -> str:
         '4 with data gaussian, else 8; run: 8'
     """
     option = readers.own.get(name)
-    if option is not None and option.required:
+    if option.required if option else name == "data" and lacks_data(readers):
         return ""
     spoken = readers.theorem.statements(None, readers.kind or None)
     judged = _judged(readers, given, spoken)
@@ -58,6 +58,11 @@ def default_text(readers: Readers, name: str, given: Config) -> str:
     more = [f"{', '.join(names)}: {text}" for text, names in texts.items()]
     where = f", {WHERE[name]}" if name in WHERE and name in readers.read else ""
     return "; ".join([own, *more]) + where
+
+
+def lacks_data(readers: Readers) -> bool:
+    """Whether the model is a torch module that brings no data: they must be given."""
+    return readers.kind == "module" and not readers.defaults.get("data")
 
 
 def _judged(readers: Readers, given: Config, spoken: list[Any]) -> Any:
@@ -96,7 +101,9 @@ def _value(readers: Readers, name: str, s: Any, source: str) -> str:
     if option and name not in readers.read:
         layers = [*layers[:3], {name: usual}]
     found = next((layer[name] for layer in layers if layer.get(name) is not None), None)
-    if found is None and option is None:
+    if found is None:
+        if option is not None:
+            return "none"
         theirs = cases is not None and name not in GLOBAL
         return "left to the theorem" if theirs else UNSET.get(name, "none")
     return {True: "yes", False: "no"}[found] if isinstance(found, bool) else str(found)

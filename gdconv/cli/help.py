@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdconv.checks.readers import FALLBACK, Readers
-from gdconv.cli.defaults import default_text
+from gdconv.cli.defaults import default_text, lacks_data
 from gdconv.cli.parser import Parser, add_option, field_kinds, field_texts
 from gdconv.support.config import GLOBAL, Config
 
@@ -90,7 +90,7 @@ def check_parser(readers: Readers, given: Config, prog: str, defaults: bool = Fa
     theorem = readers.theorem
     epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples(readers, given, prog))
     about = f"{theorem.title} ({theorem.source})."
-    parser = _parser(prog, about, epilog if defaults else "")
+    parser = _parser(f"{prog} {theorem.id}", about, epilog if defaults else "")
     parser.usage = f"{prog} {theorem.id} [options]"
     parser.add_argument("theorem", metavar="ID", help=argparse.SUPPRESS)
     texts, kinds = field_texts(), field_kinds()
@@ -148,6 +148,8 @@ def examples(readers: Readers, given: Config, prog: str = "gdconv check") -> lis
     for name, option in readers.own.items():
         if option.required:
             words += [option.flag, {"int": "1", "float": "1.0", "bool": ""}.get(option.kind, name)]
+    if "data" in readers.read and not given.data and lacks_data(readers):
+        words += ["--data", "FILE.npz"]
     first = [*words, "--statement", given.statement or default.name]
     second = [*words, "--statement", given.statement or other.name]
     own = next((o for o in readers.own.values() if _plain(o.default)), None)

@@ -49,7 +49,8 @@ class Parser(argparse.ArgumentParser):
             raise InputError(name.strip("-").replace("-", "_"), "nothing", "give a value after it")
         if message.startswith("the following arguments are required: "):
             raise InputError(message.split(": ")[1], "nothing", f"see {self.prog} --help")
-        name = message.split(":")[0].removeprefix("argument ").split("/")[-1].strip("-")
+        names = message.split(":")[0].removeprefix("argument ").split("/")
+        name = next((n for n in names if n.startswith("--")), names[-1]).strip("-")
         if "invalid choice: " in message:
             value, choices = message.split("invalid choice: ")[1].split(" (choose from ", 1)
             remedy = f"choose one of {choices.rstrip(')')}".replace("'", "")
@@ -73,7 +74,9 @@ class Parser(argparse.ArgumentParser):
         known = [s for action in shown for s in action.option_strings]
         near = difflib.get_close_matches(option.split("=")[0], known, n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}; " if near else ""
-        raise InputError("option", option, f"{hint}see {self.prog} --help for the options")
+        # a word that is no option belongs to the command, not to its theorem
+        place = self.prog if option.startswith("-") else " ".join(self.prog.split()[:2])
+        raise InputError("option", option, f"{hint}see {place} --help for the options")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but unknown options are reported by the subcommand they stand in.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 ATTENTION = (
     *("kernel", "problem", "samples", "tokens", "embedding", "target"),
     *("label_norm", "init"),
@@ -19,3 +22,19 @@ OWN = "own"
 
 MODULE = ("loss",)
 """Fields of `Config` that a torch module reads."""
+
+
+def attends(config: Mapping[str, Any]) -> bool:
+    """Whether a check ran on one of our attention models: samples of tokens, W_Q and the rest.
+
+    Args:
+        config: Options of a check; another model may have a `kernel` of its own.
+
+    Returns:
+        True for multihead and encoder.
+
+    Example:
+        >>> attends({"kernel": "softmax"}), attends({"kernel": 3, "model": "my.nets:Conv"})
+        (True, False)
+    """
+    return config.get("kernel") is not None and config.get("model") in (None, *READS)

@@ -190,6 +190,8 @@ class Config:
         kept: dict[str, Any] = {}
         for name, value in {**options, "theorem": theorem}.items():
             if name in own:
+                if value is None and not own[name].optional:  # as of a field: nothing is given
+                    continue
                 kept[name] = own[name].checked(value)
                 if name not in read:
                     continue

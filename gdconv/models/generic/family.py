@@ -72,7 +72,8 @@ class ModuleFamily(Architecture):
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 torch.manual_seed(seed)
                 try:
-                    made = source.module() if hasattr(source, "module") else source()
+                    maker = getattr(source, "module", source)
+                    made = maker() if callable(maker) else maker
                 except InputError:
                     raise
                 except Exception as error:  # whatever a user's class raises
