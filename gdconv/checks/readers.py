@@ -105,7 +105,7 @@ class Readers:
         read = tuple(dict.fromkeys((*DESCENT, *found.reads)))
         if theorem.algorithms != ():
             read = (*read, "algorithm")
-        if theorem.models[0] not in (found.kind, found.name):
+        if theorem.models[0] not in (found.kind, found.name, found.text):
             read = tuple(n for n in read if n != "margin")  # init theorem is the own model's
         declared = (*by_theorem, *found.own, *by_rule)
         own = merged(declared, _kinds(read), RESERVED, f"model {found.name}")
@@ -271,7 +271,7 @@ def _model(theorem: Any, config: Config, model: Any) -> Candidate:
     if model is None and asked in (None, spoken[0]):
         asked = _usual_model(theorem, config) or asked
     found = candidate(asked or spoken[0], model)
-    if found is None or not {found.kind, found.name} & set(spoken):
+    if found is None or not {found.kind, found.name, found.text} & set(spoken):
         names = ", ".join("torch modules" if m == "module" else m for m in spoken)
         more = ": give package.module:name, or the module itself as model= in Python"
         more = more if "module" in spoken else ""

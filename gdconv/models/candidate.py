@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gdconv.models.reads import MODULE, OWN, READS
 from gdconv.support.errors import InputError, cause
-from gdconv.support.objects import object_named
+from gdconv.support.objects import object_named, text_of
 from gdconv.support.options import Option, options_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Candidate:
         reads: Fields of `Config` that it reads.
         own: Options that it declares itself.
         defaults: Its defaults of fields.
+        text: The text under which its class is found, for an `Architecture` in memory.
         make: (values of its own options, loss) -> the family.
     """
 
@@ -37,6 +38,7 @@ class Candidate:
     make: Callable[[Mapping[str, Any], Any], Architecture]
     own: tuple[Option, ...] = ()
     defaults: Mapping[str, Any] | None = None
+    text: str | None = None
 
 
 def candidate(text: str, model: Any = None) -> Candidate | None:
@@ -72,11 +74,13 @@ def candidate(text: str, model: Any = None) -> Candidate | None:
     maker = callable(model) and (isinstance(model, type) or hasattr(model, "__code__"))
     own = options_of(model, f"model {text}") if maker and not _nameless(model) else ()
     if isinstance(model, Architecture):
-        return Candidate(text, model.kind, model.reads, lambda values, loss: model)
+        return Candidate(
+            text, model.kind, model.reads, lambda values, loss: model, text=text_of(type(model))
+        )
     if isinstance(model, type) and issubclass(model, Architecture):
         return Candidate(
             text, getattr(model, "name", text), model.reads,
-            lambda values, loss: _made(text, model, values), own,
+            lambda values, loss: _made(text, model, values), own, text=text_of(model),
         )  # fmt: skip
     drawn = hasattr(model, "data") and not _is_module(model)
     defaults = {"loss": "squared", "data": OWN if drawn else None}

@@ -308,6 +308,12 @@ class Conv(nn.Module):
         return self.inner(x[:, : self.inner.in_features])
 
 
+def test_fields_that_nobody_reads_have_no_value() -> None:
+    made = resolve(Config("generic-gd")).config
+    assert {made.kernel, made.heads, made.init, made.target, made.activation} == {None}
+    assert resolve(Config("full-gd")).config.width is None
+
+
 def test_own_names_of_ours_mean_what_their_reader_says() -> None:
     data = {"X": np.arange(8.0).reshape(2, 4) / 8, "y": np.ones((2, 1))}
     check = gdconv.check("generic-gd", model=Conv, kernel=2, steps=3, **data)
@@ -332,6 +338,10 @@ def test_a_family_of_one_s_own_by_text() -> None:
         check = gdconv.check("deep", depth=4, steps=2, **sizes)
         assert check.config["depth"] == 4
         assert differences(check, replay(check)) == []
+        for model in (Family, Family(3)):  # in memory they need no text
+            made = gdconv.check("deep", model=model, steps=2, **sizes)
+            assert made.config["model"] == ("Family" if model is Family else "mine")
+            assert differences(made, replay(made, model=model)) == []
         with pytest.raises(InputError, match="^model = multihead: deep speaks of"):
             gdconv.check("deep", model="multihead")
 
