@@ -53,6 +53,7 @@ class GenericGD(Theorem):
     title = "Gradient descent on any differentiable model"
     source = "docs/theory/generic.md (kernel theorem and a-posteriori certificates)"
     models = ("module",)
+    algorithms = None
 
     @statement(
         "run", default=True, posterior=True, proof=f"{PROOFS}#tail", defaults=ORDINARY,

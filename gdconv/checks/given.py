@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gdconv.models.architecture import Architecture
-from gdconv.models.families import ARCHITECTURES
 from gdconv.support.errors import InputError
-from gdconv.theory.theorem import Theorem
+from gdconv.support.objects import text_of
+from gdconv.support.options import options_of
 
 if TYPE_CHECKING:
+    from gdconv.descent.algorithms.base import Algorithm
     from gdconv.models.losses.base import Loss
 
 IN_MEMORY = "in memory"
@@ -30,6 +31,7 @@ class Given:
         y: Targets (N, ...).
         weights: Start weights by block.
         loss: A loss of one's own.
+        algorithm: An algorithm that no text can name.
     """
 
     model: Any = None
@@ -37,6 +39,7 @@ class Given:
     y: Any = None
     weights: Mapping[str, Any] | None = None
     loss: Loss | None = None
+    algorithm: Algorithm | None = None
 
     @classmethod
     def split(cls, options: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
@@ -75,7 +78,12 @@ class Given:
         own = None if loss is None or isinstance(loss, str) else _own_loss(loss)
         if own is not None:
             rest["loss"] = own.name
-        return cls(model, X, y, weights, own), rest
+        rule = rest.get("algorithm")
+        if rule is not None and not isinstance(rule, str):
+            rule = _named_algorithm(rule, rest)
+        else:
+            rule = None
+        return cls(model, X, y, weights, own, rule), rest
 
     def arrays(self) -> dict[str, np.ndarray] | None:
         """The weights as arrays, None where there are none."""
@@ -83,56 +91,34 @@ class Given:
             return None
         return {name: _array(name, value) for name, value in self.weights.items()}
 
-    def family(self, theorem: Theorem, model: str | None, loss: str | None = None) -> Architecture:
-        """The model family that a theorem is checked on.
-
-        Args:
-            theorem: The theorem.
-            model: What `--model` asks for, or None.
-            loss: What `--loss` asks for, or None.
-
-        Returns:
-            The one in memory, the one that the text names, or the theorem's own.
-
-        Raises:
-            InputError: The theorem does not speak of that model, or nothing has that name.
-
-        Example:
-            >>> from gdconv.theory.registry import theorem_named
-            >>> Given().family(theorem_named("full-gd"), "encoder")
-            Traceback (most recent call last):
-            gdconv.support.errors.InputError: model = encoder: full-gd speaks of multihead.
-        """
-        made = self._family(model or theorem.models[0], self.loss or loss)
-        if made is None or made.kind not in theorem.models:
-            spoken = ", ".join("torch modules" if m == "module" else m for m in theorem.models)
-            more = ": give package.module:name, or the module itself as model= in Python"
-            more = more if "module" in theorem.models else ""
-            raise InputError("model", model, f"{theorem.id} speaks of {spoken}{more}")
-        return made
-
-    def _family(self, model: str, loss: Loss | str | None) -> Architecture | None:
-        if isinstance(self.model, Architecture):
-            return self.model
-        if self.model is None and model != "module" and ":" not in model:
-            return ARCHITECTURES.get(model)
-        from gdconv.models.generic.family import ModuleFamily, family_named  # torch.fx loads slowly
-
-        if self.model is not None:
-            return ModuleFamily(self.model, model, loss)
-        if model == "module":
-            return family_named(DEFAULT_NET, loss)
-        return family_named(model, loss)
-
-
-DEFAULT_NET = "gdconv.models.generic.nets:TwoLayer"
-"""What a theorem about any module is tried on when no model is given."""
-
 
 def _described(model: Any) -> str:
     from gdconv.models.generic.family import described
 
     return described(model)
+
+
+def _named_algorithm(rule: Any, rest: dict[str, Any]) -> Algorithm | None:
+    """Name and options in `rest` of an algorithm that a text can name, else the algorithm."""
+    from gdconv.descent.algorithms import Algorithm
+    from gdconv.descent.algorithms.named import KNOWN
+
+    if not isinstance(rule, Algorithm):
+        remedy = "give its name, or an instance of gdconv.descent.algorithms.Algorithm"
+        raise InputError("algorithm", type(rule).__name__, remedy)
+    kind: Any = type(rule)
+    own = options_of(kind, f"algorithm {rule.name}")
+    twice = next((o for o in own if o.name in rest), None)
+    if twice:
+        remedy = "give it to the instance, or give the algorithm's name"
+        raise InputError(twice.name, rest[twice.name], remedy)
+    text = rule.name if KNOWN.get(rule.name) is kind else text_of(kind)
+    made = is_dataclass(kind) and {f.name for f in fields(kind) if f.init} == {o.name for o in own}
+    if text is None or not made:
+        rest["algorithm"] = rule.name
+        return rule
+    rest |= {"algorithm": text, **{o.name: getattr(rule, o.name) for o in own}}
+    return None
 
 
 def _own_loss(loss: Any) -> Loss | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -189,8 +189,9 @@ def assemble(resolved: Resolved, problem: Problem, params: Weights) -> Setting:
     family.require_match(problem, params)
     sizes = family.sizes(resolved.config, problem, params)
     family.require_room(sizes, problem.R, trained)
-    actual: dict[str, Any] = sizes | {"seeds": problem.R, "model": family.name}
-    config = replace(resolved.config, **actual)
+    known = {f.name for f in fields(Config)}
+    actual: dict[str, Any] = {k: v for k, v in sizes.items() if k in known}
+    config = replace(resolved.config, **actual, seeds=problem.R)
     model = family.model(config, sizes)
     starts = [model.point(problem[r], params[r], trained) for r in range(problem.R)]
     for start in starts:

@@ -11,7 +11,6 @@ from gdconv.checks.resolve import resolve_saved
 from gdconv.checks.result import Check, Progress
 from gdconv.checks.run import run
 from gdconv.report.source import CheckLike
-from gdconv.support.config import Config
 from gdconv.support.errors import InputError, quoted
 
 
@@ -21,7 +20,7 @@ def replay(saved: Check, progress: Progress | None = None, **memory: Any) -> Che
     Args:
         saved: A check, as `gdconv.load` returns it.
         progress: As for `gdconv.check`.
-        **memory: `model` and `loss`, where they were handed over in memory.
+        **memory: `model`, `loss` and `algorithm`, where they were handed over in memory.
 
     Returns:
         A new check.
@@ -36,7 +35,7 @@ def replay(saved: Check, progress: Progress | None = None, **memory: Any) -> Che
         'refuted'
     """
     given, _ = Given.split(memory)
-    resolved = resolve_saved(Config.of(saved.theorem, saved.config), given)
+    resolved = resolve_saved(saved.theorem, saved.config, given)
     family = resolved.architecture
     if family is None:
         return run(Cases(resolved), progress)

@@ -1,13 +1,13 @@
 """What options, data and weights must meet before the first step; each failure is one sentence.
 
-`prepare` fills every option, drops those that nothing will read and refuses the ones among them
-that were asked for; likewise a size that was asked for must be the size that came out.
+Which options there are is said by their readers; a few of those are moot under some problem, data
+or initialization, and refused there; a size that was asked for must be the size that came out.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,11 @@ DEVICES = re.compile(r"cpu|mps|cuda(:\d{1,2})?")
 """Devices that descent was written for."""
 
 
-def without_unused(config: Config, foreign: tuple[str, ...] = ()) -> Config:
-    """None in every field that nothing will read.
+def without_unused(config: Config) -> Config:
+    """None in every field that the start leaves unread.
 
     Args:
         config: Resolved options.
-        foreign: Fields that only other models read.
 
     Returns:
         The same options without those that the problem, the data or the initialization makes moot.
@@ -49,17 +48,15 @@ def without_unused(config: Config, foreign: tuple[str, ...] = ()) -> Config:
         "margin": drawn and config.init == "theorem",
     }
     unused: dict[str, Any] = {name: None for name, read in used.items() if not read}
-    unused |= dict.fromkeys(foreign)
     return replace(config, **unused)
 
 
-def require_used(asked: Config, config: Config, foreign: tuple[str, ...] = ()) -> None:
+def require_used(asked: Config, config: Config) -> None:
     """Every option that was asked for is read.
 
     Args:
         asked: Options as given.
         config: The same after `resolve` and `without_unused`.
-        foreign: Fields that only other models read.
 
     Raises:
         InputError: An option was dropped; it is named.
@@ -75,12 +72,10 @@ def require_used(asked: Config, config: Config, foreign: tuple[str, ...] = ()) -
         "scales": "give --init normal or paired",
         "margin": "give --init theorem",
     }
-    kept = asdict(config)
-    for name, value in asdict(asked).items():
-        if value is not None and kept[name] is None:
+    for f in fields(asked):
+        name, value = f.name, getattr(asked, f.name)
+        if value is not None and getattr(config, name) is None:
             remedy = f"leave it out, or {instead.get(name)}"
-            if name not in instead or name in foreign:
-                remedy = f"leave it out: the {config.model} model does not read it"
             if config.problem and name in FIXED_BY_PROBLEM:
                 remedy = f"leave it out: --problem {config.problem} fixes data and weights"
             raise InputError(name, value, remedy)
@@ -103,7 +98,7 @@ def require_sizes(asked: Config, found: dict[str, int], name: str) -> None:
         gdconv.support.errors.InputError: outputs = 3: leave it out, or give 1, which digits has.
     """
     for field, size in found.items():
-        value = getattr(asked, field)
+        value = getattr(asked, field, None)  # a model of one's own may have sizes of its own
         if value is not None and value != size:
             raise InputError(field, value, f"leave it out, or give {size}, which {name} has")
 

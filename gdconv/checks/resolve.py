@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gdconv.checks.given import Given
 from gdconv.checks.named import named_problem
+from gdconv.checks.readers import FALLBACK, Readers, equipped
 from gdconv.checks.requirements import require_used, without_unused
 from gdconv.descent.algorithms.base import Algorithm
-from gdconv.descent.algorithms.named import algorithm_named
+from gdconv.descent.algorithms.momentum import GradientDescent
 from gdconv.models.architecture import Architecture
-from gdconv.models.families import ARCHITECTURES
 from gdconv.models.named import Named
-from gdconv.support.config import PRESENTATION, Config
+from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.theory.claims import ClaimTheorem
 from gdconv.theory.registry import theorem_named
 from gdconv.theory.theorem import Statement, Theorem
-
-FALLBACK: dict[str, Any] = {
-    "kernel": "softmax", "data": "gaussian", "outputs": 1, "init": "normal", "step": "local",
-    "steps": 10_000, "head_dim": 8, "heads": 8, "target": "digit", "margin": 1.12,
-    "width": 256, "scaling": "linear", "loss": "sum", "activation": "relu",
-}  # fmt: skip
-"""Defaults of last resort, behind the options given and the defaults of the judged statement."""
-
-ALWAYS_READ = ("theorem", "statement", "seed", "seeds", *PRESENTATION)
-"""Options that a theorem without descent reads besides its own."""
 
 MOST_CASES = 10**6
 """Rows of every case stay in memory, and a million cases take a day."""
@@ -46,6 +36,7 @@ class Resolved:
         architecture: The model family; None for a theorem without descent.
         named: The problem that `--problem` fixes, None without one.
         given: What was handed over in memory.
+        algorithm: The rule of a step.
     """
 
     theorem: Theorem
@@ -56,6 +47,7 @@ class Resolved:
     architecture: Architecture | None = None
     named: Named | None = None
     given: Given = field(default_factory=Given)
+    algorithm: Algorithm = GradientDescent()
 
     @property
     def family(self) -> Architecture:
@@ -67,11 +59,6 @@ class Resolved:
     def trained(self) -> tuple[str, ...]:
         """Blocks that gradient descent moves."""
         return self.theorem.trains or self.family.trainable
-
-    @property
-    def algorithm(self) -> Algorithm:
-        """The rule of a step."""
-        return algorithm_named(self.theorem.algorithm)
 
     @property
     def a_priori(self) -> Statement:
@@ -99,51 +86,46 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
         >>> resolve(Config("full-gd", problem="stacked-witness")).statement.name
         'stacked'
     """
-    theorem = theorem_named(config.validate().theorem)
-    if isinstance(theorem, ClaimTheorem):
-        return _without_descent(theorem, config)
     given = given or Given()
-    model = config.model
-    if given.model is None and model in (None, theorem.models[0]):
-        model = _usual_model(theorem, config) or model
-    family = given.family(theorem, model, config.loss)
-    kernel = config.kernel or FALLBACK["kernel"]
-    named = named_problem(config.problem, kernel, config.seed, family) if config.problem else None
+    theorem = theorem_named(config.validate().theorem)
+    readers = Readers.of(theorem, config, given.model, given.algorithm)
+    asked = readers.config(config).validate()
+    if isinstance(theorem, ClaimTheorem):
+        return _without_descent(theorem, readers, asked)
+    kind, loss = readers.kind, given.loss
+    kernel = (asked.kernel or FALLBACK["kernel"]) if "kernel" in readers.read else None
+    named = None
+    if asked.problem:
+        named = named_problem(asked.problem, str(kernel), asked.seed, readers.family(asked, loss))
     suggested = named.options_for(theorem.id) if named else {}
-    wanted = config.statement or suggested.get("statement")
-    rule = algorithm_named(theorem.algorithm).name
-    judged = theorem.statement_named(wanted, kernel, family.kind, rule)
+    wanted = asked.statement or suggested.get("statement")
+    judged = theorem.statement_named(wanted, kernel, kind, readers.rule_name)
     general = judged.defaults.get("*", {})
-    source = config.data or general.get("data") or FALLBACK["data"]
-    filled = config.resolve(
-        {"statement": judged.name, "model": family.name},
-        suggested, judged.defaults.get(source, {}), judged.defaults.get(family.kind, {}), general,
-        dict(family.defaults), FALLBACK,
+    source = asked.data or general.get("data") or FALLBACK["data"]
+    layers = (
+        suggested, judged.defaults.get(source, {}), judged.defaults.get(kind, {}), general,
     )  # fmt: skip
-    foreign = {o for other in ARCHITECTURES.values() for o in other.options} - set(family.options)
-    foreign |= set(family.unread)
-    if family.kind != theorem.models[0]:
-        foreign.add("margin")  # init theorem is that of the theorem's own model
-    filled = without_unused(filled, tuple(foreign))
-    require_used(config, filled, tuple(foreign))
-    spoken = tuple(theorem.statements(filled.kernel, family.kind, rule))
-    return Resolved(theorem, judged, spoken, filled, config, family, named, given)
+    found = replace(
+        asked, statement=judged.name, model=readers.name, algorithm=readers.chosen
+    )  # fmt: skip
+    filled = found.resolve(*layers, readers.declared, readers.defaults, FALLBACK)
+    filled = without_unused(readers.filled(filled, *layers))
+    require_used(asked, filled)
+    spoken = tuple(theorem.statements(filled.kernel, kind, readers.rule_name))
+    rule = readers.algorithm(filled)
+    return Resolved(
+        equipped(theorem, readers, filled, rule), judged, spoken, filled.validate(), asked,
+        readers.family(filled, loss), named, given, rule,
+    )  # fmt: skip
 
 
-def _usual_model(theorem: Theorem, config: Config) -> str | None:
-    """The model under which the statement asked for was seen to hold, where it names one."""
-    for s in theorem.statements():
-        if s.name == config.statement:
-            return s.defaults.get("*", {}).get("model")
-    return None
-
-
-def resolve_saved(config: Config, given: Given | None = None) -> Resolved:
+def resolve_saved(theorem: Any, options: Any, given: Given | None = None) -> Resolved:
     """The same for the options of a saved run, which left nothing open.
 
     Args:
-        config: Its options.
-        given: The model, where it was handed over in memory.
+        theorem: Its theorem.
+        options: Its options by name, as its manifest has them.
+        given: The model and the loss, where they were handed over in memory.
 
     Returns:
         Theorem, statements and model family; no problem is made.
@@ -151,29 +133,31 @@ def resolve_saved(config: Config, given: Given | None = None) -> Resolved:
     Raises:
         InputError: An option cannot be used.
     """
-    theorem = theorem_named(config.validate().theorem)
-    if isinstance(theorem, ClaimTheorem):
-        return _without_descent(theorem, config)
-    family = (given or Given()).family(theorem, config.model, config.loss)
-    spoken_of = (config.kernel, family.kind, algorithm_named(theorem.algorithm).name)
-    judged = theorem.statement_named(config.statement, *spoken_of)
-    spoken = tuple(theorem.statements(*spoken_of))
-    return Resolved(theorem, judged, spoken, config, config, family)
+    given = given or Given()
+    asked = Config.open(theorem, options)
+    found = theorem_named(asked.theorem)
+    readers = Readers.of(found, asked, given.model, given.algorithm)
+    config = Config.of(theorem, options, readers.own).validate()
+    if isinstance(found, ClaimTheorem):
+        return _without_descent(found, readers, readers.config(config))
+    config = readers.filled(config)
+    speaks = (config.kernel, readers.kind, readers.rule_name)
+    judged, rule = found.statement_named(config.statement, *speaks), readers.algorithm(config)
+    return Resolved(
+        equipped(found, readers, config, rule), judged, tuple(found.statements(*speaks)), config,
+        config, readers.family(config, given.loss), None, given, rule,
+    )  # fmt: skip
 
 
-def _without_descent(theorem: ClaimTheorem, config: Config) -> Resolved:
+def _without_descent(theorem: ClaimTheorem, readers: Readers, config: Config) -> Resolved:
     """A theorem whose cases are drawn: it reads what it says it reads."""
     if config.seeds > MOST_CASES:
         remedy = f"give at most {MOST_CASES}: the rows of every case stay in memory"
         raise InputError("seeds", config.seeds, remedy)
-    given = {k for k, v in asdict(config).items() if v != getattr(Config(config.theorem), k)}
-    for name in sorted(given - set(ALWAYS_READ) - set(theorem.reads)):
-        known = ", ".join(sorted(theorem.reads)) or "none"
-        remedy = f"leave it out: {theorem.id} reads {known}, statement, seed and seeds"
-        raise InputError(name, getattr(config, name), remedy)
     judged = theorem.statement_named(config.statement, config.kernel)
     spoken = [judged] if config.statement else theorem.statements(config.kernel)
     chosen = None if len(spoken) > 1 else judged.name  # a replay evaluates what was evaluated
-    filled = replace(config, statement=chosen)
-    filled = filled.resolve(judged.defaults.get("*", {}), theorem.reads)
-    return Resolved(theorem, judged, tuple(spoken), filled, config)
+    usual = judged.defaults.get("*", {})
+    filled = replace(config, statement=chosen).resolve(usual, theorem.reads)
+    filled = readers.filled(filled, usual, theorem.reads)
+    return Resolved(equipped(theorem, readers, filled), judged, tuple(spoken), filled, config)

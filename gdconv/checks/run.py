@@ -18,6 +18,7 @@ from gdconv.checks.steps import plan_of, step_sizes
 from gdconv.compiled.descent import ROSE
 from gdconv.data.problem import Problem
 from gdconv.descent.loop import Outcome, descend
+from gdconv.descent.plan import Plan
 from gdconv.support.config import Config
 from gdconv.support.errors import DivergenceError, InputError
 from gdconv.support.interruption import deferred
@@ -41,9 +42,10 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
     Args:
         theorem: Theorem id, such as "full-gd".
         progress: Called with (phase, step, last step).
-        **options: Any field of `gdconv.support.config.Config`, but for out, json and quiet, which
-            the command line reads; and in memory: `X` and `y`, arrays of samples; `weights`, arrays
-            by block; `model`, a torch module or what makes one; `loss`, a loss of one's own.
+        **options: Any field of `gdconv.support.config.Config` that is read, but for out, json and
+            quiet, which the command line reads; options that theorem, model and algorithm declare
+            themselves; and in memory: `X` and `y`, arrays of samples; `weights`, arrays by block;
+            `model`, a torch module or what makes one; `loss` and `algorithm` of one's own.
 
     Returns:
         The check.
@@ -62,7 +64,7 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
             if options.get(name) not in (None, False):
                 raise InputError(name, options[name], f"leave it out, and {remedy}")
         given, named = Given.split(options)
-        config = Config.of(theorem, named)
+        config = Config.open(theorem, named)
     except InputError:
         if isinstance(theorem, str):
             theorem_named(theorem)  # an unknown id is said before an unknown option
@@ -81,6 +83,7 @@ def run(setting: Setting | Cases, progress: Progress | None = None) -> Check:
         The check.
 
     Raises:
+        InputError: An algorithm that descent does not know.
         Interrupted: The user pressed control-C; the finished seeds come with it.
         DivergenceError: A run diverged; the seeds that were finished before come with it.
 
@@ -90,6 +93,9 @@ def run(setting: Setting | Cases, progress: Progress | None = None) -> Check:
     """
     if isinstance(setting, Cases):
         return evaluate(setting, progress)
+    rule = setting.resolved.algorithm
+    if rule is not None and "algorithm" not in Plan.__dataclass_fields__:
+        raise InputError("algorithm", rule, "leave it out: descent knows gradient descent alone")
     R, sizes = len(setting.starts), step_sizes(setting)
     outcomes: list[Outcome] = []
     notes = [*setting.notes, *sizes.notes]

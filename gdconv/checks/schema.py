@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gdconv.models.reads import attends
 from gdconv.support.errors import quoted
 from gdconv.theory.verdict import ORDER, worst
 
@@ -90,8 +91,7 @@ def require_sound(parts: Mapping[str, Any]) -> None:
         for column, kind in wanted.items():
             _require_column(name, table, column, kind)
     _require_rows(parts)
-    attention = parts["config"].get("kernel") is not None
-    _require_starts(parts["starts"], len(parts["runs"]), attention)
+    _require_starts(parts["starts"], len(parts["runs"]), attends(parts["config"]))
 
 
 def _require(holds: bool, wrong: str) -> None:

@@ -34,6 +34,7 @@ from gdconv.support.interruption import deferred, forget
 from gdconv.theory.verdict import EXIT_CODES
 
 BAD_INPUT, INTERRUPTED = 2, 130
+CHECK = "gdconv check"
 MOST_LINE = 10_000
 FORMATS = ("text", "csv", "markdown", "latex")
 
@@ -64,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_command(argv: Sequence[str]) -> int:
     """One command, its errors as sentences and codes."""
     try:
-        options = _parser().parse_args(dashed(argv))
+        words = dashed(argv)
+        if words[:1] == ["check"]:
+            return _check(words[1:])
+        options = _parser().parse_args(words)
         return int(options.command(options))
     except GdconvError as error:
         return _say(str(error), BAD_INPUT)
@@ -135,8 +139,7 @@ def _parser() -> Parser:
 
     sub = command("list", _list, "list the theorems and their statements")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
-    sub = command("check", _check, "run gradient descent and judge a theorem on it")
-    add_config_options(sub)
+    command("check", lambda _: _check([]), "run gradient descent and judge a theorem on it")
     sub = command("table", _table, "print the tables of saved runs")
     sub.add_argument(
         "folders", nargs="+", metavar="DIR", help="a saved run, or a folder of saved runs"
@@ -197,8 +200,29 @@ def _list(options: Any) -> int:
     return 0
 
 
-def _check(options: Any) -> int:
-    given = config_options(vars(options))
+def _check(words: Sequence[str]) -> int:
+    """Twice over the words: which theorem, model and algorithm, then all by what those read."""
+    from gdconv.cli.help import check_parser, general_help, glance
+
+    asked = bool({"-h", "--help"} & set(words))
+    words = [word for word in words if word not in ("-h", "--help")]
+    first = Parser(prog=CHECK, add_help=False)
+    add_config_options(first, lenient=True)
+    try:
+        found, _ = first.parse_known_args(words)
+    except InputError:
+        if not asked:
+            raise
+        _show(general_help(CHECK))
+        return 0
+    at = glance(vars(found))
+    readers = _readers(at)
+    parser = check_parser(readers, at, CHECK, asked)
+    if asked:
+        _show(parser.format_help())
+        return 0
+    options = parser.parse_args(words)
+    given = config_options(vars(options), readers.own)
     quiet, out = bool(given.get("quiet")), given.get("out")
     _import("gdconv.checks.run", "gdconv.checks.store")
     if out is not None:
@@ -212,6 +236,19 @@ def _check(options: Any) -> int:
         return _report(check, folder, bool(given.get("json")), not quiet)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(str(stop) or _last(places)) from None
+
+
+def _readers(given: Any) -> Any:
+    """The parties of a check; the theorem is imported where its file does not tell all of it."""
+    from gdconv.checks.readers import Readers
+    from gdconv.theory.outline import outline
+    from gdconv.theory.registry import theorem_named
+
+    theorem: Any = outline(given.theorem)
+    models = [given.model] if given.model else list(theorem.models) if theorem else []
+    if theorem is None or given.algorithm or any(":" in m or m == "module" for m in models):
+        _import("gdconv.checks.run", "gdconv.checks.store")
+    return Readers.of(theorem or theorem_named(given.theorem), given)
 
 
 def _last(places: list[Path]) -> str:
@@ -242,7 +279,7 @@ def _run(
     from gdconv.checks.store import is_run, place_of
     from gdconv.support.config import Config
 
-    setting = prepare(Config(theorem, **given))
+    setting = prepare(Config.open(theorem, given))
     if out is not None:
         place = place_of(out, setting.config.canonical(), setting.arrays)
         places.append(place)

@@ -1,4 +1,4 @@
-"""The command line's parser, made from the fields of `Config`: one list of options.
+"""The command line's parser: words become values, or one sentence.
 
 argparse and not tyro: tyro takes 0.15 s of the 0.3 s that `gdconv --help` may take, and prints
 errors as boxes of several lines where users should get one sentence.
@@ -14,8 +14,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from gdconv.support.config import Config
+from gdconv.support.config import GLOBAL, Config
 from gdconv.support.errors import GdconvError, InputError, quoted
+from gdconv.support.options import Option
 
 WORDS = {"int": "give a whole number", "float": "give a number"}
 
@@ -48,7 +49,8 @@ class Parser(argparse.ArgumentParser):
             raise InputError(name.strip("-").replace("-", "_"), "nothing", "give a value after it")
         if message.startswith("the following arguments are required: "):
             raise InputError(message.split(": ")[1], "nothing", f"see {self.prog} --help")
-        name = message.split(":")[0].removeprefix("argument ").split("/")[-1].strip("-")
+        names = message.split(":")[0].removeprefix("argument ").split("/")
+        name = next((n for n in names if n.startswith("--")), names[-1]).strip("-")
         if "invalid choice: " in message:
             value, choices = message.split("invalid choice: ")[1].split(" (choose from ", 1)
             remedy = f"choose one of {choices.rstrip(')')}".replace("'", "")
@@ -68,10 +70,13 @@ class Parser(argparse.ArgumentParser):
             InputError: Always; it names the first option among them, and a known one like it.
         """
         option = next((word for word in words if word.startswith("-")), words[0])
-        known = [s for action in self._actions for s in action.option_strings]
+        shown = [a for a in self._actions if a.help != argparse.SUPPRESS]
+        known = [s for action in shown for s in action.option_strings]
         near = difflib.get_close_matches(option.split("=")[0], known, n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}; " if near else ""
-        raise InputError("option", option, f"{hint}see {self.prog} --help for the options")
+        # a word that is no option belongs to the command, not to its theorem
+        place = self.prog if option.startswith("-") else " ".join(self.prog.split()[:2])
+        raise InputError("option", option, f"{hint}see {place} --help for the options")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but unknown options are reported by the subcommand they stand in.
@@ -89,11 +94,12 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
+def add_config_options(parser: argparse.ArgumentParser, lenient: bool = False) -> None:
     """Add one option per field of `Config`; the theorem is positional.
 
     Args:
         parser: The parser to extend.
+        lenient: What only some models read may stand without a value, as another's option may.
 
     Example:
         >>> parser = Parser()
@@ -102,22 +108,40 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         {'theorem': 'full-gd', 'head_dim': '8'}
     """
     texts = field_texts()
-    for field in dataclasses.fields(Config):
-        # % is argparse's own; an option that is not given leaves no trace: defaults are Config's
-        text = texts.get(field.name, "").replace("%", "%%")
-        if field.name == "theorem":
-            parser.add_argument("theorem", metavar="ID", help=text)
+    for name, kind in field_kinds().items():
+        if name == "theorem":
+            parser.add_argument("theorem", metavar="ID", help=texts[name].replace("%", "%%"))
             continue
-        flag = f"--{field.name.replace('_', '-')}"
-        kind = str(field.type).split("|")[0].strip()
-        if kind == "bool":
-            parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
-            continue
-        if field.default is not None and field.default is not dataclasses.MISSING:
-            text += f" (default: {field.default})"
-        metavar = {"int": "INT", "float": "NUMBER"}.get(kind, field.name.upper())
-        options: dict[str, Any] = {"metavar": metavar, "help": text, "default": argparse.SUPPRESS}
-        parser.add_argument(flag, action=_Once, **options)
+        default = getattr(Config(""), name)
+        text = texts[name]
+        if default not in (None, False):
+            text += f" (default: {default})"
+        maybe = "?" if lenient and name not in GLOBAL else None
+        add_option(parser, name, kind, text, nargs=maybe)
+
+
+def add_option(
+    parser: Any, name: str, kind: str, text: str, both: bool = False, nargs: str | None = None
+) -> None:
+    """Add one option; one that is not given leaves no trace.
+
+    Args:
+        parser: A parser or a group of one.
+        name: Its name in Python.
+        kind: int, float, str or bool.
+        text: Its help, or argparse.SUPPRESS.
+        both: For a bool, whether it can be denied too.
+        nargs: As argparse.
+    """
+    flag = f"--{name.replace('_', '-')}"
+    said = text if text == argparse.SUPPRESS else text.replace("%", "%%")  # % is argparse's own
+    more: dict[str, Any] = {"dest": name, "help": said, "default": argparse.SUPPRESS}
+    if kind == "bool":
+        action: Any = argparse.BooleanOptionalAction if both else "store_true"
+        parser.add_argument(flag, action=action, **more)
+        return
+    metavar = {"int": "INT", "float": "NUMBER"}.get(kind, name.upper())
+    parser.add_argument(flag, action=_Once, metavar=metavar, nargs=nargs, **more)
 
 
 class _Once(argparse.Action):
@@ -130,14 +154,17 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def config_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parsed words as values of `Config`; only what was given.
+def config_options(
+    given: Mapping[str, Any], own: Mapping[str, Option] | None = None
+) -> dict[str, Any]:
+    """The parsed words as values; only what was given.
 
     Args:
-        given: Namespace of the parser as a dictionary; names that are no field are left out.
+        given: Namespace of the parser as a dictionary; names that are no option are left out.
+        own: Options that the parties of this check declare themselves.
 
     Returns:
-        Values by field name, without the theorem.
+        Values by name, without the theorem.
 
     Raises:
         InputError: A word is not a number where one is needed.
@@ -150,16 +177,32 @@ def config_options(given: Mapping[str, Any]) -> dict[str, Any]:
             ...
         gdconv.support.errors.InputError: steps = many: give a whole number.
     """
+    own = own or {}
+    kinds = field_kinds() | {name: option.kind for name, option in own.items()}
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        if field.name == "theorem" or field.name not in given:
-            continue
-        word, kind = given[field.name], str(field.type).split("|")[0].strip()
+    for name in kinds.keys() & given.keys() - {"theorem"}:
+        word, kind = given[name], kinds[name]
+        absent = name in own and own[name].optional and str(word).lower() == "none"
         try:
-            values[field.name] = {"int": int, "float": float}.get(kind, lambda w: w)(word)
+            convert = {"int": int, "float": float}.get(kind, lambda w: w)
+            values[name] = None if absent else convert(word)
         except ValueError:
-            raise InputError(field.name, word, WORDS[kind]) from None
-    return values
+            raise InputError(name, word, WORDS[kind]) from None
+    return {name: values[name] for name in kinds if name in values}
+
+
+def field_kinds() -> dict[str, str]:
+    """The simple type of each field of `Config`.
+
+    Returns:
+        int, float, str or bool by field name.
+
+    Example:
+        >>> field_kinds()["samples"]
+        'int'
+    """
+    known = {f.name: str(f.type).split("|")[0].strip() for f in dataclasses.fields(Config)}
+    return {name: kind for name, kind in known.items() if name != "own"}
 
 
 def field_texts() -> dict[str, str]:

@@ -27,8 +27,8 @@ class Architecture(ABC):
         name: What `--model` takes.
         trainable: Blocks that can be trained, in order.
         blocks: All blocks, in order.
-        options: Fields of `Config` that this family alone reads.
-        unread: Fields that other families share and this one does not read.
+        reads: Fields of `Config` that it reads, besides those of every descent; options of its own
+            are keyword parameters of its class.
         defaults: Values of last resort for options, before those of all families.
         kind: What `Theorem.models` calls it; its name where nothing else is said.
     """
@@ -36,8 +36,7 @@ class Architecture(ABC):
     name: ClassVar[str]
     trainable: ClassVar[tuple[str, ...]]
     blocks: ClassVar[tuple[str, ...]]
-    options: ClassVar[tuple[str, ...]]
-    unread: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]]
     defaults: Mapping[str, Any] = MappingProxyType({})
 
     @property

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from gdconv.models.reads import attends
 from gdconv.report.labels import place_labels
 from gdconv.report.quantity_plots import draw_quantity, quantities
 from gdconv.report.source import CheckLike
@@ -143,11 +144,11 @@ def _title(check: CheckLike) -> str:
     config, shapes = check.config, {k: np.shape(v) for k, v in check.starts.items()}
     parts = [quoted(config.get("problem") or config.get("data") or "")]
     encoder = "w_O" in shapes
-    if config.get("kernel") is None and "X" in shapes:  # no attention: no heads, no tokens
+    if not attends(config) and "X" in shapes:  # no heads, no tokens
         parts += [quoted(config.get("model")), f"loss {config.get('loss')}", f"N={shapes['X'][1]}"]
     else:
         parts.append(f"{config.get('kernel', '')} {'encoder' if encoder else 'kernel'}")
-    if "X" in shapes and config.get("kernel") is not None:
+    if "X" in shapes and attends(config):
         _, samples, tokens, width = shapes["X"]
         sizes = f"N={samples} n={tokens} D={width}"
         if encoder:  # its W_Q is (R, d_m, D): no heads

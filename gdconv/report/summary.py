@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from gdconv.models.reads import attends
 from gdconv.report.layout import number
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import descended, render
+from gdconv.support.config import GLOBAL, Config
 from gdconv.support.errors import MOST_SAID, quoted
 
 LEVELS = {
@@ -91,7 +96,7 @@ def setting(check: CheckLike) -> dict[str, str]:
     if not descended(check):
         return _cases(check)
     problem = str(config.get("problem") or config.get("data") or "given arrays")
-    attention = config.get("kernel") is not None  # another model has no heads and no tokens
+    attention = attends(config)  # another model has no heads and no tokens
     if "X" in check.starts and not attention:
         shapes = [tuple(check.starts[name].shape[2:]) for name in ("X", "y")]
         N = check.starts["X"].shape[1]
@@ -117,6 +122,7 @@ def setting(check: CheckLike) -> dict[str, str]:
         if attention
         else {"model": f"{config.get('model')}, loss {config.get('loss')}"}
     )
+    found |= _own(config, () if attention else ("loss", "samples"))
     # the rule that made the step, which is not the one asked for where that one allows none
     rule = (
         ", ".join(dict.fromkeys(runs["step_rule"])) if "step_rule" in runs else config.get("step")
@@ -127,10 +133,18 @@ def setting(check: CheckLike) -> dict[str, str]:
     return found
 
 
+def _own(config: Mapping[str, Any], but: tuple[str, ...]) -> dict[str, str]:
+    """The options that theorem, model and algorithm declare themselves."""
+    known = {*GLOBAL, *but} if but else {f.name for f in fields(Config)}
+    own = {k: v for k, v in config.items() if k not in known and v is not None}
+    return {"options": ", ".join(f"{quoted(k)} {quoted(v)}" for k, v in own.items())} if own else {}
+
+
 def _cases(check: CheckLike) -> dict[str, str]:
     """The cases of a check without descent."""
     skip = ("theorem", "statement", "seed", "seeds", "device", "dtype", "engine")
-    read = {k: v for k, v in check.config.items() if v not in (None, False) and k not in skip}
+    kept = {k: v for k, v in check.config.items() if k not in skip}
+    read = {k: v for k, v in kept.items() if v is not None and v is not False}
     seeds = ", ".join(str(seed) for seed in check.runs["seed"])
     found = {"cases": f"{len(check.runs)} (seed {seeds})"}
     return found | ({"with": ", ".join(f"{k} {v}" for k, v in read.items())} if read else {})
@@ -179,6 +193,8 @@ def verdict_line(check: CheckLike) -> str:
 def _start_advice(check: CheckLike) -> str:
     """What changes a start and is not refused: a problem fixes its weights."""
     config = check.config
+    if not attends(config):
+        return "give other data, other options of the model or another --seed"
     own = config.get("model") in (None, _own_model(check.theorem))
     choose = "let --init theorem choose the weights" if own else "give another --init or --seed"
     if config.get("problem"):

@@ -1,15 +1,27 @@
-"""The options of one check: the only list of them; the command line is made from this dataclass."""
+"""The options of one check: those that gdconv itself reads, and `own` ones of whoever reads them.
+
+Every field has one meaning wherever it is read; a model family or a theorem says which of them it
+reads. What a theorem, a model or an algorithm declares itself (`gdconv.support.options`) is in
+`own`, apart from the fields: there a name means what its reader says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from os import PathLike, fspath
 from typing import Any
 
 from gdconv.support.choices import meant
 from gdconv.support.errors import InputError
+from gdconv.support.options import Option, plain, require_kind
+
+GLOBAL = (
+    *("theorem", "statement", "model", "data", "problem", "algorithm", "step", "sharpness"),
+    *("steps", "until_bound", "until_loss", "seeds", "seed", "device", "dtype", "engine"),
+    *("out", "json", "quiet"),
+)
+"""Fields that mean the same in every check: nobody declares an option of that name."""
 
 PRESENTATION = ("out", "json", "quiet")
 """Fields that do not change the result; they are left out of the name of a saved run."""
@@ -26,14 +38,6 @@ MOST = 10**15
 LARGEST_SCALE = 1e30
 """Squares of larger weights, and of what they produce, leave the range of float64."""
 
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "str": ((str,), "give text"),
-    "int": ((int,), "give a whole number"),
-    "float": ((int, float), "give a number"),
-    "bool": ((bool,), "give True or False"),
-}
-"""Types by the first word of a field's annotation, and what to say of another one."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -49,14 +53,18 @@ class Config:
     statement: str | None = None
     """statement the verdict speaks of (default: the theorem's own, per-head for full-gd)"""
     model: str | None = None
-    """multihead or encoder (default: the theorem's own)"""
+    """multihead, encoder or package.module:name (default: the theorem's own)"""
     kernel: str | None = None
     """attention kernel: softmax or gaussian"""
     data: str | None = None
     """gaussian, orthonormal, digits, an MNIST folder of IDX files, or a .npz file with X (N, n, D)
     and y (N, n) or (N, n, D_y); for the encoder y (N,)"""
     problem: str | None = None
-    """named problem that fixes data and weights, e.g. stacked-witness; or a witness .npz"""
+    """named problem that fixes data and weights, e.g. stacked-witness; or a witness .npz, or
+    package.module:name of what makes one"""
+    algorithm: str | None = None
+    """algorithm that descends, where the theorem leaves it open: gd, heavy-ball, nesterov, ... or
+    package.module:name"""
     samples: int | None = None
     """N, number of samples"""
     tokens: int | None = None
@@ -76,7 +84,8 @@ class Config:
     tau_1: float | None = None
     """output factor of the encoder (default: 1/sqrt(d_m) for init ntk, else 1)"""
     loss: str | None = None
-    """loss of the encoder over samples: sum (default) or mean"""
+    """loss of the encoder over samples: sum or mean; of a torch module: squared, logistic or
+    cross-entropy"""
     activation: str | None = None
     """activation of the encoder: relu, or gelu and silu divided by their largest slope"""
     label_norm: float | None = None
@@ -117,14 +126,47 @@ class Config:
     """print one JSON object on standard output and nothing else there"""
     quiet: bool = False
     """no progress and no notes"""
+    own: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """values of the options that the theorem, the model and the algorithm declare themselves"""
 
     @classmethod
-    def of(cls, theorem: Any, options: Any) -> Config:
+    def open(cls, theorem: Any, options: Any) -> Config:
+        """A config of values that are checked later, when their readers are known.
+
+        Args:
+            theorem: Theorem id.
+            options: Values by name.
+
+        Returns:
+            The config; all but the global options stand in `own` until `resolve` asks for them.
+
+        Raises:
+            InputError: No mapping, or a global option of a wrong type.
+
+        Example:
+            >>> Config.open("generic-gd", {"width": 8, "steps": 5}).own
+            {'width': 8}
+        """
+        _require_mapping(options)
+        given = {name: value for name, value in options.items() if name in GLOBAL}
+        rest = {name: value for name, value in options.items() if name not in GLOBAL}
+        return replace(cls.of(theorem, given), own=rest)
+
+    @classmethod
+    def of(
+        cls,
+        theorem: Any,
+        options: Any,
+        own: Mapping[str, Option] | None = None,
+        read: Collection[str] | None = None,
+    ) -> Config:
         """A config of values whose names and types nobody has checked.
 
         Args:
             theorem: Theorem id.
-            options: Values by field name; NumPy scalars and paths are converted.
+            options: Values by name; NumPy scalars and paths are converted.
+            own: Options that the readers of this check declare themselves.
+            read: Fields that this check reads, for what is said of an unknown name; None for all.
 
         Returns:
             The config; ranges are checked by `validate`.
@@ -138,24 +180,46 @@ class Config:
             gdconv.support.errors.InputError: steps = many: give a whole number.
             >>> Config.of("full-gd", {"colour": "blue"})
             Traceback (most recent call last):
-            gdconv.support.errors.InputError: colour = blue: choose options among activation, data,
-            ...
+            gdconv.support.errors.InputError: colour = blue: choose options among activation,
+            algorithm, data, ...
         """
-        if not isinstance(options, Mapping):
-            raise InputError("options", type(options).__name__, "give names with values")
-        known = {field.name: str(field.type) for field in fields(cls)}
+        _require_mapping(options)
+        known, own = {f.name: str(f.type) for f in fields(cls) if f.name != "own"}, own or {}
+        read = known.keys() if read is None else read
         values: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
         for name, value in {**options, "theorem": theorem}.items():
-            if name not in known:
-                names = sorted(known.keys() - {"theorem", *PRESENTATION})
+            if name in own:
+                if value is None and not own[name].optional:  # as of a field: nothing is given
+                    continue
+                kept[name] = own[name].checked(value)
+                if name not in read:
+                    continue
+            elif name not in known:
+                names = sorted({*read, *own} - {"theorem", *PRESENTATION})
                 near = get_close_matches(str(name).lower().replace("-", "_"), names, 1, 0.7)
                 hint = f"did you mean {near[0]}; " if near else ""
                 raise InputError(str(name), value, f"{hint}choose options among {', '.join(names)}")
-            values[name] = _plain(value)
+            values[name] = plain(value)
             _require_type(name, values[name], known[name])
-        return cls(**values)
+        return cls(**values, own=kept)
 
-    def resolve(self, *defaults: dict[str, Any]) -> Config:
+    def given(self) -> dict[str, Any]:
+        """What differs from a config of nothing but the theorem, by name.
+
+        Returns:
+            Values of fields and of own options.
+
+        Example:
+            >>> Config("full-gd", seed=3, own={"depth": 2}).given()
+            {'seed': 3, 'depth': 2}
+        """
+        defaults = Config(self.theorem)
+        names = [f.name for f in fields(self) if f.name not in ("theorem", "own")]
+        changed = {n: getattr(self, n) for n in names if getattr(self, n) != getattr(defaults, n)}
+        return changed | dict(self.own)
+
+    def resolve(self, *defaults: Mapping[str, Any]) -> Config:
         """Fill every None from the given defaults, the first that has the field wins.
 
         Args:
@@ -185,8 +249,9 @@ class Config:
             Traceback (most recent call last):
             gdconv.support.errors.InputError: seeds = 0: give a whole number of at least 1.
         """
-        for field in fields(self):
-            _require_type(field.name, getattr(self, field.name), str(field.type))
+        for f in fields(self):
+            if f.name != "own":
+                _require_type(f.name, getattr(self, f.name), str(f.type))
         for name in COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -258,8 +323,17 @@ class Config:
         return values
 
     def canonical(self) -> dict[str, Any]:
-        """The fields that determine the result."""
-        return {k: v for k, v in asdict(self).items() if k not in PRESENTATION}
+        """What determines the result, own options beside the fields.
+
+        Returns:
+            Values by name; an own option counts before a field of its name that nobody reads.
+
+        Example:
+            >>> Config("generic-gd", own={"depth": 2}).canonical()["depth"]
+            2
+        """
+        plain_fields = {k: v for k, v in asdict(self).items() if k not in (*PRESENTATION, "own")}
+        return plain_fields | dict(self.own)
 
 
 CHOICES = {
@@ -274,20 +348,12 @@ CHOICES = {
 """Fields with a fixed set of values."""
 
 
-def _plain(value: Any) -> Any:
-    """A NumPy scalar as Python's, a path as text; anything else as it is."""
-    if isinstance(value, PathLike):
-        return fspath(value)
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        return value.item()
-    return value
+def _require_mapping(options: Any) -> None:
+    if not isinstance(options, Mapping):
+        raise InputError("options", type(options).__name__, "give names with values")
 
 
 def _require_type(name: str, value: Any, annotation: str) -> None:
     if value is None and "None" in annotation:
         return
-    types, remedy = KINDS[annotation.split("|")[0].strip()]
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        raise InputError(name, value, remedy)
-    if isinstance(value, str) and not value.strip():
-        raise InputError(name, value, "give a value, or leave it out")
+    require_kind(name, value, annotation.split("|")[0].strip())

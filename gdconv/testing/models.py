@@ -29,7 +29,8 @@ from gdconv.checks.resolve import FALLBACK
 from gdconv.data.problem import Problem
 from gdconv.models.architecture import Architecture
 from gdconv.models.base import Model
-from gdconv.models.generic.family import ModuleFamily, described
+from gdconv.models.candidate import candidate
+from gdconv.models.generic.family import described
 from gdconv.models.losses.base import Loss
 from gdconv.models.weights import Weights
 from gdconv.support.arrays import real_array
@@ -63,7 +64,8 @@ def check_model(
         loss: The loss of a module; an architecture has its own.
         constants: (point, rho) -> (M_2, G^2) that are claimed around a point, in the place of
             the point's own `constants(rho)`.
-        **options: Options of an architecture, such as kernel="gaussian".
+        **options: Options of an architecture, such as kernel="gaussian", or of a class that makes
+            a module.
 
     Raises:
         ContractError: A check is not met; the sentence names the model and the check.
@@ -128,10 +130,7 @@ def _subject(
         family: Architecture = model
         filled = {**FALLBACK, **SMALL, **family.defaults, **options}
     else:
-        if options:
-            remedy = "leave it out: a module reads X, y and loss alone"
-            raise InputError(next(iter(options)), next(iter(options.values())), remedy)
-        family = ModuleFamily(model, _name(model), loss)
+        family = _made(model, loss, options)
         filled = dict(family.defaults)
     if X is not None:
         filled["data"] = IN_MEMORY
@@ -151,6 +150,18 @@ def _subject(
         _name(model), family, made, _two(problem), params.stack([params, _moved(params, trained)]),
         trained, claims or _own_claims,
     )  # fmt: skip
+
+
+def _made(model: Any, loss: Loss | str, options: dict[str, Any]) -> Architecture:
+    """The family of a module, or of the class of one with values of its own options."""
+    found = candidate(_name(model), model)
+    assert found is not None
+    own = {option.name: option for option in found.own}
+    for name, value in options.items():
+        if name not in own:
+            known = ", ".join(["X, y and loss", *own])
+            raise InputError(name, value, f"leave it out: this model reads {known} alone")
+    return found.make({name: own[name].checked(value) for name, value in options.items()}, loss)
 
 
 def _two(problem: Problem) -> Problem:

@@ -21,6 +21,7 @@ from math import isfinite
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gdconv.checks.readers import Readers
 from gdconv.checks.replay import differences, replay
 from gdconv.checks.result import Check as Result
 from gdconv.checks.result import load
@@ -178,8 +179,10 @@ def _default(s: Subject) -> str:
 
 
 def _options(s: Subject) -> str:
-    exist = {f.name for f in fields(Config)}
+    exist = {f.name for f in fields(Config)} - {"own"}
     read = {k: "reads" for k in getattr(s.theorem, "reads", {})}
+    for k in s.theorem.statements():
+        exist |= set(Readers.of(s.theorem, Config(s.theorem.id, statement=k.name)).own)
     for k in s.theorem.statements():
         for setting, values in k.defaults.items():
             read |= {o: f"the defaults of {k.name} for {setting}" for o in values}

@@ -148,7 +148,8 @@ class ClaimTheorem(Theorem):
     """A theorem whose statements take a case and return a `Finding`.
 
     Attributes:
-        reads: Options that its cases depend on, with their defaults.
+        reads: Fields of `Config` that its cases depend on, with their defaults; options of its own
+            are declared in `Options` and stand in `self.options`.
     """
 
     models: ClassVar[tuple[str, ...]] = ()

@@ -74,7 +74,33 @@ def homes() -> tuple[dict[str, str], dict[str, str]]:
         >>> homes()[0]["full-gd"]
         'gdconv.gallery.full_gd'
     """
-    found: dict[str, str] = {}
+    places, broken = _places()
+    return {name: module for name, (module, _) in places.items()}, broken
+
+
+def source_of(name: str) -> Path | None:
+    """The file in which an id is written; nothing of it is imported.
+
+    Args:
+        name: A theorem's id.
+
+    Returns:
+        The file; None for an id that cannot be read, or that is only tried.
+
+    Example:
+        >>> source_of("full-gd").name
+        'full_gd.py'
+    """
+    trying = _TRIED.get()
+    if trying is not None and trying.id == name:
+        return None
+    place = _places()[0].get(name)
+    return place[1] if place else None
+
+
+def _places() -> tuple[dict[str, tuple[str, Path]], dict[str, str]]:
+    """Module and file by id, and what cannot be read."""
+    found: dict[str, tuple[str, Path]] = {}
     modules, broken = _modules()
     for module, file in modules:
         try:
@@ -83,7 +109,7 @@ def homes() -> tuple[dict[str, str], dict[str, str]]:
             broken[module] = cause(error)
             continue
         for name in ids:
-            found.setdefault(name, module)
+            found.setdefault(name, (module, file))
     return dict(sorted(found.items())), broken
 
 

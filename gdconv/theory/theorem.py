@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from gdconv.descent.algorithms.base import Algorithm
 from gdconv.descent.watch import Watch
 from gdconv.models.multihead.initialization import solve_scale, spread_scores
 from gdconv.support.choices import meant
@@ -131,9 +130,14 @@ class Theorem:
         title: One line.
         source: Paper and theorem number.
         trains: Blocks that gradient descent moves, None for every trainable block of the model.
-        models: Models it speaks of, the default one first.
+        models: Models it speaks of, the default one first; `module` for any torch module, and
+            `package.module:name` for one of your own.
         watch: Makes what is followed besides the loss (`gdconv.descent.watch`), None for nothing.
-        algorithm: The rule of a step, an `Algorithm` or its name; gradient descent.
+        Options: A dataclass of options of its own, simple types with defaults; None for none.
+        options: In a check, what was given for them: an instance of `Options`.
+        algorithm: The rule of a step, an instance or a name; None for gradient descent. In a
+            check it is the instance.
+        algorithms: Names that `--algorithm` may choose among: none by default, None for any.
     """
 
     id: ClassVar[str]
@@ -142,7 +146,10 @@ class Theorem:
     trains: ClassVar[tuple[str, ...] | None] = None
     models: ClassVar[tuple[str, ...]] = ("multihead",)
     watch: ClassVar[Callable[..., Watch] | None] = None
-    algorithm: ClassVar[Algorithm | str] = "gd"
+    Options: ClassVar[Any] = None
+    options: Any = None
+    algorithm: Any = None
+    algorithms: ClassVar[tuple[str, ...] | None] = ()
 
     def statements(
         self, kernel: str | None = None, model: str | None = None, algorithm: str | None = None

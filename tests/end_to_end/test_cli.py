@@ -19,7 +19,7 @@ from gdconv.checks.result import load
 from gdconv.cli import main as cli
 from gdconv.cli.parser import config_options, field_texts
 from gdconv.report.example import example_check
-from gdconv.support.config import Config
+from gdconv.support.config import GLOBAL, Config
 
 
 def test_import_and_help_are_light():
@@ -39,12 +39,20 @@ def test_import_and_help_are_light():
         )  # the goal is 0.3 s; a loaded machine is not a failure
 
 
-def test_every_option_of_config_is_an_option_and_documented():
-    shown = run("check", "--help").stdout
+def test_every_option_of_config_is_documented_and_shown_by_those_who_read_it(capsys):
     assert field_texts().keys() == {f.name for f in fields(Config)}
+    shown = {}
+    for words in ([], ["full-gd"], ["ntk-regime"], ["generic-gd"]):
+        assert cli.main(["check", *words, "--help"]) == 0
+        shown[" ".join(words)] = capsys.readouterr().out
     for field in fields(Config):
-        assert field.name == "theorem" or f"--{field.name.replace('_', '-')}" in shown
-    assert "%%" not in shown
+        flag = f"--{field.name.replace('_', '-')} "
+        everywhere = field.name in GLOBAL[1:]
+        assert everywhere == (flag in shown[""].replace("\n", " ")), flag
+        if field.name not in ("theorem", "own"):
+            assert any(flag in text.replace("\n", " ") for text in shown.values()), flag
+    assert "%%" not in "".join(shown.values())
+    assert "gdconv check ID --help shows" in shown[""]
 
 
 def test_options_keep_their_types():

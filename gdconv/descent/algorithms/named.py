@@ -11,6 +11,7 @@ from gdconv.descent.algorithms.momentum import GradientDescent, HeavyBall, Neste
 from gdconv.descent.algorithms.scaled import Normalized, Preconditioned, Sign
 from gdconv.support.choices import chosen
 from gdconv.support.errors import InputError
+from gdconv.support.objects import object_named
 
 KNOWN: dict[str, Any] = {
     rule.name: rule
@@ -25,6 +26,35 @@ KNOWN: dict[str, Any] = {
         Preconditioned,
     )
 }
+
+
+def algorithm_class(text: str) -> Any:
+    """The class of algorithms that `--algorithm` names.
+
+    Args:
+        text: A name, or `package.module:name` of one of your own.
+
+    Returns:
+        A subclass of `Algorithm`, or an instance where the text stands for one.
+
+    Raises:
+        InputError: An unknown name, or no algorithm stands there.
+
+    Example:
+        >>> algorithm_class("heavy-ball").__name__
+        'HeavyBall'
+        >>> algorithm_class("math:pi")
+        Traceback (most recent call last):
+        gdconv.support.errors.InputError: algorithm = math:pi: give package.module:name of a class
+        derived from gdconv.descent.algorithms.Algorithm.
+    """
+    if ":" not in text:
+        return KNOWN[chosen("algorithm", text, KNOWN, ", or give package.module:name")]
+    found = object_named("algorithm", text, "an algorithm")
+    if isinstance(found, Algorithm) or (isinstance(found, type) and issubclass(found, Algorithm)):
+        return found
+    remedy = "give package.module:name of a class derived from gdconv.descent.algorithms.Algorithm"
+    raise InputError("algorithm", text, remedy)
 
 
 def algorithm_named(algorithm: object, **options: Any) -> Algorithm:

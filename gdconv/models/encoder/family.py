@@ -16,6 +16,7 @@ from gdconv.models.encoder.parameters import (
     initialize_encoder,
     scaling,
 )
+from gdconv.models.reads import READS
 from gdconv.support.choices import chosen
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
@@ -42,7 +43,7 @@ class Encoder(Architecture):
     name = "encoder"
     trainable = BLOCKS
     blocks = BLOCKS
-    options = ("width", "scaling", "tau_1", "loss", "activation")
+    reads = READS["encoder"]
 
     def model(self, config: Config, sizes: dict[str, int]) -> ShallowEncoder:
         """The model with its scalings.

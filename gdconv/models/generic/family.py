@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,9 @@ from gdconv.models.generic.model import ModuleModel
 from gdconv.models.generic.weights import ModuleWeights, require_names
 from gdconv.models.losses.base import Loss
 from gdconv.models.losses.named import loss_named
+from gdconv.models.reads import MODULE, OWN
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError, cause
-
-OWN = "the model's own"
-"""What `data` says of data that the model draws."""
-
 
 TWO_MODES = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 """Layers that training and evaluation mode tell apart."""
@@ -46,12 +42,7 @@ class ModuleFamily(Architecture):
         (('weight', 'bias'), ('weight', 'bias'))
     """
 
-    options = ("loss",)
-    unread = (
-        *("kernel", "samples", "tokens", "embedding", "target", "init", "label_norm", "problem"),
-        *("outputs", "heads", "head_dim", "scales", "margin", "width", "scaling", "tau_1"),
-        "activation",
-    )
+    reads = MODULE
 
     @property
     def kind(self) -> str:
@@ -80,7 +71,14 @@ class ModuleFamily(Architecture):
         else:
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 torch.manual_seed(seed)
-                made = source.module() if hasattr(source, "module") else source()
+                try:
+                    maker = getattr(source, "module", source)
+                    made = maker() if callable(maker) else maker
+                except InputError:
+                    raise
+                except Exception as error:  # whatever a user's class raises
+                    remedy = f"give options of which a module can be made ({cause(error)})"
+                    raise InputError("model", self.name, remedy) from error
         if not isinstance(made, nn.Module):
             remedy = "give a torch.nn.Module, or a function of no arguments that makes one"
             raise InputError("model", f"{self.name}, which makes {type(made).__name__}", remedy)
@@ -170,36 +168,6 @@ class ModuleFamily(Architecture):
         if self.refusal:
             said.append(f"no bound of M_2 is proved for this module: {self.refusal}")
         return said
-
-
-def family_named(text: str, loss: Loss | str | None = None) -> ModuleFamily:
-    """The module that a text `package.module:name` means.
-
-    Args:
-        text: Where it stands.
-        loss: A loss or its name.
-
-    Returns:
-        Its family.
-
-    Raises:
-        InputError: It cannot be imported, or is nothing that makes a module.
-
-    Example:
-        >>> family_named("gdconv.models.generic.nets:TwoLayer").blocks
-        ('0.weight', '2.weight')
-    """
-    module, _, name = text.partition(":")
-    try:
-        found = importlib.import_module(module)
-        source = getattr(found, name)
-        made = (
-            source() if isinstance(source, type) and not issubclass(source, nn.Module) else source
-        )
-    except Exception as error:  # whatever a user's module raises
-        remedy = f"give package.module:name of a torch module that can be imported ({cause(error)})"
-        raise InputError("model", text, remedy) from error
-    return ModuleFamily(made, text, loss)
 
 
 def described(module: Any) -> str:

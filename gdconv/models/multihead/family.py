@@ -11,6 +11,7 @@ from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
+from gdconv.models.reads import READS
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 
@@ -31,7 +32,7 @@ class MultiHead(Architecture):
     name = "multihead"
     trainable = BLOCKS
     blocks = (*BLOCKS, "W_O")
-    options = ("outputs", "heads", "head_dim", "scales", "margin")
+    reads = READS["multihead"]
 
     def model(self, config: Config, sizes: dict[str, int]) -> MultiHeadRegression:
         """The model with its attention kernel."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import gdconv
 from gdconv.data.problem import Problem
-from gdconv.models.generic.family import ModuleFamily, described, family_named
+from gdconv.models.candidate import candidate
+from gdconv.models.generic.family import ModuleFamily, described
 from gdconv.models.generic.formulas import ModuleFormulas, _row_by_row
 from gdconv.models.generic.nets import TwoLayer
 from gdconv.models.generic.weights import ModuleWeights
@@ -237,7 +238,9 @@ def test_bad_models_data_and_labels_are_named() -> None:
 
 def test_names_say_what_the_model_is() -> None:
     assert described(nn.Linear(2, 1)) == "Linear, 3 parameters"
-    assert family_named("gdconv.models.generic.nets:TwoLayer").name.endswith(":TwoLayer")
+    named = candidate("gdconv.models.generic.nets:TwoLayer")
+    assert named is not None
+    assert named.make({}, None).name.endswith(":TwoLayer")
     assert ModuleFamily(TwoLayer(width=2), "x").blocks == ("0.weight", "2.weight")
 
 
