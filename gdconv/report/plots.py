@@ -148,6 +148,7 @@ def _title(check: CheckLike) -> str:
         parts += [quoted(config.get("model")), f"loss {config.get('loss')}", f"N={shapes['X'][1]}"]
     else:
         parts.append(f"{config.get('kernel', '')} {'encoder' if encoder else 'kernel'}")
+    parts.append(str(config.get("algorithm") or ""))
     if "X" in shapes and attends(config):
         _, samples, tokens, width = shapes["X"]
         sizes = f"N={samples} n={tokens} D={width}"
