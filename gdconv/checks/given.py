@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdconv.data.padding import stacked
 from gdconv.models.architecture import Architecture
 from gdconv.models.families import ARCHITECTURES
 from gdconv.support.errors import InputError
@@ -30,6 +31,7 @@ class Given:
         y: Targets (N, ...).
         weights: Start weights by block.
         loss: A loss of one's own.
+        mask: True for a real token, (N, n); None where nothing is padded.
     """
 
     model: Any = None
@@ -37,6 +39,7 @@ class Given:
     y: Any = None
     weights: Mapping[str, Any] | None = None
     loss: Loss | None = None
+    mask: Any = None
 
     @classmethod
     def split(cls, options: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
@@ -49,7 +52,7 @@ class Given:
             What is in memory, and options that name it.
 
         Raises:
-            InputError: X without y, or data twice.
+            InputError: X without y, a mask without X, or data twice.
 
         Example:
             >>> Given.split({"X": [[1.0]], "y": [1.0], "steps": 5})[1]
@@ -57,15 +60,18 @@ class Given:
         """
         rest = dict(options)
         model, loss = rest.get("model"), rest.get("loss")
-        X, y, weights = (rest.pop(name, None) for name in ("X", "y", "weights"))
+        X, y, mask, weights = (rest.pop(name, None) for name in ("X", "y", "mask", "weights"))
         if (X is None) != (y is None):
             missing = "X" if X is None else "y"
             raise InputError(missing, "nothing", "give X and y together")
+        if X is None and mask is not None:
+            raise InputError("mask", "given", "give X and y with it, or a file's as its array mask")
         if X is not None:
             for name in ("data", "problem"):
                 if rest.get(name) is not None:
                     raise InputError(name, rest[name], "leave it out, or leave out X and y")
             rest["data"] = IN_MEMORY
+            X, y, mask = stacked(X, y, mask)
         if weights is not None and not isinstance(weights, Mapping):
             raise InputError("weights", type(weights).__name__, "give arrays by the blocks' names")
         if model is not None and not isinstance(model, str):
@@ -75,7 +81,7 @@ class Given:
         own = None if loss is None or isinstance(loss, str) else _own_loss(loss)
         if own is not None:
             rest["loss"] = own.name
-        return cls(model, X, y, weights, own), rest
+        return cls(model, X, y, weights, own, mask), rest
 
     def arrays(self) -> dict[str, np.ndarray] | None:
         """The weights as arrays, None where there are none."""

@@ -92,9 +92,12 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
         'stacked'
     """
     theorem = theorem_named(config.validate().theorem)
-    if isinstance(theorem, ClaimTheorem):
-        return _without_descent(theorem, config)
     given = given or Given()
+    if isinstance(theorem, ClaimTheorem):
+        if given.mask is not None:
+            remedy = f"leave it out: {theorem.id} draws cases of its own, without padding"
+            raise InputError("mask", "given", remedy)
+        return _without_descent(theorem, config)
     model = config.model
     if given.model is None and model in (None, theorem.models[0]):
         model = _usual_model(theorem, config) or model

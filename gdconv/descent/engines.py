@@ -278,7 +278,7 @@ def runs_in_torch(model: Model, problem: Problem, engine: str, watched: bool) ->
 
     Args:
         model: The model; the compiled loop knows the multi-head regression.
-        problem: Data; the compiled loop works in float64 on the CPU.
+        problem: Data; the compiled loop works in float64 on the CPU and knows no padding.
         engine: What is asked for: auto, fused or torch.
         watched: Whether a watch follows every step, which only the torch engine can do.
 
@@ -286,7 +286,8 @@ def runs_in_torch(model: Model, problem: Problem, engine: str, watched: bool) ->
         True for the torch engine.
     """
     X = problem.X
-    fits = X.device.type == "cpu" and X.dtype == torch.float64 and not watched
+    fits = X.device.type == "cpu" and X.dtype == torch.float64 and problem.mask is None
+    fits = fits and not watched
     return engine == "torch" or not fits or not isinstance(model, MultiHeadRegression)
 
 
@@ -308,7 +309,9 @@ def make_engine(model: Model, problem: Problem, params: Any, plan: Plan) -> Engi
     in_torch = runs_in_torch(model, problem, plan.engine, plan.watch is not None)
     if plan.engine == "fused" and in_torch:
         raise InputError(
-            "engine", "fused", "use --engine torch for other devices, dtypes, models and theorems"
+            "engine",
+            "fused",
+            "use --engine torch for padded data (a mask), other devices, dtypes, models, theorems",
         )
     if in_torch or not isinstance(model, MultiHeadRegression):
         return TorchEngine(model, problem, params, plan)

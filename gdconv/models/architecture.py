@@ -31,6 +31,7 @@ class Architecture(ABC):
         unread: Fields that other families share and this one does not read.
         defaults: Values of last resort for options, before those of all families.
         kind: What `Theorem.models` calls it; its name where nothing else is said.
+        padding: Whether data may have a mask.
     """
 
     name: ClassVar[str]
@@ -39,6 +40,7 @@ class Architecture(ABC):
     options: ClassVar[tuple[str, ...]]
     unread: ClassVar[tuple[str, ...]] = ()
     defaults: Mapping[str, Any] = MappingProxyType({})
+    padding: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
@@ -77,9 +79,35 @@ class Architecture(ABC):
         """Whether weights are of this family."""
         return tuple(params.blocks()) == self.blocks
 
-    def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
-        """Data from stored arrays."""
-        return Problem.from_arrays(X, y, name, notes)
+    def problem(
+        self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str], mask: Any = None
+    ) -> Problem:
+        """Data from stored arrays; a mask comes only where `padding` says so."""
+        return Problem.from_arrays(X, y, name, notes, mask)
+
+    def require_padding(self, mask: Any) -> dict[str, Any]:
+        """A mask as an argument of `problem`, none where there is none.
+
+        Args:
+            mask: A mask, or None.
+
+        Returns:
+            Keyword arguments.
+
+        Raises:
+            InputError: There is a mask, and this family has no padding.
+
+        Example:
+            >>> from gdconv.models.families import ARCHITECTURES
+            >>> ARCHITECTURES["multihead"].require_padding(None)
+            {}
+        """
+        if mask is None:
+            return {}
+        if not self.padding:
+            remedy = "leave it out: let your module take the mask as part of X"
+            raise InputError("mask", f"array of shape {np.shape(mask)}", remedy)
+        return {"mask": mask}
 
     def notes(self, problem: Problem, params: Any) -> list[str]:
         """Sentences a reader of the result should know."""

@@ -32,6 +32,7 @@ class MultiHead(Architecture):
     trainable = BLOCKS
     blocks = (*BLOCKS, "W_O")
     options = ("outputs", "heads", "head_dim", "scales", "margin")
+    padding = True
 
     def model(self, config: Config, sizes: dict[str, int]) -> MultiHeadRegression:
         """The model with its attention kernel."""
