@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch.nn import MultiheadAttention
 
 from gdconv.data.padding import stacked
 from gdconv.models.architecture import Architecture
@@ -29,7 +30,7 @@ class Given:
         model: A torch module, a function that makes one, or an `Architecture`.
         X: Inputs (N, ...).
         y: Targets (N, ...).
-        weights: Start weights by block.
+        weights: Start weights by block, or a state_dict of `nn.MultiheadAttention`.
         loss: A loss of one's own.
         mask: True for a real token, (N, n); None where nothing is padded.
     """
@@ -72,6 +73,8 @@ class Given:
                     raise InputError(name, rest[name], "leave it out, or leave out X and y")
             rest["data"] = IN_MEMORY
             X, y, mask = stacked(X, y, mask)
+        if isinstance(weights, MultiheadAttention):
+            weights, rest["heads"] = _attention(weights, rest.get("heads"))
         if weights is not None and not isinstance(weights, Mapping):
             raise InputError("weights", type(weights).__name__, "give arrays by the blocks' names")
         if model is not None and not isinstance(model, str):
@@ -129,6 +132,15 @@ class Given:
         if model == "module":
             return family_named(DEFAULT_NET, loss)
         return family_named(model, loss)
+
+
+def _attention(layer: MultiheadAttention, heads: Any) -> tuple[dict[str, Any], int]:
+    """Its state_dict and number of heads."""
+    if layer.add_zero_attn:
+        raise InputError("weights", "a layer with add_zero_attn", "give one without a zero key")
+    if heads not in (None, layer.num_heads):
+        raise InputError("heads", heads, f"leave it out: the layer has {layer.num_heads}")
+    return layer.state_dict(), layer.num_heads
 
 
 DEFAULT_NET = "gdconv.models.generic.nets:TwoLayer"

@@ -141,7 +141,9 @@ def _start(resolved: Resolved, problem: Problem, seed: int) -> Weights:
     sizes = family.sizes(config, problem, None)
     arrays = resolved.given.arrays()
     if arrays is not None:
-        given: Weights = family.from_arrays(arrays)
+        given: Weights = family.given(arrays, resolved.asked)
+        family.require_match(problem, given)
+        require_sizes(resolved.asked, family.sizes(config, problem, given), "weights=")
         return given
     if config.init != "theorem":
         return family.draw(config, sizes, seed)

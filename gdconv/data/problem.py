@@ -267,7 +267,9 @@ class Problem:
     def real(self) -> Bool[Tensor, "N n"]:
         """The mask, all true where there is none."""
         shape, device = self.X.shape[1:3], self.X.device
-        return torch.ones(shape, dtype=torch.bool, device=device) if self.mask is None else self.mask
+        return (
+            torch.ones(shape, dtype=torch.bool, device=device) if self.mask is None else self.mask
+        )
 
     @property
     def lengths(self) -> np.ndarray:

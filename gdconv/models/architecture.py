@@ -71,6 +71,18 @@ class Architecture(ABC):
     def from_arrays(self, arrays: dict[str, np.ndarray]) -> Weights:
         """Weights from numpy arrays by block name."""
 
+    def given(self, arrays: dict[str, np.ndarray], asked: Config) -> Weights:
+        """Weights that were handed over in memory; a family may know further names of blocks.
+
+        Args:
+            arrays: Arrays by name.
+            asked: Options as they were given.
+
+        Returns:
+            The weights.
+        """
+        return self.from_arrays(arrays)
+
     @abstractmethod
     def require_match(self, problem: Problem, params: Any) -> None:
         """Refuse weights that do not fit the data."""
