@@ -306,10 +306,13 @@ def _first_samples(
 
 def _of_these(arrays: dict[str, np.ndarray], X: np.ndarray) -> np.ndarray | None:
     """The mask of the samples that are used, None where the file has none."""
-    mask, all_tokens = arrays.get("mask"), arrays["X"]
-    if mask is None or mask.shape != all_tokens.shape[-3:-1]:
-        return mask  # of other samples it is refused with its shape
-    return mask[: X.shape[-3]]
+    mask, lead = arrays.get("mask"), arrays["X"].shape[:-1]
+    if mask is None or X.ndim not in (3, 4):
+        return mask
+    if mask.shape not in (lead, lead[-2:]):
+        wanted = f"give shape {lead[-2:]}, the samples and tokens of X"
+        raise InputError("mask", f"array of shape {mask.shape}", wanted)
+    return mask[..., : X.shape[-3], :]
 
 
 def require_rows(X: np.ndarray) -> None:
