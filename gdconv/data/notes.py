@@ -1,4 +1,4 @@
-"""What a reader should know about data: why they may force sigma_min(B) = 0, and whose note it is."""
+"""Notes on data: why they may force sigma_min(B) = 0, and which run a note is about."""
 
 from __future__ import annotations
 

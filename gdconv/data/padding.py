@@ -1,4 +1,4 @@
-"""Padding: sequences of different length in one array, and the mask that says which tokens are real.
+"""Padding: sequences of different length in one array, and a mask that is true for real tokens.
 
 What stands at a padded place is set to zero before anything looks at it, so it cannot matter.
 """

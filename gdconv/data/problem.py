@@ -1,6 +1,8 @@
 """A regression problem: samples of tokens X, a target per token y, and a leading replica axis.
 
-Samples of different length have a mask: padded tokens are zero, no keys and no outputs. Row (i, k) of the feature matrix B depends only on token x_ik and on which tokens sample i holds, so
+Samples of different length have a mask: padded tokens are zero, no keys and no outputs.
+
+Row (i, k) of the feature matrix B depends only on token x_ik and on which tokens sample i holds, so
 data alone can force sigma_{Nn}(B) = 0, whatever the weights; `Problem.from_arrays` says so.
 """
 

@@ -13,7 +13,7 @@ loss = 1/2 |residual|^2 and every formula of the summed loss holds as it stands.
 through the D x D matrices W_Q^T W_K and sum_i X_i^T P_i X_i, so nothing larger than the
 preactivations (R, N, n, d_m) is formed; `jacobian_sample` goes through queries, keys and values
 instead and checks `gradient` during every run. Padded tokens are zero and so are their rows and
-columns of S: their preactivations are 0 and act(0) = 0, so every sum over tokens holds as it stands.
+columns of S: preactivations are 0 there, act(0) = 0, and sums over tokens hold as they stand.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@
 
 Shapes, R the replica axis: X (R, N, n, D), y (R, N, n, D_y), W_Q, W_K, W_V (R, H, D, d),
 W_O (R, H, d, D_y) fixed, S (R, H, N, n, n), B (R, N n, H D). Output index (i, k, a) is flattened in
-that order: m = N n D_y. With padding S, F and the residual are zero there, sums over tokens hold as
-they stand, and rows of B and J are those of real tokens only. Source: Song et al. 2024, section 2. Relative to the paper our D is its
-embedding dimension. The gradients and the Jacobian are two separate derivations; `jacobian_head`
-checks `gradient` during every run (gdconv.models.multihead.probes).
+that order: m = N n D_y. Padded tokens are zero in X, y, S, F and the residual, so sums over tokens
+hold as they stand; B and J have rows of real tokens only, N n standing for their number. Source:
+Song et al. 2024, section 2. Relative to the paper our D is its embedding dimension. The gradients
+and the Jacobian are two separate derivations; `jacobian_head` checks `gradient` during every run
+(gdconv.models.multihead.probes).
 """
 
 from __future__ import annotations
