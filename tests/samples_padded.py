@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import gdconv
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.parameters import Parameters
 
@@ -105,3 +107,27 @@ def outputs(kernel: str, sequences: list[np.ndarray], W_O: Tensor) -> Callable[.
         return torch.cat(parts)
 
     return F
+
+
+NUMBERS = ["rate", "step", "eta_rate", "worst_margin", "bound_last", "tightness"]
+
+
+def checked(data: Padded, theorem: str = "full-gd", **options: Any) -> gdconv.Check:
+    """A check of padded data."""
+    return gdconv.check(theorem, X=data.X, y=data.y, mask=data.mask, **options)
+
+
+def alike(one: gdconv.Check, other: gdconv.Check, digits: float = 1e-9) -> None:
+    """The same verdicts, hypotheses and losses up to rounding."""
+    assert one.verdicts["verdict"].tolist() == other.verdicts["verdict"].tolist()
+    assert one.hypotheses["holds"].tolist() == other.hypotheses["holds"].tolist()
+    pairs = [(one.verdicts, other.verdicts, name) for name in NUMBERS]
+    pairs += [(one.hypotheses, other.hypotheses, name) for name in ("lhs", "rhs")]
+    pairs += [(one.trace, other.trace, "loss_ratio")]
+    for a, b, name in pairs:
+        rows = slice(None)
+        if "hypothesis" in a:  # a ratio of rounding errors is another one every time
+            rows = ~a["hypothesis"].str.contains("defect|over its bound", regex=True)
+        x, y = (np.array(t[name][rows], dtype=float) for t in (a, b))
+        floor = 1e-8 if name == "worst_margin" else 1e-13
+        assert np.allclose(x, y, rtol=digits, atol=floor, equal_nan=True), name

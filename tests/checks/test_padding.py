@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from samples import KERNELS
-from samples_padded import GARBAGE, Padded, padded
+from samples_padded import GARBAGE, Padded, alike, checked, padded
 from torch import nn
 
 import gdconv
@@ -18,34 +18,11 @@ from gdconv.checks.replay import differences, replay
 from gdconv.checks.store import place_of
 from gdconv.support.errors import InputError
 
-NUMBERS = ["rate", "step", "eta_rate", "worst_margin", "bound_last", "tightness"]
-
 
 @pytest.fixture
 def batch() -> Padded:
     """Lengths 3, 1, 2 among four places."""
     return padded((3, 1, 2), D=8, D_y=1, places=4)
-
-
-def checked(data: Padded, theorem: str = "full-gd", **options: Any) -> gdconv.Check:
-    """A check of padded data."""
-    return gdconv.check(theorem, X=data.X, y=data.y, mask=data.mask, **options)
-
-
-def alike(one: gdconv.Check, other: gdconv.Check, digits: float = 1e-9) -> None:
-    """The same verdicts, hypotheses and losses up to rounding."""
-    assert one.verdicts["verdict"].tolist() == other.verdicts["verdict"].tolist()
-    assert one.hypotheses["holds"].tolist() == other.hypotheses["holds"].tolist()
-    pairs = [(one.verdicts, other.verdicts, name) for name in NUMBERS]
-    pairs += [(one.hypotheses, other.hypotheses, name) for name in ("lhs", "rhs")]
-    pairs += [(one.trace, other.trace, "loss_ratio")]
-    for a, b, name in pairs:
-        rows = slice(None)
-        if "hypothesis" in a:  # a ratio of rounding errors is another one every time
-            rows = ~a["hypothesis"].str.contains("defect|over its bound", regex=True)
-        x, y = (np.array(t[name][rows], dtype=float) for t in (a, b))
-        floor = 1e-8 if name == "worst_margin" else 1e-13
-        assert np.allclose(x, y, rtol=digits, atol=floor, equal_nan=True), name
 
 
 FOUR: dict[str, Any] = {"heads": 4, "head_dim": 4}
@@ -65,7 +42,7 @@ def test_one_padded_sequence_is_checked_as_without_its_padding(kernel: str, theo
 
 def test_a_batch_meets_its_hypotheses_and_is_confirmed(batch: Padded) -> None:
     for kernel in KERNELS:
-        check = checked(batch, kernel=kernel, init="theorem", heads=4, head_dim=4, until_bound=0.98)
+        check = checked(batch, kernel=kernel, init="theorem", heads=4, head_dim=4, until_bound=0.89)
         assert check.verdict == "confirmed"
         wide = check.hypotheses["hypothesis"].str.startswith("heads are wide enough")
         assert set(check.hypotheses[wide]["rhs"]) == {6.0}  # 3 + 1 + 2 tokens, not 3 * 4
@@ -208,38 +185,6 @@ def test_files_with_a_mask(batch: Padded, tmp_path: Path) -> None:
     alike(by_start, by_array, 0.0)
     with pytest.raises(InputError, match="'mask', which nothing reads|mask, which nothing reads"):
         gdconv.check("generic-gd", data=str(file))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"statement": "run", "width": 64},
-        {"statement": "relu-sharp", "init": "theorem", "label_norm": 1e-3, "width": 64},
-        {"statement": "smooth", "activation": "gelu", "init": "theorem", "label_norm": 1e-3},
-        {"statement": "linearised", "model": "multihead", "heads": 4},
-    ],
-)
-def test_the_ntk_regime_of_one_padded_sequence(options: dict[str, Any]) -> None:
-    data, options = padded((3,), D=6, D_y=1, places=5), options | {"engine": "torch", "steps": 12}
-    given: dict[str, Any] = {"X": np.stack(data.sequences), "y": np.stack(data.targets)}
-    y: np.ndarray = data.y
-    if "model" not in options:  # one label per sample
-        given["y"] = y = np.array([0.7])
-    one = gdconv.check("ntk-regime", X=data.X, y=y, mask=data.mask, **options)
-    alike(one, gdconv.check("ntk-regime", **given, **options), 1e-6)
-
-
-def test_the_ntk_regime_of_a_batch() -> None:
-    data = padded((2, 1), D=8, D_y=1, places=3)
-    wide: dict[str, Any] = {"statement": "linearised", "until_loss": 1e-2}
-    y = np.array([0.3, -0.2])
-    encoder = {"width": 1024, "init": "lecun"}
-    check = gdconv.check("ntk-regime", X=data.X, y=y, mask=data.mask, **wide, **encoder)
-    assert check.verdict == "confirmed"
-    heads = {"model": "multihead", "heads": 32, "init": "normal", "scales": "1,1,0.1,8"}
-    check = checked(data, "ntk-regime", **wide, **heads)
-    assert check.verdict == "confirmed"
-    assert check.verdict_of("ladder") == "confirmed"
 
 
 def test_what_is_refused(batch: Padded) -> None:
