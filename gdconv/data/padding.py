@@ -177,19 +177,20 @@ def _checked(mask: Any, lead: tuple[int, ...]) -> np.ndarray:
 
 def _zeroed(value: Any, real: np.ndarray, axis: int) -> Any:
     """A copy with zeros at padded places; unchanged where it has no axes for samples and tokens."""
-    if _shape(value)[axis : axis + 2] != real.shape or isinstance(value, np.ma.MaskedArray):
+    lead = _shape(value)[: axis + 2]
+    if lead[axis:] != real.shape or isinstance(value, np.ma.MaskedArray):
         return value
-    before = (slice(None),) * axis
+    padding = np.broadcast_to(~real, lead).copy()
     if isinstance(value, Tensor):
         if value.layout != torch.strided:
             return value
         tensor = value.detach().clone()
-        tensor[(*before, torch.from_numpy(~real).to(value.device))] = 0
+        tensor[torch.from_numpy(padding).to(value.device)] = 0
         return tensor
     if isinstance(value, np.ndarray):
         array = value.copy()
-        array[(*before, ~real)] = 0
+        array[padding] = 0
         return array
     boxed = np.asarray(value, dtype=object)  # nested lists: each number is looked at later
-    boxed[(*before, ~real)] = 0.0
+    boxed[padding] = 0.0
     return boxed.tolist()
