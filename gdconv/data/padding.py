@@ -134,7 +134,7 @@ def _lengths(values: Any, axes: int) -> list[int] | None:
 
 def _padded(field: str, values: Any, lengths: list[int]) -> np.ndarray:
     """The sequences as one float64 array, zeros behind the shorter ones."""
-    arrays = []
+    arrays: list[np.ndarray] = []
     for i, value in enumerate(values):
         array = real_array(f"{field} of sample {i}", value)[0]
         wanted = (lengths[i], *(arrays[0] if arrays else array).shape[1:])
