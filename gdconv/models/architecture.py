@@ -117,8 +117,8 @@ class Architecture(ABC):
         if mask is None:
             return {}
         if not self.padding:
-            remedy = "leave it out: let your module take the mask as part of X"
-            raise InputError("mask", f"array of shape {np.shape(mask)}", remedy)
+            remedy = "leave it out, and give sequences of one length: let your module take the mask "
+            raise InputError("mask", "padded sequences", f"{remedy}as part of X")
         return {"mask": mask}
 
     def notes(self, problem: Problem, params: Any) -> list[str]:

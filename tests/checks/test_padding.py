@@ -196,7 +196,7 @@ def test_what_is_refused(batch: Padded) -> None:
         ("full-gd", masked | {"mask": batch.mask * 0}, "mask = no token of sample 0 is real"),
         ("full-gd", masked | {"mask": batch.mask * 1.0}, "mask = array of type float64: give bool"),
         ("full-gd", masked | {"mask": batch.mask[:2]}, r"mask = .*: give shape \(3, 4\)"),
-        ("generic-gd", masked, "mask = .*: leave it out: let your module take the mask as part"),
+        ("generic-gd", masked, "mask = padded sequences: leave it out, .* as part of X"),
         ("attention-hessian", masked, "mask = given: leave it out: attention-hessian draws"),
         ("convex-attention", masked, "mask = given: leave it out: convex-attention draws"),
     ]:
