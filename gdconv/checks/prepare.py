@@ -142,7 +142,6 @@ def _start(resolved: Resolved, problem: Problem, seed: int) -> Weights:
     arrays = resolved.given.arrays()
     if arrays is not None:
         given: Weights = family.given(arrays, resolved.asked)
-        family.require_match(problem, given)
         require_sizes(resolved.asked, family.sizes(config, problem, given), "weights=")
         return given
     if config.init != "theorem":
