@@ -169,7 +169,7 @@ class LazyWatch(Watch):
     @np.errstate(all="ignore")  # absurd scales give inf or nan, which no claim meets
     def observe(self, replicas: list[int], params: Any, forward: Any) -> None:
         """The recursion of the bound, one step on."""
-        residual = forward.residual.flatten(1)
+        residual = _outputs(self.problem, forward.residual)
         blocks = self.plan.trained
         times = self.model.kernel_times(self.problem, params, residual, blocks, forward)
         r_t, k_t = to_numpy(residual), to_numpy(times)
@@ -253,6 +253,11 @@ class LazyWatch(Watch):
             "rung_lo": state.rung.lo,
             "rung_hi": state.rung.hi,
         }
+
+
+def _outputs(problem: Problem, residual: torch.Tensor) -> torch.Tensor:
+    """Residuals (R, m), those of padded tokens left out; the encoder has one per sample."""
+    return residual if residual.ndim == 2 else problem.rows(residual).flatten(1)
 
 
 def _ratio(top: Enclosure, bottom: Enclosure) -> Enclosure:
