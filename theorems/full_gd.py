@@ -21,7 +21,7 @@ import numpy as np
 from gdconv.descent.loop import Outcome
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.point import MultiHeadPoint
-from gdconv.rigor.bars import times
+from gdconv.rigor.arithmetic import times
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.theory.certificates import run_certificate
 from gdconv.theory.theorem import Inequality, Prediction, Theorem, statement

@@ -12,7 +12,7 @@ import numpy as np
 from gdconv.data.problem import Problem
 from gdconv.models.probes import Probe
 from gdconv.models.weights import Weights
-from gdconv.rigor.bars import bar
+from gdconv.rigor.arithmetic import bar
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.trust import Estimate
 

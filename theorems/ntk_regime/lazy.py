@@ -30,7 +30,7 @@ from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.models.multihead.tangent import tangent_kernel
 from gdconv.models.probes import distances, to_numpy
 from gdconv.models.weights import Weights
-from gdconv.rigor.bars import minus, positive_part, smaller, times
+from gdconv.rigor.arithmetic import minus, positive_part, smaller, times
 from gdconv.rigor.eigen import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.rigor.spectrum import Enclosure
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.hessian.blocks import hessian
+from gdconv.hessian.dense import hessian
 from gdconv.hessian.layer import AttentionLayer
 from gdconv.hessian.operators import HessianOperator
 from gdconv.models.multihead.formulas import MultiHeadFormulas

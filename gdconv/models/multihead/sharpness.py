@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
-from gdconv.hessian.blocks import hessian
+from gdconv.hessian.dense import hessian
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.spectra import extreme_eigenpairs
 from gdconv.models.multihead.formulas import MultiHeadFormulas
