@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from outside import ROOT, environment, installed
 
@@ -146,6 +147,9 @@ def test_options_change_what_they_name(place: Path) -> None:
     slow = gdconv.check("heavy-ball", beta=0.9)
     assert slow.verdict == "outside"
     assert slow.config["beta"] == 0.9
+    local = gdconv.check("heavy-ball", step="local", beta=0.75)  # a quarter of 2 (1 - beta) / L
+    L = np.linalg.norm(local.starts["X"][0], 2) ** 2
+    assert local.verdicts["step"][0] == pytest.approx(0.5 * 0.25 / L, rel=1e-9)
     tight = gdconv.check("deep-linear", descent=0.9)
     assert tight.config["descent"] == 0.9
     assert tight.verdicts["step"][0] < gdconv.check("deep-linear").verdicts["step"][0]

@@ -14,6 +14,7 @@ from torch import nn
 
 import gdconv
 from gdconv.checks.replay import differences, replay
+from gdconv.descent.algorithms import L1, Proximal
 from gdconv.models.base import Bars
 from gdconv.models.generic.model import ModuleModel
 from gdconv.support.errors import InputError
@@ -214,3 +215,35 @@ def test_attention_from_memory_is_attention_from_a_file(tmp_path: Path) -> None:
     two = gdconv.check("full-gd", X=X, y=torch.from_numpy(y), weights=weights, **asked)
     assert one.trace.equals(two.trace)
     assert two.config["data"] == "in memory"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": "heavy-ball", "beta": 0.6},
+        {"algorithm": "proximal", "penalty": None},
+        {"algorithm": "nesterov", "momentum": 0.3},
+    ],
+)
+def test_another_algorithm_has_its_product_and_nothing_else(options: dict[str, Any]) -> None:
+    """TAIL and Theorem K are about gradient descent; AP is about any energy."""
+    if "penalty" in options:
+        options = {"algorithm": Proximal(L1(0.001))}
+    check = gdconv.check("generic-gd", steps=60, **options)
+    assert list(check.verdicts["statement"]) == ["product"]
+    assert check.verdict == "confirmed"
+    assert ("energy" in check.trace) == ("momentum" not in options)
+    name = getattr(options["algorithm"], "name", options["algorithm"])
+    rows = set(check.hypotheses["hypothesis"])
+    assert f"the stored steps are steps of {name}: defect over rounding" in rows
+    with pytest.raises(InputError, match="statement = kernel: choose one of product"):
+        gdconv.check("generic-gd", steps=60, statement="kernel", **options)
+
+
+def test_an_algorithm_that_needs_more_than_numbers_is_given_in_python() -> None:
+    with pytest.raises(InputError, match="algorithm = proximal: give it as algorithm= in Python"):
+        gdconv.check("generic-gd", algorithm="proximal")
+    with pytest.raises(InputError, match="did you mean heavy-ball"):
+        gdconv.check("generic-gd", algorithm="heavyball")
+    with pytest.raises(InputError, match="algorithm = heavy-ball: leave it out: full-gd speaks of"):
+        gdconv.check("full-gd", algorithm="heavy-ball")
