@@ -228,7 +228,7 @@ def test_attention_from_memory_is_attention_from_a_file(tmp_path: Path) -> None:
 def test_another_algorithm_has_its_product_and_nothing_else(options: dict[str, Any]) -> None:
     """TAIL and Theorem K are about gradient descent; AP is about any energy."""
     if "penalty" in options:
-        options = {"algorithm": Proximal(L1(0.001))}
+        options = {"algorithm": Proximal(L1(1e-5))}
     check = gdconv.check("generic-gd", steps=60, **options)
     assert list(check.verdicts["statement"]) == ["product"]
     assert check.verdict == "confirmed"
