@@ -35,6 +35,8 @@ class Step:
         weights: |theta|_F.
         sharpened: Lower end of sigma_m(J) entered after the iterate, None where there is none.
         own: (relative error of the loss, |S|, phi) of another loss than the squared one.
+        kinetic: Energy less loss, and its error; None for plain descent.
+        moved: Length of the step that led here; below 0 where it is eta |grad f|.
     """
 
     loss: float
@@ -47,6 +49,8 @@ class Step:
     weights: float = 0.0
     sharpened: float | None = None
     own: tuple[float, float, float] | None = None
+    kinetic: tuple[float, float] | None = None
+    moved: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Reference:
         radius: How far it reaches.
         bend: Greatest curvature of the loss by the outputs.
         riccati: Whether the a-posteriori bound is Riccati's.
+        echo: What later steps make of a step's defect.
     """
 
     def __init__(
@@ -82,9 +87,11 @@ class Reference:
         radius: float = inf,
         bend: float = 1.0,
         riccati: bool = False,
+        echo: float = 1.0,
     ) -> None:
         self.steps, self.eta, self.o_squared, self.drift = steps, mpf(eta), mpf(o_squared), drift
         self.radius, self.bend, self.riccati = mpf(radius), mpf(bend), riccati
+        self.echo = mpf(echo)
         self.f = [mpf(s.loss) for s in steps]
         squared = [
             (2 * s.noise / sqrt(2 * mpf(s.loss)) if s.loss > 0 else inf, sqrt(2 * mpf(s.loss)), 1)
@@ -93,18 +100,29 @@ class Reference:
         brought = [s.own or known for s, known in zip(steps, squared, strict=True)]
         self.two_nu = [mpf(two_nu) for two_nu, _, _ in brought]
         self.S = [mpf(slope) for _, slope, _ in brought]
-        self.phi = [mpf(share) for _, _, share in brought]
+        own = [s.kinetic or (0.0, 0.0) for s in steps]
+        self.E = [f + mpf(k) for f, (k, _) in zip(self.f, own, strict=True)]
+        pairs = zip(self.two_nu, self.f, own, strict=True)
+        self.E_error = [nu * f + mpf(e) for nu, f, (_, e) in pairs]
+        self.phi = [self._share(t, share) for t, (_, _, share) in enumerate(brought)]
         self.closed = next((t for t in range(1, len(steps)) if self._drowned(t)), None)
         self.slopes = [self._slope(t) for t in range(len(steps) - 1)]
         self.factors = {s: self._factor(s) for s in self.open_steps(len(steps) - 1)}
 
+    def _share(self, t: int, phi: float) -> Any:
+        """phi, times the least f / E that the errors allow where there is an energy."""
+        if self.steps[t].kinetic is None:
+            return mpf(phi)
+        least = self.f[t] * (1 - min(self.two_nu[t], 1))
+        return phi * least / (self.E[t] + self.E_error[t])
+
     def _drowned(self, t: int) -> bool:
-        """The move into step t is at most ten times the error of both losses."""
+        """The move into step t is at most ten times the error of both energies."""
         error = self._error(t)
-        return bool(isnan(error) or 10 * error >= abs(self.f[t] - self.f[t - 1]))
+        return bool(isnan(error) or 10 * error >= abs(self.E[t] - self.E[t - 1]))
 
     def _error(self, t: int) -> Any:
-        return self.two_nu[t - 1] * self.f[t - 1] + self.two_nu[t] * self.f[t]
+        return self.E_error[t - 1] + self.E_error[t]
 
     def _slope(self, t: int) -> tuple[Any, Any]:
         """|grad f_t| and its error, with the probes known one step later."""
@@ -116,6 +134,8 @@ class Reference:
         """Length from `first` to `last`, each stored step rounded by 4.5e-16 |theta|."""
         return sum(
             self.eta * sum(self.slopes[t]) + mpf(4.5e-16) * self.steps[t + 1].weights
+            if self.steps[t + 1].moved < 0
+            else mpf(self.steps[t + 1].moved)
             for t in range(first, last)
         )
 
@@ -149,7 +169,7 @@ class Reference:
     def _factor(self, t: int) -> tuple[Any, Any]:
         """c_t from below and the logarithm of 1 - 2 c_t eta mu_t."""
         norm, error = self.slopes[t]
-        c = (self.f[t] - self.f[t + 1] - self._error(t + 1)) / (self.eta * (norm + error) ** 2)
+        c = (self.E[t] - self.E[t + 1] - self._error(t + 1)) / (self.eta * (norm + error) ** 2)
         share = min(2 * c * self.eta * self.mu(t), mpf(1.0 - 1e-15))
         return c, log1p(-share) if c > 0 else mpf(0)
 
@@ -158,24 +178,29 @@ class Reference:
         return [s for s in range(t) if self.closed is None or s + 1 < self.closed]
 
     def log_posterior(self, t: int) -> Any:
-        """sum log(1 - 2 c_s eta mu_s), or -log(1 + f_0 sum c_s eta sigma^2 |S|^2 / f_s^2)."""
+        """sum log(1 - 2 c_s eta mu_s), or -log(1 + E_0 sum c_s eta sigma^2 |S|^2 / E_s^2)."""
         if not self.riccati:
             return sum((self.factors[s][1] for s in self.open_steps(t)), mpf(0))
         gains = [
-            2 * self.factors[s][0] * self.eta * self.mu(s) / self.f[s] * (1 - self.two_nu[s])
+            2 * self.factors[s][0] * self.eta * self.mu(s) / self.E[s] * (1 - self._unsure(s))
             for s in self.open_steps(t)
         ]
-        return -log1p(self.f[0] * sum((g for g in gains if g > 0), mpf(0)))
+        return -log1p(self.E[0] * sum((g for g in gains if g > 0), mpf(0)))
 
-    def bar(self, t: int) -> Any:
-        """E_t = 2 nu_0 + 2 nu_t + sum_{s <= t} 2 nu_s."""
-        return self.two_nu[0] + self.two_nu[t] + sum(self.two_nu[: t + 1])
+    def _unsure(self, t: int) -> Any:
+        return self.two_nu[t] if self.steps[t].kinetic is None else self.E_error[t] / self.E[t]
+
+    def bar(self, t: int, kind: int = FIXED) -> Any:
+        """2 nu_t + echo (2 nu_0 + sum_{s <= t} 2 nu_s), the first the energy's for a product."""
+        last = self._unsure(t) if kind == POSTERIOR else self.two_nu[t]
+        return last + self.echo * (self.two_nu[0] + sum(self.two_nu[: t + 1]))
 
     def ledger(self) -> dict[str, Any]:
         """Every field of the ledger."""
         f, last, T = self.f, self.steps[-1], len(self.steps) - 1
         c = {s: self.factors[s][0] for s in self.open_steps(T)}
-        rises = [s + 1 for s in c if f[s + 1] > f[s]]
+        rises = [s + 1 for s in c if self.E[s + 1] > self.E[s]]
+        kinetic, kinetic_error = last.kinetic or (0.0, 0.0)
         lows = [s.sigma_lo for s in self.steps]
         where, J = self.anchor(T, after=True)
         return {
@@ -185,12 +210,15 @@ class Reference:
             "features": 1, "radius": self.radius, "jacobian_norm": last.J,
             "jacobian_error": last.J_error, "weight_norm": last.weights, "loss_0": f[0],
             "loss": f[-1], "grad_sq": last.grad_sq, "two_nu": self.two_nu[-1],
-            "noise_sum": self.two_nu[0] + sum(self.two_nu), "sigma_lo": last.sigma_lo,
+            "kinetic": kinetic, "kinetic_error": kinetic_error, "energy_0": self.E[0],
+            "energy": self.E[-1], "energy_error": self.E_error[-1], "moved": last.moved,
+            "echo": self.echo,
+            "noise_sum": self.echo * (self.two_nu[0] + sum(self.two_nu)), "sigma_lo": last.sigma_lo,
             "sigma_hi": last.sigma_hi, "sigma_least": min(lows),
             "sigma_least_step": lows.index(min(lows)),
             "grad_sum": sum(mpf(s.grad_sq) for s in self.steps[:-1]),
             "grad_sum_error": sum((g + e) ** 2 - g**2 for g, e in self.slopes),
-            "decrease_error": sum(self.two_nu[t] * f[t] for t in range(T)),
+            "decrease_error": self.echo * sum(self.two_nu[t] * f[t] for t in range(T)),
             "jacobian_lo": J, "jacobian_drift": self.drift, "path": self.path(where, T),
             "stale": self.stale(T), "mu": self.mu(T), "log_posterior": self.log_posterior(T),
             "posterior_closed": -1 if self.closed is None else self.closed,
@@ -229,7 +257,7 @@ class Reference:
                 return None
             first = self.two_nu[0] * self.f[0] * (1 if self.steps[0].own else 2)
             ends = first + self.two_nu[t] * self.f[t]
-            error = ends + sum(self.two_nu[s] * self.f[s] for s in range(t))
+            error = ends + self.echo * sum(self.two_nu[s] * self.f[s] for s in range(t))
             slopes = self.slopes[:t]
             error += mpf(test.coefficient) * sum((g + e) ** 2 - g**2 for g, e in slopes)
             sure = 1 if drop - error >= predicted else 0
@@ -238,13 +266,15 @@ class Reference:
                 log(drop / predicted) if drop > 0 else -inf,
                 -1 if drop + error < lesser else sure,
             )
-        ratio = log(self.f[t] / self.f[0]) if self.f[t] > 0 else -inf
+        of = self.E if test.kind == POSTERIOR else self.f
+        ratio = log(of[t] / of[0]) if of[t] > 0 else -inf
         margin = self.log_bound(test, t) - ratio
         if t == 0:
             return (margin, -1) if margin < 0 else None
-        if margin + t * mpf(test.log_slack) < -self.bar(t):
+        bar = self.bar(t, test.kind)
+        if margin + t * mpf(test.log_slack) < -bar:
             return margin, -1
-        return margin, 1 if margin >= self.bar(t) else 0
+        return margin, 1 if margin >= bar else 0
 
     def test(self, test: Bound) -> dict[str, Any]:
         """Every field of the record of one test."""
@@ -312,6 +342,8 @@ def fed(
     for s in steps:
         led["noise_scale"], led["jacobian_norm"] = s.noise, s.J
         led["jacobian_error"], led["weight_norm"] = s.J_error, s.weights
+        led["kinetic"], led["kinetic_error"] = s.kinetic or (0.0, 0.0)
+        led["moved"] = s.moved
         at = (led[0], tests, s.loss, s.grad_sq, s.sigma_lo, s.sigma_hi)
         if s.own is None:
             observe(*at)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 
 from gdconv.data.problem import Problem
+from gdconv.descent.motion import Motion
+from gdconv.descent.plan import Plan
 from gdconv.models.multihead.attention_kernels import kernel_named
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.parameters import Parameters
@@ -41,3 +45,10 @@ def draw(
 def model(kernel: str) -> MultiHeadRegression:
     """The model with that kernel."""
     return MultiHeadRegression(kernel_named(kernel))
+
+
+def motion(problem: Problem, params: Any, eta: np.ndarray, trained: tuple[str, ...]) -> Motion:
+    """Gradient descent at work on these weights."""
+    none = np.zeros(len(eta))
+    plan = Plan(eta, np.ones(len(eta), int), [{} for _ in eta], none, none, trained=trained)
+    return Motion(plan, problem, params)

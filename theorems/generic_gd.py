@@ -55,23 +55,10 @@ class GenericGD(Theorem):
     models = ("module",)
     algorithms = None
 
-    def pl_constants(self, start: ModulePoint) -> tuple[float, float]:
-        """No feature matrix: sigma_m(J) is enclosed, and followed where M_2 is proved.
-
-        Args:
-            start: The run at step 0.
-
-        Returns:
-            0, and a Lipschitz constant that every enclosure renews.
-        """
-        return 0.0, 1.0
-
-    def constants(self, start: ModulePoint, rho: float) -> tuple[float, float]:
-        """(M_2, G^2) by the module's layers; |J|^2 itself at radius 0."""
-        M, G_squared = start.constants(rho)
-        return M, start.J_range[1].hi ** 2 if rho == 0.0 else G_squared
-
-    @statement("run", default=True, posterior=True, proof=f"{PROOFS}#tail", defaults=ORDINARY)
+    @statement(
+        "run", default=True, posterior=True, proof=f"{PROOFS}#tail", defaults=ORDINARY,
+        algorithm="gd",
+    )  # fmt: skip
     def run(self, start: ModulePoint, outcome: Outcome) -> Prediction:
         """AP on [0, T] and TAIL at T: certified from the run itself, for later steps too."""
         found = loss_tail(outcome.end, outcome.eta)
@@ -83,11 +70,11 @@ class GenericGD(Theorem):
 
     @statement("product", posterior=True, proof=f"{PROOFS}#ap", defaults=ORDINARY)
     def product(self, start: ModulePoint, outcome: Outcome) -> Prediction:
-        """AP on [0, T] alone: no constant of the model is needed."""
+        """AP on [0, T] alone, for the energy of any algorithm: no constant is needed."""
         rows = (*descent_hypotheses(outcome), _derivative(outcome))
         return Prediction(rows, mean_rate(outcome, "product"))
 
-    @statement("kernel", proof=f"{PROOFS}#k", defaults=KERNEL)
+    @statement("kernel", proof=f"{PROOFS}#k", defaults=KERNEL, algorithm="gd")
     def kernel(self, start: ModulePoint) -> Prediction:
         """Theorem K: kappa = sigma_m(J_0)^2, the least eigenvalue of the tangent kernel."""
         s, S = start.J_range

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from gdconv.compiled.ledger import UNTESTED
 from gdconv.descent.loop import Outcome
 from gdconv.theory.claims import judge_claims, trusted
 from gdconv.theory.prediction import Inequality, Prediction, middle
@@ -42,24 +41,27 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
     Returns:
         Verdict, hypotheses and table row.
     """
+    steps = "gradient steps" if outcome.algorithm == "gd" else f"steps of {outcome.algorithm}"
     genuine = Inequality(
-        "the stored steps are gradient steps: defect over rounding", outcome.defect_ratio, "<=", 1.0
+        f"the stored steps are {steps}: defect over rounding", outcome.defect_ratio, "<=", 1.0
     )
     hypotheses = (*prediction.with_step(outcome.eta), genuine)
-    test = outcome.tests[name]
+    tests = outcome.compared(name)
     held = [h.holds for h in hypotheses]
-    violated, undecided = int(test["first_violation"]), int(test["first_undecided"])
-    floor, informative = int(test["floor_step"]), int(test["informative_step"])
+    violated, broken = _first(tests, "first_violation")
+    undecided, unclear = _first(tests, "first_undecided")
+    floor, informative = _first(tests, "floor_step")[0], _first(tests, "informative_step")[0]
     if not all(h is not False for h in held):
-        verdict, note = "outside", _outside_note(test)
+        verdict, note = "outside", _outside_note(violated, bool(tests))
     elif None in held:
         verdict, note = "undecided", "a hypothesis is within its error bar"
     elif prediction.claims:
         verdict, note = judge_claims(prediction)
     elif violated >= 0:
-        verdict, note = "refuted", f"the bound is violated from step {violated}"
+        verdict, note = "refuted", f"the bound{_of(broken)} is violated from step {violated}"
     elif undecided >= 0:
-        verdict, note = "undecided", f"bound and loss overlap within rounding at step {undecided}"
+        both = f"bound and {unclear or 'loss'} overlap"
+        verdict, note = "undecided", f"{both} within rounding at step {undecided}"
     elif floor >= 0 and informative < 0:
         verdict, note = (
             "undecided",
@@ -71,8 +73,18 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
         verdict, note = "confirmed", f"compared until rounding, step {floor}" if floor >= 0 else ""
     rows = (*hypotheses, *prediction.claims)
     verdict, note, rests_on = trusted(verdict, note, rows, level)
-    row = {"level": rests_on} | _row(test, prediction, outcome, name, note)
+    row = {"level": rests_on} | _row(tests, prediction, outcome, name, note)
     return Judgement(verdict, rows, row)
+
+
+def _first(tests: dict[str, np.void], step: str) -> tuple[int, str]:
+    """The first of these steps, and the quantity whose it is; -1 where there is none."""
+    met = [(int(test[step]), name) for name, test in tests.items() if test[step] >= 0]
+    return min(met, default=(-1, ""))
+
+
+def _of(quantity: str) -> str:
+    return f" of {quantity}" if quantity else ""
 
 
 def hypothesis_row(run: int, statement: str, h: Inequality) -> dict[str, Any]:
@@ -98,35 +110,44 @@ def hypothesis_row(run: int, statement: str, h: Inequality) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _outside_note(test: Any) -> str:
-    if test["kind"] == UNTESTED:
+def _outside_note(violated: int, tested: bool) -> str:
+    if not tested:
         return "no bound to compare"
-    if test["first_violation"] >= 0:
-        return f"the bound is violated from step {int(test['first_violation'])}"
+    if violated >= 0:
+        return f"the bound is violated from step {violated}"
     return "the bound held all the same"
 
 
 def _row(
-    test: Any, prediction: Prediction, outcome: Outcome, name: str, note: str
+    tests: dict[str, np.void], prediction: Prediction, outcome: Outcome, name: str, note: str
 ) -> dict[str, Any]:
-    tested = test["kind"] != UNTESTED
-    last = outcome.compared_steps(name) if tested else 0
-    log_bound = float(test["log_bound"]) if tested else np.nan
-    per_step = (log_bound - float(test["log_start"])) / last if last > 0 else np.nan
+    """The columns, of the loss's bound or else of the first other one; the worst margin of all."""
+    loss = bool(tests) and "" in tests
+    test = next(iter(tests.values())) if tests else outcome.tests[name]
+    last = outcome.compared_steps(name) if tests else 0
+    log_bound = float(test["log_bound"]) if tests else np.nan
+    per_step = (log_bound - float(test["log_start"])) / last if loss and last > 0 else np.nan
     if prediction.decrease is not None:
         per_step = np.nan  # no half-life: the bound is no geometric sequence
     eta, rate = outcome.eta, prediction.rate_hi
+    if tests and not loss and 0 < eta * rate < 1:
+        per_step = prediction.half_life_of[1] * np.log1p(-eta * rate)
+    margins = [(float(t["worst_margin"]), int(t["worst_step"])) for t in tests.values()]
+    worst = min((m for m in margins if m[1] >= 0), default=(np.nan, -1))
+    tight = np.exp(-worst[0])
+    if loss:
+        tight = _tightness(prediction, outcome, log_bound, last)
     return {
-        "worst_margin": float(test["worst_margin"]) if test["worst_step"] >= 0 else np.nan,
-        "worst_step": int(test["worst_step"]),
-        "first_violation": int(test["first_violation"]),
+        "worst_margin": worst[0],
+        "worst_step": worst[1],
+        "first_violation": _first(tests, "first_violation")[0],
         "half_life": float(-np.log(2) / per_step) if per_step < 0 else np.nan,
-        "tightness": _tightness(prediction, outcome, log_bound, last),
+        "tightness": tight,
         "rate": rate,
         "step": eta,
         "eta_rate": eta * rate,
         "bound_last": float(np.exp(log_bound)),
-        "informative_step": int(test["informative_step"]),
+        "informative_step": _first(tests, "informative_step")[0],
         "compared_until": last,
         "noise_ratio": float(test["noise_ratio"]),
         "note": "; ".join(part for part in (note, prediction.note) if part),

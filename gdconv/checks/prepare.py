@@ -14,6 +14,7 @@ from gdconv.checks.named import named_problem
 from gdconv.checks.requirements import device_named, require_descent, require_sizes
 from gdconv.checks.resolve import FALLBACK, Resolved, resolve
 from gdconv.data.problem import Problem
+from gdconv.descent.algorithms.momentum import GradientDescent
 from gdconv.descent.engines import runs_in_torch
 from gdconv.models.base import Model
 from gdconv.models.weights import Weights
@@ -60,8 +61,11 @@ class Setting:
     @property
     def batched(self) -> bool:
         """Whether the runs advance together (torch engine) or one after another (compiled loop)."""
-        watched = self.resolved.theorem.watch is not None
-        return runs_in_torch(self.model, self.problem, self.config.engine, watched)
+        resolved = self.resolved
+        plain = type(resolved.algorithm) is GradientDescent
+        quantities = any(p.bounds for made in self.predictions for p in made.values())
+        follows = resolved.theorem.watch is not None or quantities or not plain
+        return runs_in_torch(self.model, self.problem, self.config.engine, follows)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

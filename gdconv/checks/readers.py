@@ -15,6 +15,7 @@ from gdconv.support.errors import InputError
 from gdconv.support.options import Option, merged, options_of
 
 if TYPE_CHECKING:
+    from gdconv.descent.algorithms.base import Algorithm
     from gdconv.models.architecture import Architecture
 
 CASES = ("theorem", "statement", "seeds", "seed", *PRESENTATION)
@@ -203,36 +204,46 @@ class Readers:
         assert self.model is not None
         return self.model.make(_values(self.model.own, config), loss or config.loss)
 
-    def algorithm(self, config: Config) -> Any:
-        """The algorithm of the values of its options; None for gradient descent.
+    @property
+    def rule_name(self) -> str:
+        """Name of the algorithm, as statements have it."""
+        return PLAIN if self.rule is None else str(getattr(self.rule, "name", PLAIN))
+
+    def algorithm(self, config: Config) -> Algorithm:
+        """The algorithm of the values of its options.
 
         Args:
             config: Options.
 
         Returns:
-            An `Algorithm` or None.
+            The rule of a step.
 
         Raises:
             InputError: It cannot be made of them.
         """
+        from gdconv.descent.algorithms.momentum import GradientDescent  # torch
+
+        if self.rule is None:
+            return GradientDescent()
         if not isinstance(self.rule, type):
-            return self.rule
-        if getattr(self.rule, "name", None) == PLAIN:
-            return None
+            given: Algorithm = self.rule
+            return given
         try:
-            return self.rule(**_values(self.by_rule, config))
+            made: Algorithm = self.rule(**_values(self.by_rule, config))
+            return made
         except TypeError as error:  # it needs what no option can say, such as a projection
             remedy = f"give it as algorithm= in Python, made of what it needs ({error})"
             raise InputError("algorithm", self.chosen, remedy) from error
 
 
-def equipped(theorem: Any, readers: Readers, config: Config) -> Any:
-    """A fresh theorem that knows its options; the theorem itself where it has none.
+def equipped(theorem: Any, readers: Readers, config: Config, rule: Any = None) -> Any:
+    """A fresh theorem that knows its options and its algorithm.
 
     Args:
         theorem: The theorem.
         readers: The parties.
         config: Options.
+        rule: The algorithm, where there is one.
 
     Returns:
         The theorem of this check.
@@ -242,9 +253,10 @@ def equipped(theorem: Any, readers: Readers, config: Config) -> Any:
     """
     from copy import copy
 
-    if theorem.Options is None:
-        return theorem
     made = copy(theorem)
+    made.algorithm = rule
+    if theorem.Options is None:
+        return made
     try:
         made.options = theorem.Options(**_values(readers.by_theorem, config))
     except InputError:

@@ -10,6 +10,7 @@ from gdconv.checks.named import named_problem
 from gdconv.checks.readers import FALLBACK, Readers, equipped
 from gdconv.checks.requirements import require_used, without_unused
 from gdconv.descent.algorithms.base import Algorithm
+from gdconv.descent.algorithms.momentum import GradientDescent
 from gdconv.models.architecture import Architecture
 from gdconv.models.named import Named
 from gdconv.support.config import Config
@@ -35,7 +36,7 @@ class Resolved:
         architecture: The model family; None for a theorem without descent.
         named: The problem that `--problem` fixes, None without one.
         given: What was handed over in memory.
-        algorithm: The algorithm; None for gradient descent.
+        algorithm: The rule of a step.
     """
 
     theorem: Theorem
@@ -46,7 +47,7 @@ class Resolved:
     architecture: Architecture | None = None
     named: Named | None = None
     given: Given = field(default_factory=Given)
-    algorithm: Algorithm | None = None
+    algorithm: Algorithm = GradientDescent()
 
     @property
     def family(self) -> Architecture:
@@ -64,7 +65,8 @@ class Resolved:
         """The judged statement, or the default one where that speaks of a finished run only."""
         if not self.statement.posterior:
             return self.statement
-        return self.theorem.statement_named(None, self.config.kernel, self.family.kind)
+        spoken = (self.config.kernel, self.family.kind, self.algorithm.name)
+        return self.theorem.statement_named(None, *spoken)
 
 
 def resolve(config: Config, given: Given | None = None) -> Resolved:
@@ -97,7 +99,7 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
         named = named_problem(asked.problem, str(kernel), asked.seed, readers.family(asked, loss))
     suggested = named.options_for(theorem.id) if named else {}
     wanted = asked.statement or suggested.get("statement")
-    judged = theorem.statement_named(wanted, kernel, kind)
+    judged = theorem.statement_named(wanted, kernel, kind, readers.rule_name)
     general = judged.defaults.get("*", {})
     source = asked.data or general.get("data") or FALLBACK["data"]
     layers = (
@@ -109,10 +111,11 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
     filled = found.resolve(*layers, readers.declared, readers.defaults, FALLBACK)
     filled = without_unused(readers.filled(filled, *layers))
     require_used(asked, filled)
-    spoken = tuple(theorem.statements(filled.kernel, kind))
+    spoken = tuple(theorem.statements(filled.kernel, kind, readers.rule_name))
+    rule = readers.algorithm(filled)
     return Resolved(
-        equipped(theorem, readers, filled), judged, spoken, filled.validate(), asked,
-        readers.family(filled, loss), named, given, readers.algorithm(filled),
+        equipped(theorem, readers, filled, rule), judged, spoken, filled.validate(), asked,
+        readers.family(filled, loss), named, given, rule,
     )  # fmt: skip
 
 
@@ -138,11 +141,11 @@ def resolve_saved(theorem: Any, options: Any, given: Given | None = None) -> Res
     if isinstance(found, ClaimTheorem):
         return _without_descent(found, readers, readers.config(config))
     config = readers.filled(config)
-    judged = found.statement_named(config.statement, config.kernel, readers.kind)
+    speaks = (config.kernel, readers.kind, readers.rule_name)
+    judged, rule = found.statement_named(config.statement, *speaks), readers.algorithm(config)
     return Resolved(
-        equipped(found, readers, config), judged,
-        tuple(found.statements(config.kernel, readers.kind)), config, config,
-        readers.family(config, given.loss), None, given, readers.algorithm(config),
+        equipped(found, readers, config, rule), judged, tuple(found.statements(*speaks)), config,
+        config, readers.family(config, given.loss), None, given, rule,
     )  # fmt: skip
 
 

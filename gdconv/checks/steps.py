@@ -45,12 +45,12 @@ def step_sizes(setting: Setting) -> StepSizes:
     Raises:
         InputError: The rule gives no positive finite number here.
     """
-    R, fixed = len(setting.starts), setting.config.step_size()
+    R, fixed, resolved = len(setting.starts), setting.config.step_size(), setting.resolved
     if fixed is not None:
         return StepSizes(np.full(R, fixed), "number")
     notes: tuple[str, ...] = ()
     if setting.config.step == "theory":
-        judged = setting.resolved.a_priori.name
+        judged = resolved.a_priori.name
         allowed = [_theory_step(judged, p) for p in setting.predictions]
         if all(allowed):
             eta = np.array([float(a or 0.0) for a in allowed])
@@ -60,7 +60,9 @@ def step_sizes(setting: Setting) -> StepSizes:
         raise InputError("step", "local", "the Jacobian is zero at the start; give a number")
     with np.errstate(all="ignore"):
         curvatures = np.array([start.curvature for start in setting.starts])
-        return StepSizes(_usable(0.5 / curvatures, "local"), "local", notes)
+        share = resolved.algorithm.longest_step(1.0)  # 2 for gradient descent
+        eta = 0.25 * (2.0 if share is None else share) / curvatures
+        return StepSizes(_usable(eta, "local"), "local", notes)
 
 
 def _usable(eta: np.ndarray, rule: str) -> np.ndarray:
@@ -107,7 +109,8 @@ def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bo
         made = setting.predictions[r]
         bounds.append({s.name: _bound(s, made.get(s.name), step) for s in resolved.statements})
         judged = made.get(resolved.statement.name)
-        rate = judged.power * judged.rate_hi if judged else 0.0
+        beta, power = judged.half_life_of if judged else (0.0, 1)
+        rate = power * bar(beta).hi
         limits.append(_limit(config, float(step), rate))
         factor, lipschitz = theorem.pl_constants(setting.starts[r])
         o_squared.append(factor)
@@ -119,10 +122,11 @@ def plan_of(setting: Setting, runs: list[int], eta: np.ndarray, stop_on_rise: bo
         o_squared=np.array(o_squared),
         jacobian_drift=np.array(drift),
         target=config.until_loss or 0.0,
-        stop_on_rise=stop_on_rise,
+        stop_on_rise=stop_on_rise and resolved.algorithm.monotone,
         trained=resolved.trained,
         engine=config.engine,
         watch=theorem.watch,
+        algorithm=resolved.algorithm,
         sharpness=config.step == "local" if config.sharpness is None else config.sharpness,
     )
 
@@ -135,9 +139,13 @@ def _bound(s: Statement, prediction: Prediction | None, eta: float) -> Bound:
         return Bound(POSTERIOR)
     if prediction.decrease is not None:
         c = bar(prediction.decrease(float(eta)))
-        return Bound(DECREASE, coefficient=(c.lo, c.hi))
+        return Bound(DECREASE, coefficient=(c.lo, c.hi), followed=prediction.bounds)
+    if prediction.rate is None:
+        return Bound(UNTESTED, followed=prediction.bounds)
     rates = (prediction.rate_lo, prediction.rate_hi)
-    return Bound(FIXED, rates, prediction.prefactor, power=prediction.power)
+    return Bound(
+        FIXED, rates, prediction.prefactor, power=prediction.power, followed=prediction.bounds
+    )
 
 
 def _limit(config: Config, eta: float, rate: float) -> int:

@@ -29,7 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 MODULE_TEXTS = {
     "loss": "squared, logistic or cross-entropy",
-    "data": "own for those of the model, or a .npz file with X (N, ...) and y (N, ...)",
+    "data": "leave it out for the model's own, or a .npz file with X (N, ...) and y (N, ...)",
 }
 """What fields mean where the model is a torch module."""
 

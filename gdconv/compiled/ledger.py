@@ -14,6 +14,10 @@ Another loss (`observe_loss`) brings its own relative error in the place of 2 nu
 |S_t| in the place of r_t and phi_t = |S_t|^2 / (2 f_t), which multiplies the PL constant; f_t is
 the gap to its infimum. Where that is not attained the a-posteriori bound is Riccati's,
 1 / b_{t+1} = 1 / b_t + c_t eta sigma_t^2 |S_t|^2 / f_t^2 (docs/theory/generic.md).
+
+Another algorithm brings the length of its step (`moved`), how much of a step's defect later steps
+add up to (`echo`) and its energy E_t = f_t + `kinetic`, which takes the place of f_t in the
+a-posteriori product, in c_t and in the count of rises; the PL constant is then mu_t f_t / E_t.
 """
 
 from __future__ import annotations
@@ -51,6 +55,13 @@ LEDGER = np.dtype([
     ("loss_0", "f8"),
     ("loss", "f8"),
     ("grad_sq", "f8"),
+    ("kinetic", "f8"),  # E - f, told before the iterate: 0 for plain descent
+    ("kinetic_error", "f8"),  # its absolute error
+    ("energy_0", "f8"),
+    ("energy", "f8"),  # E at the last iterate
+    ("energy_error", "f8"),  # its absolute error
+    ("moved", "f8"),  # length of the step, told before the iterate: below 0 for eta |grad f|
+    ("echo", "f8"),  # what later steps make of a step's defect: 1 for plain descent
     ("slope", "f8"),  # |S|, the loss's gradient by the outputs: r for the squared loss
     ("share", "f8"),  # phi = |S|^2 / (2 f) from below: 1 for the squared loss
     ("bend", "f8"),  # greatest curvature of the loss by the outputs: 1 for the squared loss
@@ -98,6 +109,9 @@ TEST = np.dtype([
     ("noise_ratio", "f8"),  # FIXED: greatest 2 nu_t / |log(1 - eta rate)| seen
 ])
 
+STEPS = ("worst_step", "first_violation", "first_undecided", "informative_step", "floor_step")
+"""Steps in a `TEST` record, -1 where there is none."""
+
 
 def new_ledger(eta: float, o_squared: float) -> np.ndarray:
     """A fresh `LEDGER` array of length one (numba passes element 0 as a record).
@@ -116,7 +130,8 @@ def new_ledger(eta: float, o_squared: float) -> np.ndarray:
     led = np.zeros(1, LEDGER)
     led["eta"], led["o_squared"] = eta, o_squared
     led["sigma_least"] = led["c_least"] = led["radius"] = np.inf
-    led["bend"] = led["features"] = 1
+    led["bend"] = led["features"] = led["echo"] = 1
+    led["moved"] = -1
     for name in ("step", "sigma_least_step", "posterior_closed", "c_least_step", "first_rise"):
         led[name] = -1
     return led
@@ -155,23 +170,18 @@ def new_tests(
         tests["log_slack"] = log_slacks
     if coefficients is not None:
         tests["coefficient"] = coefficients
-    for name in (
-        "worst_step",
-        "first_violation",
-        "first_undecided",
-        "informative_step",
-        "floor_step",
-    ):
+    for name in STEPS:
         tests[name] = -1
     return tests
 
 
 @njit(error_model="numpy")
-def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
+def _descend(led, energy, energy_error):  # type: ignore[no-untyped-def]
     """Close the step t-1 -> t: rises, sufficient-decrease constant c, a-posteriori factor.
 
-    A step without a positive PL constant contributes the factor 1. Once the loss moves by less than
-    its rounding error the product is closed: later steps say nothing.
+    A step without a positive PL constant contributes the factor 1. Once the energy (the loss, for
+    plain descent) moves by less than its rounding error the product is closed: later steps say
+    nothing.
     """
     # |g| from above: |J|_F times the error of the residual plus the error of J times the residual
     norm = np.sqrt(led.grad_sq)
@@ -179,30 +189,44 @@ def _descend(led, loss, two_nu):  # type: ignore[no-untyped-def]
     grad = norm + grad_error
     led.grad_sum += led.grad_sq
     led.grad_sum_error += grad_error * (2.0 * norm + grad_error)
-    led.decrease_error += led.two_nu * led.loss
-    led.path += led.eta * grad + 4.5e-16 * led.weight_norm  # the stored step is rounded
-    error = led.two_nu * led.loss + two_nu * loss
+    led.decrease_error += led.echo * (led.two_nu * led.loss)
+    if led.moved >= 0.0:
+        led.path += led.moved
+    else:
+        led.path += led.eta * grad + 4.5e-16 * led.weight_norm  # the stored step is rounded
+    error = led.energy_error + energy_error
     if led.posterior_closed >= 0:
         return
-    if not abs(led.loss - loss) > error / NOISE_SHARE:
+    if not abs(led.energy - energy) > error / NOISE_SHARE:
         led.posterior_closed = led.step + 1
         return
-    if loss > led.loss:
+    if energy > led.energy:
         led.rises += 1
         if led.first_rise < 0:
             led.first_rise = led.step + 1
-    c = (led.loss - loss - error) / (led.eta * grad * grad)
+    c = (led.energy - energy - error) / (led.eta * grad * grad)
     if c < led.c_least or c != c:  # once no number, always none
         led.c_least, led.c_least_step = c, led.step
     fall = 2.0 * c * led.eta * led.mu
     if not 0.0 < fall < np.inf:
         return
     if led.riccati:  # fall / f_t is the increase of 1 / f, as a share of the bound so far
-        least = np.exp(led.log_posterior) * (led.loss_0 / led.loss)
-        gain = fall * least * (1.0 - min(led.two_nu, 1.0)) * (1.0 - 1e-13)
+        least = np.exp(led.log_posterior) * (led.energy_0 / led.energy)
+        unsure = led.energy_error / led.energy if led.kinetic_error > 0.0 else led.two_nu
+        gain = fall * least * (1.0 - min(unsure, 1.0)) * (1.0 - 1e-13)
         led.log_posterior -= np.log1p(min(gain, 1e300))
     else:
         led.log_posterior += np.log1p(-min(fall, 1.0 - 1e-15))
+
+
+@njit(error_model="numpy")
+def _log_ratio(value, start):  # type: ignore[no-untyped-def]
+    """log(value / start); -inf where one of them is not positive."""
+    if not (value > 0.0 and start > 0.0):
+        return -np.inf
+    ratio = value / start
+    whole = 0.0 < ratio * EPS < np.inf  # neither overflow nor underflow, not even a gradual one
+    return np.log(ratio) if whole else np.log(value) - np.log(start)
 
 
 @njit(error_model="numpy")
@@ -293,17 +317,15 @@ def observe_loss(  # type: ignore[no-untyped-def]
         share: |S|^2 / (2 f) from below.
     """
     t = led.step + 1
+    energy, energy_error = loss + led.kinetic, two_nu * loss + led.kinetic_error
     if t == 0:
-        led.loss_0, led.error_0 = loss, loss_error
+        led.loss_0, led.error_0, led.energy_0 = loss, loss_error, energy
     else:
-        _descend(led, loss, two_nu)
-    led.noise_sum += two_nu if t > 0 else 2.0 * two_nu
+        _descend(led, energy, energy_error)
+    led.noise_sum += led.echo * (two_nu if t > 0 else 2.0 * two_nu)
     error = led.noise_sum + two_nu
-    log_ratio = -np.inf
-    if loss > 0.0 and led.loss_0 > 0.0:
-        ratio = loss / led.loss_0
-        whole = 0.0 < ratio * EPS < np.inf  # neither overflow nor underflow, not even a gradual one
-        log_ratio = np.log(ratio) if whole else np.log(loss) - np.log(led.loss_0)
+    log_ratio = _log_ratio(loss, led.loss_0)
+    plain = led.kinetic == 0.0 and led.kinetic_error == 0.0
     # a negative loss has an infinite error bar
     known = loss < np.inf and grad_sq < np.inf and (two_nu < np.inf or loss == 0.0)
     least = max(sigma_lo, 0.0) if sigma_lo < np.inf else 0.0
@@ -330,7 +352,14 @@ def observe_loss(  # type: ignore[no-untyped-def]
                 test.floor_step = t
                 continue
             test.log_bound = led.log_posterior
+            if not plain:
+                bar = led.noise_sum + energy_error / energy
+                _compare(test, t, _log_ratio(energy, led.energy_0), bar)
+                continue
         _compare(test, t, log_ratio, error)
+    if not plain:  # a PL constant of f, as a share of E: from below
+        share *= loss / (energy + energy_error) * (1.0 - min(two_nu, 1.0))
+    led.energy, led.energy_error = energy, energy_error
     led.step, led.loss, led.grad_sq, led.two_nu = t, loss, grad_sq, two_nu
     led.slope, led.share = slope, share
     if led.features:

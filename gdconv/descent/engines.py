@@ -25,12 +25,13 @@ from gdconv.compiled.ledger import (
     observe_loss,
 )
 from gdconv.data.problem import Problem
+from gdconv.descent.followed import Followed
+from gdconv.descent.motion import Motion
 from gdconv.descent.plan import Bound, Plan
 from gdconv.descent.watch import Watch
 from gdconv.models.base import Bars, Model
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.parameters import Parameters
-from gdconv.models.probes import stepped
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
 
@@ -64,6 +65,7 @@ class Engine(ABC):
         self.finished = np.zeros(len(R), bool)
         self.enclosures, self.in_vain = np.zeros(len(R), int), np.zeros(len(R), int)
         self.watch: Watch | None = None
+        self.motion = Motion(plan, problem, params)
         for r in R:
             self.ledgers[r]["jacobian_drift"] = plan.jacobian_drift[r]
 
@@ -78,6 +80,14 @@ class Engine(ABC):
     @abstractmethod
     def parameters(self) -> Any:
         """Weights of all replicas now."""
+
+    def record(self, r: int) -> dict[str, float]:
+        """Columns of replica r for the trace that no ledger has."""
+        return {}
+
+    def results(self, r: int) -> dict[str, dict[str, np.void]]:
+        """Tests of quantities that no ledger has, by statement and quantity."""
+        return {}
 
     def enclose_jacobian(self, r: int) -> Enclosure:
         """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
@@ -199,6 +209,10 @@ class TorchEngine(Engine):
         self.follower = model.sigma_follower(problem, params)
         self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
         self.grad: Any = None
+        self.followed = [
+            Followed(bounds, _alone(params, r)) for r, bounds in enumerate(plan.bounds)
+        ]
+        self.defects = np.zeros(len(plan.eta))
         for led in self.ledgers:
             led["features"] = self.follower is not None
 
@@ -221,12 +235,27 @@ class TorchEngine(Engine):
         """Weights of all replicas."""
         return self.params
 
+    def record(self, r: int) -> dict[str, float]:
+        """What the watch follows, the energy and the followed quantities with their bounds."""
+        led = self.ledgers[r][0]
+        own = {"energy": float(led["energy"])} if led["kinetic_error"] > 0 else {}
+        watched = self.watch.record(r, self.params) if self.watch else {}
+        return own | self.followed[r].columns | watched
+
+    def results(self, r: int) -> dict[str, dict[str, np.void]]:
+        """The tests of the followed quantities."""
+        return self.followed[r].results
+
     def _update(self, moving: list[int]) -> None:
-        assert self.grad is not None
-        eta = np.zeros(len(self.plan.eta))
-        eta[moving] = self.plan.eta[moving]
-        steps = torch.as_tensor(eta, dtype=self.problem.X.dtype, device=self.problem.X.device)
-        self.params = stepped(self.params, self.grad, steps, self.plan.trained)
+        before, source = self.params, self.motion.source(self.params)
+        grad = self.grad if source is before else self.model.gradient(self.problem, source)[1]
+        if any(self.followed):
+            self.defects = self.motion.defects(self.ledgers, grad)
+        self.params = self.motion.take(before, grad, moving)
+        if not self.motion.plain:
+            length = self.motion.length(before, self.params)
+            for r in moving:
+                self.ledgers[r]["moved"] = length[r]
 
     def _observe(self, moving: list[int]) -> None:
         at, self.grad = self.model.gradient(self.problem, self.params)
@@ -243,14 +272,29 @@ class TorchEngine(Engine):
         sigmas = self.follower.at(at, moving) if self.follower else [(0.0, np.inf)] * len(moving)
         noise = np.array([led["noise_scale"][0] for led in self.ledgers])
         bars = self.model.bars(self.problem, at, noise)
+        self._tell(moving, at.loss)
         for r, ends in zip(moving, sigmas, strict=True):
             seen = (self.ledgers[r][0], self.tests[r], numbers[0, r], numbers[1, r], *ends)
             if bars is None:
                 observe(*seen)
             else:
                 self._observe_loss(r, seen, bars)
+        for r in [r for r in moving if self.followed[r]]:
+            here = _alone(self.params, r)
+            self.followed[r].observe(self.ledgers[r][0], here, float(self.defects[r]))
         if self.watch and moving:
             self.watch.observe(moving, self.params, at)
+
+    def _tell(self, moving: list[int], gap: torch.Tensor) -> None:
+        """What the ledger is to know of another algorithm before the iterate is entered."""
+        if self.motion.plain:
+            return
+        more = self.motion.kinetic(self.params, gap)
+        for r in moving:
+            led = self.ledgers[r]
+            led["echo"] = self.motion.algorithm.echo(int(led["step"][0]) + 1)
+            if more is not None:
+                led["kinetic"], led["kinetic_error"] = more[0][r], more[1][r]
 
     def _observe_loss(self, r: int, seen: tuple[Any, ...], bars: Bars) -> None:
         """One iterate under another loss than the squared one."""
@@ -273,20 +317,25 @@ class TorchEngine(Engine):
             self.finished[r] = self.status[r] != DONE or led["step"] >= plan.limits[r]
 
 
-def runs_in_torch(model: Model, problem: Problem, engine: str, watched: bool) -> bool:
+def _alone(params: Any, r: int) -> dict[str, torch.Tensor]:
+    """Every block of replica r, without the replica axis."""
+    return {name: block[r].detach() for name, block in params.blocks().items()}
+
+
+def runs_in_torch(model: Model, problem: Problem, engine: str, follows: bool) -> bool:
     """Whether a run needs the torch engine, because it is asked for or because nothing else can.
 
     Args:
         model: The model; the compiled loop knows the multi-head regression.
         problem: Data; the compiled loop works in float64 on the CPU.
         engine: What is asked for: auto, fused or torch.
-        watched: Whether a watch follows every step, which only the torch engine can do.
+        follows: Whether Python sees every iterate (`Plan.follows`).
 
     Returns:
         True for the torch engine.
     """
     X = problem.X
-    fits = X.device.type == "cpu" and X.dtype == torch.float64 and not watched
+    fits = X.device.type == "cpu" and X.dtype == torch.float64 and not follows
     return engine == "torch" or not fits or not isinstance(model, MultiHeadRegression)
 
 
@@ -305,10 +354,12 @@ def make_engine(model: Model, problem: Problem, params: Any, plan: Plan) -> Engi
     Raises:
         InputError: The fused engine is asked for where it cannot run.
     """
-    in_torch = runs_in_torch(model, problem, plan.engine, plan.watch is not None)
+    in_torch = runs_in_torch(model, problem, plan.engine, plan.follows)
     if plan.engine == "fused" and in_torch:
         raise InputError(
-            "engine", "fused", "use --engine torch for other devices, dtypes, models and theorems"
+            "engine",
+            "fused",
+            "use --engine torch for other devices, dtypes, models, theorems and algorithms",
         )
     if in_torch or not isinstance(model, MultiHeadRegression):
         return TorchEngine(model, problem, params, plan)

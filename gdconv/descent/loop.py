@@ -1,4 +1,4 @@
-"""Full-batch gradient descent: the only training loop.
+"""Full-batch descent by any algorithm: the only training loop.
 
 `descend` walks every replica from record to record. Between records an engine does nothing but step
 and `gdconv.compiled.ledger.observe`: the compiled CPU loop (`gdconv.compiled.descent`) or batched
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gdconv.compiled.descent import DIVERGED, DONE, ROSE, TARGET
+from gdconv.compiled.ledger import UNTESTED
 from gdconv.data.problem import Problem
 from gdconv.descent.engines import FINITE_LIMIT, Engine, make_engine
 from gdconv.descent.plan import Plan
@@ -44,6 +45,8 @@ class Outcome:
         status: Why it ended, a code of `gdconv.compiled.descent`.
         defect_ratio: Greatest defect of a recorded step over what rounding allows.
         watched: What the plan's watch found, empty without one.
+        followed: `TEST` records of further quantities, by statement and by quantity.
+        algorithm: Name of the algorithm.
     """
 
     eta: float
@@ -54,6 +57,8 @@ class Outcome:
     status: int
     defect_ratio: float
     watched: dict[str, float] = field(default_factory=dict)
+    followed: dict[str, dict[str, np.void]] = field(default_factory=dict)
+    algorithm: str = "gd"
 
     @property
     def steps(self) -> int:
@@ -71,9 +76,15 @@ class Outcome:
         least = float(self.ledger["c_least"])
         return 0.0 if least == np.inf else least
 
+    def compared(self, name: str) -> dict[str, np.void]:
+        """The tests of a statement: the loss's under "", if it has one, then other quantities'."""
+        own = self.tests[name]
+        loss = {} if own["kind"] == UNTESTED else {"": own}
+        return loss | self.followed.get(name, {})
+
     def compared_steps(self, name: str) -> int:
-        """Last step at which that statement was compared."""
-        floor = int(self.tests[name]["floor_step"])
+        """Last step at which that statement was compared, by its first bound."""
+        floor = next((int(t["floor_step"]) for t in self.compared(name).values()), -1)
         return self.steps if floor < 0 else max(floor - 1, 0)
 
 
@@ -84,7 +95,7 @@ def descend(
     plan: Plan,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
-    """Run gradient descent on every replica and test every bound at every step.
+    """Run the plan's algorithm on every replica and test every bound at every step.
 
     Args:
         model: The model.
@@ -110,13 +121,13 @@ def descend(
     rows: list[list[dict[str, float]]] = [[] for _ in runs]
     worst = np.zeros(len(plan.eta))
     last = int(plan.limits.max())
-    _refresh(engine, model.probe(problem, params, plan.eta, plan.trained))
+    _refresh(engine, model.probe(problem, params, plan.trained))
     sharp = measured_steps(record_steps(last)) if plan.sharpness else set()
     for t in record_steps(last):
         active = engine.live()
         _advance(engine, t)
         here = engine.parameters()
-        probed = model.probe(problem, here, plan.eta, plan.trained)
+        probed = model.probe(problem, here, plan.trained)
         _refresh(engine, probed)
         _record(engine, rows, active, distances(here, params), probed)
         sharp_here = t in sharp and _measure_curvature(engine, rows, active, here)
@@ -124,15 +135,18 @@ def descend(
             progress(t, last)
         if not (steppers := engine.live()):
             break
+        source = engine.motion.source(here)
+        near = probed if source is here else model.probe(problem, source, plan.trained)
+        wanted, _ = engine.motion.step(here, near.gradient)
+        allowed = engine.motion.allowed(near, unit)
         _advance(engine, t + 1)
         here = engine.parameters()
-        after = gap(here, probed.descended)
+        after = gap(here, wanted)
         for r in steppers:
-            allowed = probed.allowed_defect(r, float(plan.eta[r]), unit)
             rows[r][-1]["defect"] = float(after[r])
-            if sharp_here:
+            if sharp_here and engine.motion.plain:
                 _enter_share(engine, rows[r][-1], r)
-            share = after[r] / allowed if allowed > 0 else float(after[r] > 0)
+            share = after[r] / allowed[r] if allowed[r] > 0 else float(after[r] > 0)
             worst[r] = np.maximum(worst[r], share)  # nan stays
         ended = [r for r in steppers if engine.finished[r]]
         _record(engine, rows, ended, distances(here, params), probed)
@@ -182,8 +196,7 @@ def _record(
             if engine.plan.jacobian_drift[r] > 0:
                 least = engine.enclose_jacobian(r)
                 extra |= {"sigma_J_lo": least.lo, "sigma_J_hi": least.hi}
-            if engine.watch:
-                extra |= engine.watch.record(r, engine.parameters())
+            extra |= engine.record(r)
             rows[r].append(_row(engine, r, extra))
 
 
@@ -229,7 +242,8 @@ def _row(engine: Engine, r: int, extra: dict[str, float]) -> dict[str, float]:
         "noise": float(led["two_nu"]),
     }
     for name, test in zip(engine.names, engine.tests[r], strict=True):
-        row[f"bound[{name}]"] = _bound(test)
+        if not engine.plan.bounds[r][name].followed or test["kind"] != UNTESTED:
+            row[f"bound[{name}]"] = _bound(test)
     return row
 
 
@@ -258,4 +272,6 @@ def _outcome(
         status=int(engine.status[r]),
         defect_ratio=defect_ratio,
         watched=engine.watch.result(r) if engine.watch else {},
+        followed=engine.results(r),
+        algorithm=plan.algorithm.name,
     )

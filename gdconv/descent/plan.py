@@ -1,4 +1,4 @@
-"""Plan: what gradient descent is to do with R runs, and which bounds are tested on the way."""
+"""Plan: what an algorithm is to do with R runs, and which bounds are tested on the way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gdconv.descent.algorithms.base import Algorithm
+from gdconv.descent.algorithms.momentum import GradientDescent
+from gdconv.descent.quantities import Bounded
 from gdconv.descent.watch import Watch
 from gdconv.models.multihead.parameters import BLOCKS
 
@@ -21,6 +24,7 @@ class Bound:
         prefactor: Bound at step 0 over f_0.
         coefficient: c of f_0 - c sum |grad f|^2, from below and from above.
         power: p of (1 - eta beta)^(p t).
+        followed: Further quantities, each with its bound.
     """
 
     kind: int
@@ -28,6 +32,7 @@ class Bound:
     prefactor: float = 1.0
     coefficient: tuple[float, float] = (0.0, 0.0)
     power: int = 1
+    followed: tuple[Bounded, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Plan:
         jacobian_drift: Lipschitz constant of J where sigma_m(J) is followed, else 0, shape (R,).
         sharpness: Measure lambda_max of the Hessian at some records.
         watch: Makes what a theorem follows besides the loss, see `gdconv.descent.watch`; None for
-        nothing.
+            nothing.
+        algorithm: The rule of a step.
         target: Stop at this share of f_0; 0 for never.
         stop_on_rise: End a run at its first rise (for the local step).
         trained: Blocks that move.
@@ -60,3 +66,11 @@ class Plan:
     engine: str = "auto"
     watch: Callable[..., Watch] | None = None
     sharpness: bool = False
+    algorithm: Algorithm = GradientDescent()
+
+    @property
+    def follows(self) -> bool:
+        """Whether Python sees every iterate, so that the compiled loop cannot run."""
+        plain = type(self.algorithm) is GradientDescent
+        quantities = any(bound.followed for run in self.bounds for bound in run.values())
+        return self.watch is not None or quantities or not plain

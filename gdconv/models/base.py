@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -72,10 +73,8 @@ class Model(Formulas):
         """What a theorem reads at one theta of one replica."""
 
     @abstractmethod
-    def probe(
-        self, problem: Problem, params: Any, eta: np.ndarray, trained: tuple[str, ...]
-    ) -> Probe:
-        """Error bars, and one step by a derivation that is not the gradient's."""
+    def probe(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> Probe:
+        """Error bars, and the gradient by a derivation that is not `gradient`'s."""
 
     def sigma_follower(self, problem: Problem, params: Any) -> SigmaFollower | None:
         """Follows sigma_min of the features at every step; Weyl around anchors, for any model.
@@ -92,6 +91,10 @@ class Model(Formulas):
             What the ledger is told; None for 1/2 |residual|^2.
         """
         return None
+
+    def constants(self, at: Any, rho: float) -> tuple[float, float]:
+        """(M_2, G^2) of the trained blocks on the ball of radius rho around a point."""
+        return inf, inf
 
     def tangent_kernel(self, problem: Problem, params: Any, blocks: tuple[str, ...]) -> Tensor:
         """K = J J^T, shape (R, m, m); through the Jacobian where no closed form is given."""

@@ -112,9 +112,19 @@ class Point(ABC):
         """(M, rho): J is M-Lipschitz within rho of here; (1, 0) where nothing is known."""
         return 1.0, 0.0
 
+    @property
+    def pl_constants(self) -> tuple[float, float]:
+        """(c, M) of `Theorem.pl_constants`; (0, 0): nothing is followed."""
+        return 0.0, 0.0
+
+    def constants(self, rho: float) -> tuple[float, float]:
+        """(M_2, G^2) on the ball of radius rho around here; infinite where nothing is known."""
+        found: tuple[float, float] = self.model.constants(self, rho)
+        return found
+
     @abstractmethod
     def probe(self) -> Probe:
-        """The probes here, with a step of zero."""
+        """The probes here."""
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What every model's probes share: the numbers, a step, distances."""
+"""What every model's probes share: the numbers, distances."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from gdconv.models.weights import W, Weights
+from gdconv.models.weights import Weights
+
+SAFETY = 16.0
+"""Times the rounding that random runs show in a step, far below what a wrong formula does."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Probe:
         residual_norm: |F - y|_F.
         entropy: Mean entropy of the normalised attention rows over log n: 0 one-hot, 1 uniform;
             None without attention.
-        descended: The weights after one exact-formula step from here.
+        gradient: The gradient of the loss by the trained blocks, derived another way than the
+            one that the run takes its steps with; zero elsewhere.
     """
 
     noise_scale: np.ndarray
@@ -36,23 +39,13 @@ class Probe:
     weight_norm: np.ndarray
     residual_norm: np.ndarray
     entropy: np.ndarray | None
-    descended: Weights
+    gradient: Weights
 
-    def allowed_defect(self, r: int, eta: float, unit: float) -> float:
-        """Rounding that a correct step of replica r may show.
-
-        Args:
-            r: Replica.
-            eta: Its step size.
-            unit: Unit roundoff of the run's dtype.
-
-        Returns:
-            16 (8u |theta| + eta (|J|_F noise_scale + jacobian_error |F - y|)): sixteen times what
-            was seen on random runs, and far below any wrong formula.
-        """
-        slope = self.jacobian_norm[r] * self.noise_scale[r]
-        slope += self.jacobian_error[r] * self.residual_norm[r]
-        return 16 * float(8 * unit * self.weight_norm[r] + eta * slope)
+    @property
+    def gradient_error(self) -> np.ndarray:
+        """Rounding of a correct gradient: |J|_F noise_scale + jacobian_error |F - y|, (R,)."""
+        slope = self.jacobian_norm * self.noise_scale
+        return slope + self.jacobian_error * self.residual_norm
 
 
 def attention_entropy(S: torch.Tensor) -> torch.Tensor:
@@ -62,25 +55,6 @@ def attention_entropy(S: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(S[:, 0, 0, 0, 0])
     p = S / S.sum(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
     return torch.special.entr(p).sum(-1).mean((1, 2, 3)) / math.log(n)
-
-
-def stepped(params: W, grad: W, steps: Float[Tensor, " R"], trained: tuple[str, ...]) -> W:
-    """One step of gradient descent, W - eta grad W for the trained blocks.
-
-    Args:
-        params: Weights.
-        grad: Gradient, of the same class.
-        steps: Step size per replica.
-        trained: Blocks that move.
-
-    Returns:
-        The weights after the step.
-    """
-    moved, slopes, blocks = {}, grad.blocks(), params.blocks()
-    for name in trained:
-        W = blocks[name]
-        moved[name] = W - steps.view(-1, *[1] * (W.ndim - 1)) * slopes[name]
-    return params.with_blocks(moved)
 
 
 def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ READS: dict[str, tuple[str, ...]] = {
 }
 """Fields of `Config` by the name of a family."""
 
-OWN = "own"
+OWN = "the model's own"
 """What `data` says of data that the model draws."""
 
 MODULE = ("loss",)

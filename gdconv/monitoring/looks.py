@@ -23,7 +23,7 @@ from gdconv.models.generic.model import ModuleModel
 from gdconv.models.generic.point import ModulePoint
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.losses.base import Loss
-from gdconv.models.probes import distances
+from gdconv.models.probes import SAFETY, distances
 from gdconv.rigor.rounding import UNIT
 from gdconv.support.arrays import real_array
 from gdconv.support.config import Config
@@ -169,11 +169,11 @@ class Subject:
     ) -> Look | None:
         trained, y = params.trained, self.problem.y
         at, gradient = model.gradient(self.problem, params)
-        probed = model.probe(self.problem, params, np.ones(1), trained)
+        probed = model.probe(self.problem, params, trained)
         # samples that did not meet at the start may meet now: J^T S must be the gradient
-        defect = float(_flat(probed.descended, trained).sub(_flat(params, trained)).add(
-            _flat(gradient, trained)).norm())  # fmt: skip
-        if not defect <= probed.allowed_defect(0, 1.0, UNIT):
+        defect = float((_flat(probed.gradient, trained) - _flat(gradient, trained)).norm())
+        rounded = 8 * UNIT * float(probed.weight_norm[0])
+        if not defect <= SAFETY * (rounded + float(probed.gradient_error[0])):
             if not model.separate:
                 return None
             self.separate = False

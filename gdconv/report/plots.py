@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gdconv.models.reads import attends
 from gdconv.report.labels import place_labels
+from gdconv.report.quantity_plots import draw_quantity, quantities
 from gdconv.report.source import CheckLike
 from gdconv.report.tables import descended
 from gdconv.support.errors import quoted
@@ -88,10 +89,12 @@ def side_by_side(checks: Sequence[CheckLike]) -> Figure:
         raise ValueError("side_by_side needs at least one check")
     columns = len(checks)
     sharp = any(SHARP in check.trace and check.trace[SHARP].notna().any() for check in checks)
-    rows, heights = (3, (2.2, 1, 0.8)) if sharp else (2, (2.2, 1))
-    fig = Figure(figsize=(2.2 + 6.2 * columns, 8.0 if sharp else 6.4), layout="constrained")
+    further = quantities(checks)
+    heights = (2.2, 1, *((0.8,) if sharp else ()), *(1.0 for _ in further))
+    tall = 6.4 + (1.6 if sharp else 0.0) + 2.0 * len(further)
+    fig = Figure(figsize=(2.2 + 6.2 * columns, tall), layout="constrained")
     axes = fig.subplots(
-        rows, columns, sharex="col", sharey="row", squeeze=False, height_ratios=heights
+        len(heights), columns, sharex="col", sharey="row", squeeze=False, height_ratios=heights
     )
     colours = _colours(checks)
     bottom = min(_bottom(check) for check in checks)
@@ -110,7 +113,12 @@ def side_by_side(checks: Sequence[CheckLike]) -> Figure:
         if sharp:
             _draw_sharpness(axes[2, column], check)
             tidy(axes[2, column])
-        axes[-1, column].set_xlabel("gradient descent step t")
+        for panel, name in zip(
+            axes[-len(further) :, column] if further else (), further, strict=True
+        ):
+            draw_quantity(panel, check, name, colours)
+            tidy(panel)
+        axes[-1, column].set_xlabel("step t")
         tidy(top)
         tidy(low)
     _scale_sigma([axes[1, c] for c in range(columns)])
@@ -140,6 +148,7 @@ def _title(check: CheckLike) -> str:
         parts += [quoted(config.get("model")), f"loss {config.get('loss')}", f"N={shapes['X'][1]}"]
     else:
         parts.append(f"{config.get('kernel', '')} {'encoder' if encoder else 'kernel'}")
+    parts.append(str(config.get("algorithm") or ""))
     if "X" in shapes and attends(config):
         _, samples, tokens, width = shapes["X"]
         sizes = f"N={samples} n={tokens} D={width}"
@@ -163,7 +172,7 @@ def _loss_range(check: CheckLike) -> tuple[float, float]:
 def _bottom(check: CheckLike) -> float:
     """Lower end of the loss axis: the measured range, and some more where a bound falls lower."""
     least, _ = _loss_range(check)
-    names = [c for c in check.trace.columns if c.startswith("bound[")]
+    names = [c for s in check.verdicts["statement"].unique() if (c := f"bound[{s}]") in check.trace]
     bounds = check.trace[names].to_numpy(dtype=float)
     bounds = bounds[np.isfinite(bounds) & (bounds > 0)]
     lowest_bound = float(bounds.min()) if bounds.size else 1.0
@@ -236,7 +245,9 @@ def _draw_bounds(axes: Axes, check: CheckLike, colours: dict[str, Any]) -> None:
         last = max(
             ((c["step"].iloc[-1], float(c[column].iloc[-1])) for c in curves), default=(0, 1.0)
         )
-        note = verdict if curves else f"{verdict}, no bound"
+        others = any(c.startswith(f"bound[{name}: ") for c in check.trace.columns)
+        missing = "bounds below" if others else "no bound"
+        note = verdict if curves else f"{verdict}, {missing}"
         below = " (below)" if last[1] < bottom else ""
         ends.append((f"{name}: {note}{below}", colour, last[1]))
     place_labels(axes, ends)

@@ -265,20 +265,21 @@ def _step(s: Subject) -> str:
     engine = make_engine(s.model, s.problem, s.params, plan)
     engine.advance(0)
     engine.advance(1)
-    probed = s.model.probe(s.problem, s.params, eta, s.trained)
-    off = gap(engine.parameters(), probed.descended)
+    probed = s.model.probe(s.problem, s.params, s.trained)
+    wanted, _ = engine.motion.step(s.params, probed.gradient)
+    off, allowed = gap(engine.parameters(), wanted), engine.motion.allowed(probed, UNIT)
     for r in range(s.params.R):
-        allowed = probed.allowed_defect(r, float(eta[r]), UNIT)
         require(
-            float(off[r]) <= allowed,
-            f"the engine's step is off the probe's by {off[r]:.3g}, rounding allows {allowed:.3g}",
+            float(off[r]) <= allowed[r],
+            f"the engine's step is off the probe's by {off[r]:.3g}, rounding allows "
+            f"{allowed[r]:.3g}",
         )
     return ""
 
 
 def _noise(s: Subject) -> str:
     """Three evaluations that are equal in real numbers, or differ by an ulp of the weights."""
-    covered = s.model.probe(s.problem, s.params, np.zeros(s.params.R), s.trained).noise_scale
+    covered = s.model.probe(s.problem, s.params, s.trained).noise_scale
     F = s.outputs(s.problem, s.params)
     low = s.outputs(s.problem.to("cpu", torch.float32), s.params.to("cpu", torch.float32))
     rng, blocks = np.random.default_rng(3), s.params.blocks()

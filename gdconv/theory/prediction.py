@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, nan
 
+from gdconv.descent.quantities import Bounded
 from gdconv.rigor.bars import Number, bar, times
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.trust import Estimate, Interval, weakest
@@ -127,7 +128,8 @@ class Prediction:
 
     Attributes:
         hypotheses: Everything it assumes, the step size excepted.
-        rate: The constant beta of (1 - eta beta)^t; compared from its upper end.
+        rate: The constant beta of (1 - eta beta)^t; compared from its upper end. None: no geometric
+            bound of the loss is claimed.
         prefactor: C in f_t <= C (1 - eta beta)^t f_0.
         best_step: Step that --step theory takes instead of max_step.
         decrease: eta -> coefficient c of f_t <= f_0 - c sum_{s<t} |grad f_s|^2, with the bar of
@@ -137,6 +139,8 @@ class Prediction:
         power: p in f_t <= C (1 - eta beta)^(p t) f_0.
         claims: What is concluded instead of a bound of the loss.
         vacuous: Why the claims test nothing here; empty when they do.
+        bounds: Bounds of other quantities, or of other shapes, compared at every step beside that
+            of the loss or instead of it (`gdconv.descent.quantities`).
 
     Example:
         >>> Prediction(hypotheses=(), rate=0.5, max_step=0.1).rate_hi
@@ -144,7 +148,7 @@ class Prediction:
     """
 
     hypotheses: tuple[Inequality, ...]
-    rate: Number
+    rate: Number | None
     max_step: float | None = None
     note: str = ""
     prefactor: float = 1.0
@@ -153,21 +157,32 @@ class Prediction:
     power: int = 1
     claims: tuple[Inequality, ...] = ()
     vacuous: str = ""
+    bounds: tuple[Bounded, ...] = ()
 
     @property
     def rate_hi(self) -> float:
-        """The claim is tested with the rate from above."""
-        return self.rate.hi if isinstance(self.rate, Enclosure) else float(self.rate)
+        """The claim is tested with the rate from above; nan without one."""
+        rate = self._rate
+        return rate.hi if isinstance(rate, Enclosure) else float(rate)
 
     @property
     def rate_lo(self) -> float:
         """A violation counts only if the rate from below is violated too."""
-        return self.rate.lo if isinstance(self.rate, Enclosure) else float(self.rate)
+        rate = self._rate
+        return rate.lo if isinstance(rate, Enclosure) else float(rate)
 
     @property
     def _rate(self) -> Number:
         """The rate with both its ends, so that an end that is no number decides nothing."""
-        return self.rate if isinstance(self.rate, Enclosure) else float(self.rate)
+        rate = self.half_life_of[0] if self.rate is None else self.rate
+        return rate if isinstance(rate, Enclosure) else float(rate)
+
+    @property
+    def half_life_of(self) -> tuple[Number, int]:
+        """(beta, p) of a geometric bound: the loss's, or the first among `bounds`; nan for none."""
+        if self.rate is not None:
+            return self.rate, self.power
+        return next(((b.rate, b.power) for b in self.bounds if b.rate is not None), (nan, 1))
 
     def with_step(self, eta: float) -> tuple[Inequality, ...]:
         """All hypotheses, those about the step included.
@@ -182,6 +197,6 @@ class Prediction:
         if self.max_step is not None:
             # the run takes exactly max_step under --step theory: shave the slack, not the theorem
             steps.append(Inequality("the step is small enough", eta, "<=", self.max_step))
-        if self.decrease is None:
+        if self.decrease is None and self.rate is not None:
             steps.append(Inequality("eta beta < 1", times(eta, self._rate), "<", 1.0))
         return (*self.hypotheses, *steps)

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from gdconv.descent.watch import Watch
-from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.initialization import solve_scale, spread_scores
 from gdconv.support.choices import meant
 from gdconv.support.errors import InputError
 from gdconv.theory.prediction import Inequality, Prediction
 
 if TYPE_CHECKING:
-    from gdconv.descent.algorithms.base import Algorithm
     from gdconv.descent.loop import Outcome
 
 __all__ = [
@@ -49,6 +47,7 @@ class Statement:
         summary: First line of its docstring.
         kernel: The only attention kernel it speaks of, None for all.
         model: The only model it speaks of, None for all.
+        algorithm: Name of the only algorithm it speaks of, None for all.
         claims: Posterior, and judged by claims about the finished run instead of a loss bound.
     """
 
@@ -62,10 +61,13 @@ class Statement:
     kernel: str | None = None
     model: str | None = None
     claims: bool = False
+    algorithm: str | None = None
 
-    def speaks_of(self, kernel: str | None, model: str | None) -> bool:
-        """Whether it is about that kernel and that model; None is any."""
-        pairs = ((kernel, self.kernel), (model, self.model))
+    def speaks_of(
+        self, kernel: str | None, model: str | None, algorithm: str | None = None
+    ) -> bool:
+        """Whether it is about that kernel, model and algorithm; None is any."""
+        pairs = ((kernel, self.kernel), (model, self.model), (algorithm, self.algorithm))
         return all(None in (asked, own) or asked == own for asked, own in pairs)
 
 
@@ -79,6 +81,7 @@ def statement(
     kernel: str | None = None,
     model: str | None = None,
     claims: bool = False,
+    algorithm: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Mark a method of a `Theorem` as one of its statements.
 
@@ -90,6 +93,7 @@ def statement(
         defaults: Option defaults by data set or model.
         kernel: The only attention kernel it speaks of.
         model: The only model it speaks of.
+        algorithm: Name of the only algorithm it speaks of.
         claims: Judged by claims about the finished run; implies posterior.
 
     Returns:
@@ -110,7 +114,7 @@ def statement(
         summary = (method.__doc__ or "").strip().split("\n")[0]
         made = Statement(
             name, method, default, proof, posterior or claims, defaults or {}, summary, kernel,
-            model, claims,
+            model, claims, algorithm,
         )  # fmt: skip
         method.statement = made  # type: ignore[attr-defined]
         return method
@@ -131,7 +135,8 @@ class Theorem:
         watch: Makes what is followed besides the loss (`gdconv.descent.watch`), None for nothing.
         Options: A dataclass of options of its own, simple types with defaults; None for none.
         options: In a check, what was given for them: an instance of `Options`.
-        algorithm: The algorithm it speaks of, an instance or a name; None for gradient descent.
+        algorithm: The rule of a step, an instance or a name; None for gradient descent. In a
+            check it is the instance.
         algorithms: Names that `--algorithm` may choose among: none by default, None for any.
     """
 
@@ -143,15 +148,18 @@ class Theorem:
     watch: ClassVar[Callable[..., Watch] | None] = None
     Options: ClassVar[Any] = None
     options: Any = None
-    algorithm: ClassVar[Algorithm | str | None] = None
+    algorithm: Any = None
     algorithms: ClassVar[tuple[str, ...] | None] = ()
 
-    def statements(self, kernel: str | None = None, model: str | None = None) -> list[Statement]:
+    def statements(
+        self, kernel: str | None = None, model: str | None = None, algorithm: str | None = None
+    ) -> list[Statement]:
         """The statements in the order they are written, inherited ones first.
 
         Args:
             kernel: Only those that speak of this attention kernel; None for all.
             model: Only those that speak of this model; None for all.
+            algorithm: Only those that speak of this algorithm; None for all.
 
         Returns:
             The statements.
@@ -161,10 +169,14 @@ class Theorem:
             methods |= vars(kind)
         found = (getattr(v, "statement", None) for v in methods.values())
         known = [s for s in found if isinstance(s, Statement)]
-        return [s for s in known if s.speaks_of(kernel, model)]
+        return [s for s in known if s.speaks_of(kernel, model, algorithm)]
 
     def statement_named(
-        self, name: str | None, kernel: str | None = None, model: str | None = None
+        self,
+        name: str | None,
+        kernel: str | None = None,
+        model: str | None = None,
+        algorithm: str | None = None,
     ) -> Statement:
         """The statement of that name, or the default one.
 
@@ -172,16 +184,19 @@ class Theorem:
             name: A name, or None.
             kernel: The attention kernel of the run.
             model: The model of the run.
+            algorithm: The algorithm of the run.
 
         Returns:
             The statement.
 
         Raises:
-            InputError: No statement has that name, or not for that kernel and model.
+            InputError: No statement has that name, or not for that kernel, model and algorithm.
         """
-        known = self.statements(kernel, model)
+        known = self.statements(kernel, model, algorithm)
+        if not known:
+            raise InputError("algorithm", algorithm, f"{self.id} says nothing of it")
         if name is None:
-            return next(s for s in known if s.default)
+            return next((s for s in known if s.default), known[0])
         for s in known:
             if s.name == name:
                 return s
@@ -203,7 +218,7 @@ class Theorem:
             return s.predict(self, start, outcome) if s.posterior else s.predict(self, start)
 
     def pl_constants(self, start: Any) -> tuple[float, float]:
-        """What bounds the PL constant from below at every step.
+        """What bounds the PL constant from below at every step; the model's own way.
 
         Args:
             start: The run at step 0.
@@ -212,10 +227,11 @@ class Theorem:
             Factor c and Lipschitz constant M: sigma_m(J_t)^2 is followed from below by
             c sigma_min(B_t)^2, and where M > 0 by sigma_m(J)^2 enclosed at some steps, M of J.
         """
-        return start.o.lo**2, 0.0
+        found: tuple[float, float] = start.pl_constants
+        return found
 
     def constants(self, start: Any, rho: float) -> tuple[float, float]:
-        """(M_2, G^2) of the trained blocks on the ball of radius rho around a start.
+        """(M_2, G^2) of the trained blocks on the ball of radius rho around a start; the model's.
 
         Args:
             start: The centre.
@@ -224,8 +240,8 @@ class Theorem:
         Returns:
             Lipschitz constant of J and upper bound of |J|^2.
         """
-        made = Constants(start, Radii.joint(rho))
-        return made.M_2(), made.G_squared()
+        found: tuple[float, float] = start.constants(rho)
+        return found
 
     def base(self, found: dict[str, int], seed: int, at: At) -> Any:
         """Weights with F = 0 whose W_O `--init theorem` scales until the hypotheses hold.

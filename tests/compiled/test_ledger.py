@@ -62,8 +62,9 @@ def test_records_start_empty() -> None:
     led = fields(new_ledger(0.25, 3.0)[0])
     least = {"sigma_least", "c_least", "radius"}
     unset = {"step", "sigma_least_step", "posterior_closed", "c_least_step", "first_rise"}
+    unset |= {"moved"}
     for name, value in led.items():
-        given = {"eta": 0.25, "o_squared": 3.0, "bend": 1.0, "features": 1}.get(name, 0)
+        given = {"eta": 0.25, "o_squared": 3.0, "bend": 1.0, "features": 1, "echo": 1}.get(name, 0)
         assert value == (np.inf if name in least else -1 if name in unset else given), name
     unset = {"worst_step", "first_violation", "first_undecided", "informative_step", "floor_step"}
     for test in (new_tests([FIXED], [-2.0]), new_tests([FIXED], [-2.0], [3.0], [4.0], [5.0])):

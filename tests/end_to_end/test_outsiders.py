@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from outside import environment, installed
 
 from gdconv.cli import main as cli
 
@@ -122,21 +122,9 @@ class Powers(ClaimTheorem):
 @pytest.fixture(scope="module", autouse=True)
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that a package manager would have filled, on the path."""
-    place = tmp_path_factory.mktemp("site")
-    package = place / "my_rates"
-    package.mkdir()
-    files = {"__init__": "", "patience": THEOREM, "nets": NETS, "powers": CASES}
-    for name, text in files.items():
-        (package / f"{name}.py").write_text(text)
-    info = place / "my_rates-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-rates\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[gdconv.theorems]\nmine = my_rates\n")
-    sys.path.insert(0, str(place))
-    yield place
-    sys.path.remove(str(place))
-    for name in [name for name in sys.modules if name.split(".")[0] == "my_rates"]:
-        del sys.modules[name]
+    files = {"patience": THEOREM, "nets": NETS, "powers": CASES}
+    with installed(tmp_path_factory.mktemp("site"), "my_rates", files) as place:
+        yield place
 
 
 def check(capsys: Any, *words: str, code: int = 0) -> Any:
@@ -147,10 +135,9 @@ def check(capsys: Any, *words: str, code: int = 0) -> Any:
 
 def replayed(place: Path, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """`gdconv replay` in a process that has seen nothing of the run."""
-    paths = os.pathsep.join([str(place), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-m", "gdconv", "replay", str(folder), "--json"], check=False,
-        capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True, text=True, cwd=place, env=environment(place),
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     assert "same verdicts and first violations as saved" in done.stderr

@@ -121,7 +121,7 @@ def test_measured_kappa_0_and_entropy_are_the_librarys(kernel: str) -> None:
     assert np.allclose(found["low"], kappa_0(model(kernel), problem, params), rtol=1e-9)
     assert (found["low"] == found["high"]).all()
     assert (found["flattest"] <= found["tangent"]).all()
-    probed = probe(model(kernel), problem, params, np.zeros(4))
+    probed = probe(model(kernel), problem, params)
     assert np.allclose(found["entropy"], probed.entropy, rtol=1e-12)
 
 

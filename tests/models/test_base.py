@@ -24,7 +24,7 @@ class Bare(Model):
     def point(self, problem: Any, params: Any, trained: tuple[str, ...]) -> Any:
         """Not asked here."""
 
-    def probe(self, problem: Any, params: Any, eta: Any, trained: tuple[str, ...]) -> Any:
+    def probe(self, problem: Any, params: Any, trained: tuple[str, ...]) -> Any:
         """Not asked here."""
 
 

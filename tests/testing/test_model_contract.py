@@ -78,14 +78,16 @@ class AnotherLossAlone(ModuleModel):
 
 @dataclass(frozen=True)
 class AnotherStep(ModuleModel):
-    def probe(self, problem: Any, params: Any, eta: np.ndarray, trained: Any) -> Any:
-        return super().probe(problem, params, 1.001 * eta, trained)
+    def probe(self, problem: Any, params: Any, trained: Any) -> Any:
+        found = super().probe(problem, params, trained)
+        more = {b: 1.001 * g for b, g in found.gradient.blocks().items()}
+        return replace(found, gradient=found.gradient.with_blocks(more))
 
 
 @dataclass(frozen=True)
 class NoNoise(ModuleModel):
-    def probe(self, problem: Any, params: Any, eta: np.ndarray, trained: Any) -> Any:
-        found = super().probe(problem, params, eta, trained)
+    def probe(self, problem: Any, params: Any, trained: Any) -> Any:
+        found = super().probe(problem, params, trained)
         return replace(found, noise_scale=1e-5 * found.noise_scale)
 
 

@@ -184,7 +184,7 @@ def outcome(watched: dict[str, float], log_posterior: float = 0.0) -> Outcome:
     ledger = np.zeros(1, [("step", int), ("log_posterior", float), ("c_least", float),
                           ("posterior_closed", int)])[0]  # fmt: skip
     ledger["step"], ledger["log_posterior"], ledger["c_least"] = 10, log_posterior, 0.5
-    test = np.zeros(1, [("floor_step", int)])[0]
+    test = np.zeros(1, [("floor_step", int), ("kind", int)])[0]
     test["floor_step"] = 8
     return Outcome(0.25, ledger, {"run": test}, [], None, 0, 0.0, watched)
 

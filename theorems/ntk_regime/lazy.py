@@ -205,11 +205,10 @@ class LazyWatch(Watch):
     def _rounding(self, r: int, here: Any, first: float) -> float:
         """What float arithmetic may add to delta_t and to e_t in one step near these weights."""
         # nu of both residuals, J times the error of the step eta J^T r, the error of eta K r
-        eta = np.array([float(self.plan.eta[r])])
-        at = self.model.probe(self._data(r), here, eta, self.plan.trained)
+        at = self.model.probe(self._data(r), here, self.plan.trained)
         unit = torch.finfo(self.start.W_Q.dtype).eps * 2.0**52  # 1 in float64
         nu, J = float(at.noise_scale[0]), float(at.jacobian_norm[0])
-        slope = float(eta[0]) * J * (J * nu + 2 * float(at.jacobian_error[0]) * first)
+        slope = float(self.plan.eta[r]) * J * (J * nu + 2 * float(at.jacobian_error[0]) * first)
         return unit * (2 * nu + 2 * slope + NOISE * first)
 
     @np.errstate(all="ignore")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -91,6 +91,26 @@ class Algorithm(ABC):
         del L
         return None
 
+    def spread(self, grad: Blocks, error: Tensor, eta: Tensor) -> Tensor:
+        """How far the next iterate may be off when the gradient is off by `error`, shape (R,).
+
+        Args:
+            grad: The gradient.
+            error: |g - g'| over all blocks, shape (R,), float64.
+            eta: Step sizes, shape (R,), float64.
+
+        Returns:
+            eta error, which holds for every step that is eta g followed by a map that does not
+            expand distances; to be overridden by one that magnifies the gradient.
+        """
+        del grad
+        return eta.to(error) * error
+
+    def echo(self, t: int) -> float:
+        """What the steps after step t add up to of its defect, at most; 1 without a memory."""
+        del t
+        return 1.0
+
 
 def moved(params: Blocks, grad: Blocks, eta: Tensor) -> dict[str, Tensor]:
     """Theta - eta g, block by block.
@@ -117,6 +137,28 @@ def moved(params: Blocks, grad: Blocks, eta: Tensor) -> dict[str, Tensor]:
                 f"give the shape of the block, {tuple(block.shape)}",
             )
     return {name: block - along(eta, block) * grad[name] for name, block in params.items()}
+
+
+def same_blocks(name: str, params: Blocks, found: Any) -> dict[str, Tensor]:
+    """What somebody's map returned, if it has the blocks and shapes of what it was given.
+
+    Args:
+        name: Who is to be named: an algorithm, a projection.
+        params: What it was given.
+        found: What it returned.
+
+    Returns:
+        The blocks.
+
+    Raises:
+        InputError: A block is missing or has another shape or type.
+    """
+    for block, value in params.items():
+        got = found.get(block) if isinstance(found, dict) else None
+        if not isinstance(got, Tensor) or got.shape != value.shape or got.dtype != value.dtype:
+            remedy = f"return every block as it came, {block} of shape {tuple(value.shape)}"
+            raise InputError(name, "a map that changes blocks", remedy)
+    return {block: found[block] for block in params}
 
 
 def along(eta: Tensor, block: Tensor) -> Tensor:

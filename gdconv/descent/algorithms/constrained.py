@@ -18,6 +18,7 @@ from gdconv.descent.algorithms.base import (
     along,
     in_range,
     moved,
+    same_blocks,
     squared_distance,
 )
 from gdconv.support.errors import InputError
@@ -122,7 +123,7 @@ class Projected(Algorithm):
             InputError: What `onto` returned is not in its set: projecting again moves it.
         """
         free = moved(params, grad, eta)
-        new = _same_blocks("projected", free, self.onto(free))
+        new = same_blocks("projected", free, self.onto(free))
         if not self.admissible(new):
             remedy = "give an onto that projects: applied to its own result it must change nothing"
             raise InputError("projected", "a step that left its set", remedy)
@@ -138,7 +139,7 @@ class Projected(Algorithm):
             True where the distance is below 64 eps of the norm; what is not finite passes, its own
             check speaks of it.
         """
-        again = _same_blocks("projected", params, self.onto(params))
+        again = same_blocks("projected", params, self.onto(params))
         eps = max(torch.finfo(block.dtype).eps for block in params.values())
         off = squared_distance(again, params).sqrt() > 64 * eps * (_length(params) + eps)
         return not bool(off.any())
@@ -222,7 +223,7 @@ class Proximal(Algorithm):
         """The proximal map after the gradient step."""
         free = moved(params, grad, eta)
         prox = self.penalty.prox if isinstance(self.penalty, Penalty) else self.penalty
-        return _same_blocks("proximal", free, prox(free, eta)), state
+        return same_blocks("proximal", free, prox(free, eta)), state
 
     @property
     def monotone(self) -> bool:
@@ -241,13 +242,3 @@ class Proximal(Algorithm):
 
 def _length(params: Blocks) -> Tensor:
     return squared_distance(params, {n: torch.zeros_like(b) for n, b in params.items()}).sqrt()
-
-
-def _same_blocks(name: str, params: Blocks, found: Blocks) -> dict[str, Tensor]:
-    """What somebody's map returned, if it has the blocks and shapes of what it was given."""
-    for block, value in params.items():
-        got = found.get(block) if isinstance(found, dict) else None
-        if not isinstance(got, Tensor) or got.shape != value.shape or got.dtype != value.dtype:
-            remedy = f"return every block as it came, {block} of shape {tuple(value.shape)}"
-            raise InputError(name, "a map that changes blocks", remedy)
-    return dict(found)

@@ -120,6 +120,10 @@ class HeavyBall(Algorithm):
         """2 (1 - beta)/L."""
         return 2.0 * (1.0 - self.beta) / L
 
+    def echo(self, t: int) -> float:
+        """1 + beta + beta^2 + ..."""
+        return 1.0 / (1.0 - self.beta)
+
 
 def largest_beta(eta: float, mu: float, L: float) -> float:
     """sqrt((1 - eta mu)(1 - eta L)), the greatest momentum of the linear rate 1 - eta mu.
@@ -189,3 +193,7 @@ class Nesterov(Algorithm):
         """Y - eta g(y)."""
         new = moved(self.point(params, state), grad, eta)
         return new, State(previous=dict(params), t=self._next(state.t))
+
+    def echo(self, t: int) -> float:
+        """1/(1 - m), or for the sequence sum_k prod m <= 1 + t: m_k <= k/(k + 3)."""
+        return 1.0 + t if self.momentum is None else 1.0 / (1.0 - self.momentum)

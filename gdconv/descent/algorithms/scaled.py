@@ -39,6 +39,12 @@ class Normalized(Algorithm):
         way = {n: (g / along(length, g)).to(grad[n].dtype) for n, g in unit.items()}
         return moved(params, way, eta), state
 
+    def spread(self, grad: Blocks, error: Tensor, eta: Tensor) -> Tensor:
+        """eta min(2, 2 error/|g|): | a/|a| - b/|b| | <= 2 |a - b|/max(|a|, |b|)."""
+        norm = torch.stack([g.double().flatten(1).square().sum(1) for g in grad.values()])
+        share = torch.nan_to_num(2.0 * error / norm.sum(0).sqrt().to(error), nan=0.0)
+        return eta.to(error) * share.clamp(max=2.0)
+
 
 @dataclass(frozen=True)
 class Sign(Algorithm):
@@ -57,6 +63,12 @@ class Sign(Algorithm):
     ) -> tuple[dict[str, Tensor], State]:
         """Theta - eta sign(g)."""
         return moved(params, {n: g.sign() for n, g in grad.items()}, eta), state
+
+    def spread(self, grad: Blocks, error: Tensor, eta: Tensor) -> Tensor:
+        """2 eta sqrt(k), k the entries that the error may have turned round."""
+        turned = [(g.double().abs() <= along(error, g.double())) for g in grad.values()]
+        count = torch.stack([flags.flatten(1).sum(1) for flags in turned]).sum(0)
+        return eta.to(error) * 2.0 * count.to(error).sqrt()
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,18 @@ class Preconditioned(Algorithm):
         if missing:
             raise InputError("by", missing, "give the diagonal of these blocks too")
         return moved(params, {n: self.by[n].to(g) * g for n, g in grad.items()}, eta), state
+
+    def spread(self, grad: Blocks, error: Tensor, eta: Tensor) -> Tensor:
+        """eta max P error for a diagonal; for a function, what it makes of g (1 + error/|g|)."""
+        if isinstance(self.by, Mapping):
+            most = max(float(d.max()) for d in self.by.values())
+            return eta.to(error) * most * error
+        norm = torch.stack([g.double().flatten(1).square().sum(1) for g in grad.values()]).sum(0)
+        size = torch.stack([
+            g.double().flatten(1).square().sum(1) for g in self.by(grad).values()
+        ]).sum(0)
+        gain = torch.nan_to_num((size / norm).sqrt().to(error), nan=1.0)
+        return eta.to(error) * gain * error
 
     @property
     def monotone(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from gdconv.data.problem import Problem
@@ -44,11 +43,10 @@ class ShallowEncoder(EncoderFormulas, Model):
         self,
         problem: Problem,
         params: EncoderParameters,
-        eta: np.ndarray,
         trained: tuple[str, ...] = BLOCKS,
     ) -> Probe:
         """Through the Jacobian, sample by sample."""
-        return probe(self, problem, params, eta, trained)
+        return probe(self, problem, params, trained)
 
     def tangent_kernel(
         self, problem: Problem, params: EncoderParameters, blocks: tuple[str, ...] = BLOCKS

@@ -49,8 +49,8 @@ class EncoderPoint(Point):
     trained: tuple[str, ...] = BLOCKS
 
     def probe(self) -> Probe:
-        """The probes here, with a step of zero."""
-        return probe(self.model, self.problem, self.params, np.zeros(1))
+        """The probes here."""
+        return probe(self.model, self.problem, self.params)
 
     @property
     def d_m(self) -> int:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
-from gdconv.models.probes import Probe, attention_entropy, stepped, to_numpy
+from gdconv.models.probes import Probe, attention_entropy, to_numpy
 
 
 def probe(
     model: EncoderFormulas,
     problem: Problem,
     params: EncoderParameters,
-    eta: np.ndarray,
     trained: tuple[str, ...] = BLOCKS,
 ) -> Probe:
     """Evaluate the probes through the Jacobian of one sample at a time: never N x (d_m D) numbers.
@@ -26,11 +24,10 @@ def probe(
         model: The model.
         problem: Data, R replicas.
         params: Weights, R replicas.
-        eta: Step sizes, shape (R,).
         trained: Blocks that move.
 
     Returns:
-        The numbers, and the weights one step on.
+        The numbers, and the gradient.
     """
     at = model.forward(problem, params)
     norm_sq = {b: torch.zeros_like(at.loss) for b in BLOCKS}
@@ -39,7 +36,6 @@ def probe(
         for b, J in model.jacobian_sample(problem, params, at, i).items():
             norm_sq[b] += J.square().flatten(1).sum(1)
             pulled[b] += at.residual[:, i].view(-1, *[1] * (J.ndim - 1)) * J
-    steps = torch.as_tensor(eta, dtype=at.loss.dtype, device=at.loss.device)
     unit = torch.finfo(at.loss.dtype).eps / 2
     frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in BLOCKS}
     root = math.sqrt(model.loss_scale)
@@ -55,7 +51,7 @@ def probe(
         weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=to_numpy(at.residual.norm(dim=1)),
         entropy=to_numpy(attention_entropy(at.S.unsqueeze(1))),
-        descended=stepped(params, EncoderParameters(**pulled), steps, trained),
+        gradient=EncoderParameters(**pulled),
     )
 
 

@@ -34,11 +34,9 @@ class ModuleModel(ModuleFormulas, Model):
         """Jacobian, gap and constants of one replica."""
         return ModulePoint(self, problem, params, trained, self.graph)
 
-    def probe(
-        self, problem: Problem, params: ModuleWeights, eta: np.ndarray, trained: tuple[str, ...]
-    ) -> Probe:
+    def probe(self, problem: Problem, params: ModuleWeights, trained: tuple[str, ...]) -> Probe:
         """Through the Jacobian."""
-        return probe(self, problem, params, eta, trained)
+        return probe(self, problem, params, trained)
 
     def sigma_follower(self, problem: Problem, params: ModuleWeights) -> None:
         """None: sigma_m(J) is enclosed at some steps and followed by its Lipschitz constant."""

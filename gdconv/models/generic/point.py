@@ -57,8 +57,8 @@ class ModulePoint(Point):
         return ""
 
     def probe(self) -> Probe:
-        """The probes here, with a step of zero."""
-        return probe(self.model, self.problem, self.params, np.zeros(1), self.trained)
+        """The probes here."""
+        return probe(self.model, self.problem, self.params, self.trained)
 
     @cached_property
     def J(self) -> np.ndarray:
@@ -100,6 +100,11 @@ class ModulePoint(Point):
     def _F_error(self) -> Tensor:
         return torch.tensor([self.r_error], dtype=torch.float64, device=self.problem.X.device)
 
+    @property
+    def pl_constants(self) -> tuple[float, float]:
+        """No feature matrix: sigma_m(J) is enclosed, every enclosure renews its own M."""
+        return 0.0, 1.0
+
     def constants(self, rho: float) -> tuple[float, float]:
         """(M_2, G^2) on the ball of radius rho around here; infinite where no layer proves them.
 
@@ -112,7 +117,8 @@ class ModulePoint(Point):
         if not rho >= 0:
             return nan, nan
         M, G = self.constants_at(np.array([rho]))
-        return float(M[0]), float(G[0]) ** 2
+        size = self.J_range[1].hi if rho == 0.0 else inf
+        return float(M[0]), min(float(G[0]), size) ** 2
 
     def constants_at(self, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(M_2, G) for several radii at once.

@@ -1,15 +1,14 @@
-"""Probes of any module: error bars of the outputs, and one step through the Jacobian."""
+"""Probes of any module: error bars of the outputs, and the gradient through the Jacobian."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gdconv.data.problem import Problem
 from gdconv.models.generic.formulas import ModuleFormulas, replicas
 from gdconv.models.generic.weights import ModuleWeights
-from gdconv.models.probes import Probe, stepped, to_numpy
+from gdconv.models.probes import Probe, to_numpy
 
 SAFETY = 8.0
 """Times the rounding that is seen or counted."""
@@ -19,7 +18,6 @@ def probe(
     model: ModuleFormulas,
     problem: Problem,
     params: ModuleWeights,
-    eta: np.ndarray,
     trained: tuple[str, ...],
 ) -> Probe:
     """Evaluate the probes.
@@ -32,11 +30,10 @@ def probe(
         model: The model.
         problem: Data, R replicas.
         params: Weights, R replicas.
-        eta: Step sizes, shape (R,).
         trained: Blocks that move.
 
     Returns:
-        The numbers, and the weights one step on.
+        The numbers, and the gradient.
     """
     at = model.forward(problem, params)
     J = model.jacobian(problem, params, trained)
@@ -60,12 +57,7 @@ def probe(
         weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=to_numpy(S.norm(dim=1)),
         entropy=None,
-        descended=stepped(
-            params,
-            params.with_blocks(pulled),
-            torch.as_tensor(eta, dtype=J.dtype, device=J.device),
-            trained,
-        ),
+        gradient=params.with_blocks(pulled),
     )
 
 

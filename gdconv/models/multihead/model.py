@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from gdconv.data.problem import Problem
 from gdconv.models.base import Model
+from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.formulas import Forward, MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
@@ -43,15 +43,19 @@ class MultiHeadRegression(MultiHeadFormulas, Model):
         self,
         problem: Problem,
         params: Parameters,
-        eta: np.ndarray,
         trained: tuple[str, ...] = BLOCKS,
     ) -> Probe:
         """Through the Jacobian, head by head."""
-        return probe(self, problem, params, eta, trained)
+        return probe(self, problem, params, trained)
 
     def sigma_follower(self, problem: Problem, params: Parameters) -> AttentionFollower:
         """The compiled tracker of sigma_min(B_t)."""
         return AttentionFollower(problem, *params.W_Q.shape[:2])
+
+    def constants(self, at: MultiHeadPoint, rho: float) -> tuple[float, float]:
+        """Lemma 4 with all radii rho jointly, every block."""
+        made = Constants(at, Radii.joint(rho))
+        return made.M_2(), made.G_squared()
 
     def tangent_kernel(
         self, problem: Problem, params: Parameters, blocks: tuple[str, ...] = BLOCKS

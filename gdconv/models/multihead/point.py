@@ -49,8 +49,8 @@ class MultiHeadPoint(Point):
     trained: tuple[str, ...] = BLOCKS
 
     def probe(self) -> Probe:
-        """The probes here, with a step of zero."""
-        return probe(self.model, self.problem, self.params, np.zeros(1))
+        """The probes here."""
+        return probe(self.model, self.problem, self.params)
 
     @cached_property
     def sharpness(self) -> Estimate:
@@ -105,6 +105,11 @@ class MultiHeadPoint(Point):
         """min_h sigma_{D_y}(W_O,h), 0 when d < D_y."""
         ends = [enclose_sigma_min(W.T) for W in self.arrays["W_O"]]
         return Enclosure(min(e.lo for e in ends), min(e.hi for e in ends))
+
+    @property
+    def pl_constants(self) -> tuple[float, float]:
+        """o^2 sigma_min(B)^2 bounds sigma_m(J)^2 from below."""
+        return self.o.lo**2, 0.0
 
     @cached_property
     def o_stacked(self) -> Enclosure:

@@ -9,20 +9,18 @@ At a recorded step the Jacobian is built head by head. It gives, apart from the 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.formulas import Forward, MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
-from gdconv.models.probes import Probe, attention_entropy, stepped, to_numpy
+from gdconv.models.probes import Probe, attention_entropy, to_numpy
 
 
 def probe(
     model: MultiHeadFormulas,
     problem: Problem,
     params: Parameters,
-    eta: np.ndarray,
     trained: tuple[str, ...] = BLOCKS,
 ) -> Probe:
     """Evaluate the probes through the Jacobian formulas, head by head.
@@ -31,11 +29,10 @@ def probe(
         model: The model.
         problem: Data, R replicas.
         params: Weights, R replicas.
-        eta: Step sizes, shape (R,).
         trained: Blocks that move.
 
     Returns:
-        The numbers, and the weights one step on.
+        The numbers, and the gradient.
     """
     at = model.forward(problem, params)
     residual = at.residual.flatten(1)
@@ -45,7 +42,6 @@ def probe(
         for b, J in head.items():
             norm_sq[b] += J.square().sum((1, 2, 3))
             pulled[b].append(torch.einsum("rm,rmDd->rDd", residual, J))
-    steps = torch.as_tensor(eta, dtype=at.loss.dtype, device=at.loss.device)
     slopes = Parameters(**{b: torch.stack(pulled[b], 1) for b in BLOCKS}, W_O=params.W_O)
     unit = torch.finfo(at.loss.dtype).eps / 2
     frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in (*BLOCKS, "W_O")}
@@ -63,7 +59,7 @@ def probe(
         weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=to_numpy(residual.norm(dim=1)),
         entropy=to_numpy(attention_entropy(at.S)),
-        descended=stepped(params, slopes, steps, trained),
+        gradient=slopes,
     )
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import mpmath
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import motion
 from samples_encoder import case, shapes
 
 from gdconv.data.problem import Problem
@@ -29,20 +29,15 @@ def test_a_gradient_step_has_a_defect_within_rounding(
     name: str, shape: tuple[int, ...], seed: int
 ) -> None:
     model, problem, params = case(shape, name, seed, runs=2)
-    probed = model.probe(problem, params, STEP)
+    probed = model.probe(problem, params)
     _, grad = model.gradient(problem, params)
-    steps = {
-        b: torch.from_numpy(STEP).view(-1, *[1] * (getattr(params, b).ndim - 1)) for b in BLOCKS
-    }
-    right = EncoderParameters(**{
-        b: getattr(params, b) - steps[b] * getattr(grad, b) for b in BLOCKS
-    })
-    for r in range(2):
-        allowed = probed.allowed_defect(r, STEP[r], UNIT)
-        assert gap(right, probed.descended)[r] <= allowed
-        for b in BLOCKS:  # negative control
-            wrong = replace(right, **{b: getattr(right, b) + 1e-9})
-            assert gap(wrong, probed.descended)[r] > allowed
+    descent = motion(problem, params, STEP, BLOCKS)
+    (wanted, _), (right, _) = descent.step(params, probed.gradient), descent.step(params, grad)
+    allowed = descent.allowed(probed, UNIT)
+    assert (gap(right, wanted) <= allowed).all()
+    for b in BLOCKS:  # negative control
+        wrong = replace(right, **{b: getattr(right, b) + 1e-9})
+        assert (gap(wrong, wanted) > allowed).all()
 
 
 def exact_residual(model: ShallowEncoder, problem: Problem, W: dict[str, np.ndarray]) -> list:
@@ -88,7 +83,7 @@ def test_noise_covers_the_rounding_of_the_residual(name: str, size: float) -> No
             error = mpmath.norm([
                 mpmath.mpf(float(a)) - b for a, b in zip(at.residual[0], true, strict=True)
             ])
-            probed = model.probe(problem, params, np.array([0.1]))
+            probed = model.probe(problem, params)
             worst = max(worst, float(error) / probed.noise_scale[0])
             scale = 1 + float(at.F.norm()) + probed.jacobian_norm[0] * probed.weight_norm[0]
             assert probed.noise_scale[0] < 1e-11 * (1 + size**2) * scale
@@ -142,7 +137,7 @@ def test_error_bars_are_those_of_the_page(name: str, trained: tuple[str, ...]) -
     model, problem, params = case((2, 3, 4, 5), name, 3)
     for size in (1.0, 20.0):  # small and large scores
         here = replace(problem, X=size * problem.X)
-        probed = model.probe(here, params, np.array([0.1]), trained)
+        probed = model.probe(here, params, trained)
         noise, error, total = loops_probe(model, here, params, trained)
         assert probed.noise_scale[0] == pytest.approx(noise, rel=1e-12, abs=0.0)
         assert probed.jacobian_error[0] == pytest.approx(error, rel=1e-12, abs=0.0)
@@ -202,13 +197,14 @@ def test_noise_covers_attended_tokens_that_cancel() -> None:
                 mpmath.mpf(float(a)) - b for a, b in zip(at.residual[0], true, strict=True)
             ])
         )
-    noise = model.probe(problem, params, np.array([0.1])).noise_scale[0]
+    noise = model.probe(problem, params).noise_scale[0]
     assert error <= noise
 
 
 def test_frozen_blocks_do_not_move() -> None:
     model, problem, params = case((2, 2, 4, 3), "relu", 0)
-    down = model.probe(problem, params, np.array([0.1]), trained=("w_O",)).descended
+    found = model.probe(problem, params, trained=("w_O",)).gradient
+    down, _ = motion(problem, params, np.array([0.1]), ("w_O",)).step(params, found)
     moved = distances(down, params)
     assert moved["distance_O"][0] > 0
     assert moved["distance_Q"][0] == moved["distance_K"][0] == moved["distance_V"][0] == 0

@@ -124,14 +124,13 @@ def test_the_sharpness_at_outputs_of_zero(loss: Any) -> None:
     assert found == pytest.approx(share * float(torch.linalg.eigvalsh(X.T @ X)[-1]), rel=1e-9)
 
 
-def test_the_probe_takes_the_step_of_the_engine() -> None:
+def test_the_probe_has_the_gradient_of_the_engine() -> None:
     for number in range(len(CASES)):
         model, problem, params = case(*CASES[number])
         gradient = model.gradient(problem, params)[1]
-        probed = model.probe(problem, params, np.array([0.1]), params.trained)
-        for b, block in probed.descended.blocks().items():
-            wanted = params.blocks()[b] - 0.1 * gradient.blocks()[b]
-            assert torch.allclose(block, wanted, atol=1e-13)
+        probed = model.probe(problem, params, params.trained)
+        for b, block in probed.gradient.blocks().items():
+            assert torch.allclose(block, gradient.blocks()[b], atol=1e-12)
 
 
 def test_the_noise_covers_what_a_permuted_sum_changes() -> None:
@@ -147,7 +146,7 @@ def test_the_noise_covers_what_a_permuted_sum_changes() -> None:
     noise = (
         family
         .model(gdconv.Config("generic-gd"), {})
-        .probe(problem, params, np.zeros(1), ("weight",))
+        .probe(problem, params, ("weight",))
         .noise_scale[0]
     )
     order, W = torch.randperm(400), module.weight.detach()

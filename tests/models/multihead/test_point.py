@@ -71,7 +71,7 @@ def test_every_quantity_is_that_of_a_second_implementation(kernel: str) -> None:
         F = model(kernel).forward(problem, params).F[0].numpy()
         f_0 = 0.5 * sum(float(v) ** 2 for v in (F - problem.y[0].numpy()).flatten())
         assert start.f_0 == pytest.approx(f_0, rel=1e-13)
-        noise = probe(model(kernel), problem, params, np.zeros(1)).noise_scale[0]
+        noise = probe(model(kernel), problem, params).noise_scale[0]
         assert start.r_error == noise > 0
         assert start.r_0 - np.sqrt(2 * start.f_0) == pytest.approx(noise, rel=0.2)  # last bits
         share = start.r_error / start.r_0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import KERNELS, draw, model
+from samples import KERNELS, draw, model, motion
 
 from gdconv.data.problem import Problem
 from gdconv.descent.records import record_steps
@@ -34,17 +34,14 @@ def test_recorded_steps_are_few_and_complete(limit: int) -> None:
 @given(seed=st.integers(0, 10**6))
 def test_a_gradient_step_has_a_defect_within_rounding(kernel: str, seed: int) -> None:
     problem, params = draw((2, 3, 4, 3, 2, 2), seed, runs=2)
-    eta = np.array([1e-2, 1e-3])
-    probed = probe(model(kernel), problem, params, eta)
+    descent = motion(problem, params, np.array([1e-2, 1e-3]), BLOCKS)
+    probed = probe(model(kernel), problem, params)
     _, grad = model(kernel).gradient(problem, params)
-    for r in range(2):
-        moved = replace(
-            params, **{b: getattr(params, b) - eta[r] * getattr(grad, b) for b in BLOCKS}
-        )
-        allowed = probed.allowed_defect(r, eta[r], UNIT)
-        assert gap(moved, probed.descended)[r] <= allowed
-        wrong = replace(moved, W_Q=moved.W_Q + 1e-9)  # negative control
-        assert gap(wrong, probed.descended)[r] > allowed
+    (wanted, _), (moved, _) = descent.step(params, probed.gradient), descent.step(params, grad)
+    allowed = descent.allowed(probed, UNIT)
+    wrong = replace(moved, W_Q=moved.W_Q + 1e-9)  # negative control
+    assert (gap(moved, wanted) <= allowed).all()
+    assert (gap(wrong, wanted) > allowed).all()
 
 
 def norm(values: list[float]) -> float:
@@ -95,7 +92,7 @@ def elementary(kernel: str, problem: Problem, params: Parameters) -> dict[str, f
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_error_bars_are_the_documented_ones(kernel: str, trained: tuple[str, ...]) -> None:
     problem, params = draw((2, 3, 4, 3, 2, 2), 11, 0.7)
-    probed = probe(model(kernel), problem, params, np.array([0.25]), trained)
+    probed = probe(model(kernel), problem, params, trained)
     at, parts = model(kernel).forward(problem, params), elementary(kernel, problem, params)
     J = {b: norm(model(kernel).jacobian(problem, params, (b,)).flatten().tolist()) for b in BLOCKS}
     size = {b: norm(getattr(params, b).flatten().tolist()) for b in BLOCKS}
@@ -114,7 +111,8 @@ def test_the_error_bars_are_the_documented_ones(kernel: str, trained: tuple[str,
     slope = J_all * noise + J_error * residual
     for eta in (0.25, 1e-9, 1e9):
         allowed = 16 * (8 * UNIT * weights + eta * slope)
-        assert probed.allowed_defect(0, eta, UNIT) == pytest.approx(allowed, rel=1e-12)
+        found = motion(problem, params, np.array([eta]), trained).allowed(probed, UNIT)
+        assert found[0] == pytest.approx(allowed, rel=1e-12)
 
 
 def test_entropy_is_that_of_the_normalised_rows() -> None:
@@ -134,7 +132,7 @@ def test_noise_covers_the_rounding_of_the_loss(kernel: str) -> None:
         W = {b: v[0] for b, v in params.numpy().items()}
         exact = ball_loss(problem.X[0].numpy(), problem.y[0].numpy(), **W, kernel=kernel)
         at = model(kernel).forward(problem, params)
-        scale = probe(model(kernel), problem, params, np.array([0.1])).noise_scale[0]
+        scale = probe(model(kernel), problem, params).noise_scale[0]
         assert abs(np.sqrt(2 * float(at.loss[0])) - np.sqrt(2 * exact.mid)) <= scale
         assert scale < 1e-11  # and it is not so large that it hides everything
 
@@ -158,14 +156,15 @@ def test_noise_counts_tokens_that_cancel(kernel: str) -> None:
     exact = ball_loss(X, y, **W, kernel=kernel)
     at = model(kernel).forward(problem, params)
     error = abs(np.sqrt(2 * float(at.loss[0])) - np.sqrt(2 * exact.mid))
-    scale = probe(model(kernel), problem, params, np.array([0.1])).noise_scale[0]
+    scale = probe(model(kernel), problem, params).noise_scale[0]
     assert error <= scale
     assert scale < 1e-10
 
 
 def test_frozen_blocks_do_not_move() -> None:
     problem, params = draw((2, 2, 4, 3, 2, 1), 0)
-    down = probe(model("softmax"), problem, params, np.array([0.1]), trained=("W_Q",)).descended
+    found = probe(model("softmax"), problem, params, trained=("W_Q",)).gradient
+    down, _ = motion(problem, params, np.array([0.1]), ("W_Q",)).step(params, found)
     moved = distances(down, params)
     assert moved["distance_Q"][0] > 0
     assert moved["distance_K"][0] == moved["distance_V"][0] == 0

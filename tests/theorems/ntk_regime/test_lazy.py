@@ -12,6 +12,7 @@ from samples import draw
 from samples import model as multihead
 from samples_encoder import case
 
+from gdconv.descent.motion import Motion
 from gdconv.descent.plan import Plan
 from gdconv.gallery.ntk_regime.lazy import (
     RUNGS,
@@ -22,7 +23,6 @@ from gdconv.gallery.ntk_regime.lazy import (
 from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.multihead.model import MultiHeadRegression
-from gdconv.models.probes import stepped
 from gdconv.rigor.spectrum import Enclosure
 
 
@@ -51,14 +51,14 @@ def followed(name: str, seed: int, steps: int = 40, near: float = 0.0, runs: int
     plan = Plan(
         eta, np.full(runs, steps), [{}] * runs, np.ones(runs), np.zeros(runs), trained=trained
     )
-    watch = LazyWatch(model, problem, params, plan)
+    watch, motion = LazyWatch(model, problem, params, plan), Motion(plan, problem, params)
     for t in range(steps + 1):
         at, grad = model.gradient(problem, params)
         watch.observe(list(range(runs)), params, at)
         if t % 10 == 0:
             rows = [watch.record(r, params) for r in range(runs)]
             assert all(np.isfinite(list(row.values())).all() for row in rows)
-        params = stepped(params, grad, torch.as_tensor(eta), trained)
+        params, _ = motion.step(params, grad)
     return watch
 
 
@@ -110,7 +110,7 @@ def test_the_numbers_at_the_start(
     state, r = watch.follows[0], at.residual[0].double().numpy()
     assert state.q == pytest.approx(max(1 - eta * w[0], eta * w[-1] - 1), rel=1e-9)
     here, data = params.to("cpu", torch.float64), problem.to("cpu", torch.float64)
-    probed = model.probe(data, here, np.array([eta]), trained)
+    probed = model.probe(data, here, trained)
     nu, J, first = probed.noise_scale[0], probed.jacobian_norm[0], np.linalg.norm(r)
     noise = 2 * nu + 2 * eta * J * (J * nu + 2 * probed.jacobian_error[0] * first)
     noise += 64 * 2.0**-53 * first
