@@ -15,7 +15,7 @@ import gdconv
 from gdconv.checks.replay import differences, replay
 from gdconv.checks.resolve import resolve, resolve_saved
 from gdconv.checks.store import run_name
-from gdconv.descent.algorithms import Algorithm, Ball, HeavyBall, Projected
+from gdconv.descent.algorithms import Algorithm, Ball, GradientDescent, HeavyBall, Projected
 from gdconv.models.generic.nets import TwoLayer
 from gdconv.models.multihead.family import MultiHead
 from gdconv.models.multihead.witnesses import stacked_witness
@@ -360,9 +360,10 @@ def test_a_named_problem_of_one_s_own() -> None:
 
 def test_an_algorithm_is_made_of_its_options() -> None:
     plain = resolve(Config("generic-gd"))
-    assert plain.algorithm is None
+    assert plain.algorithm == GradientDescent()
     assert plain.config.algorithm is None
-    assert resolve(Config.open("generic-gd", {"algorithm": "gd"})).algorithm is None
+    made = resolve(Config.open("generic-gd", {"algorithm": "gd"}))
+    assert (made.algorithm, made.config.algorithm) == (GradientDescent(), "gd")
     made = resolve(Config.open("generic-gd", {"algorithm": "Heavy_Ball", "beta": 0.5}))
     assert made.algorithm == HeavyBall(0.5)
     assert (made.config.algorithm, made.config.own["beta"]) == ("heavy-ball", 0.5)
