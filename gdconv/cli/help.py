@@ -88,12 +88,13 @@ def check_parser(readers: Readers, given: Config, prog: str, defaults: bool = Fa
         (True, False)
     """
     theorem = readers.theorem
-    epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples(readers, given, prog))
+    lines = examples(readers, given, prog) if defaults else []
+    epilog = "\n".join(["examples:", *(f"  {line}" for line in lines)])
     about = f"{theorem.title} ({theorem.source})."
     parser = _parser(f"{prog} {theorem.id}", about, epilog if defaults else "")
     parser.usage = f"{prog} {theorem.id} [options]"
     parser.add_argument("theorem", metavar="ID", help=argparse.SUPPRESS)
-    texts, kinds = field_texts(), field_kinds()
+    texts, kinds = (field_texts() if defaults else {}), field_kinds()
     texts |= {"statement": _statements(readers), "model": _models(readers)}
     texts |= MODULE_TEXTS if readers.kind == "module" else {}
     owned = {
@@ -110,7 +111,7 @@ def check_parser(readers: Readers, given: Config, prog: str, defaults: bool = Fa
                 continue
             seen.add(name)
             option = readers.own.get(name)
-            text = texts[name] if name in readers.read else readers.own[name].text
+            text = texts.get(name, "") if name in readers.read else readers.own[name].text
             if defaults and name not in ("json", "quiet"):
                 text = _with_default(text, default_text(readers, name, given))
             kind = option.kind if option else kinds[name]
