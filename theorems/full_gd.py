@@ -21,7 +21,7 @@ import numpy as np
 from gdconv.descent.loop import Outcome
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.point import MultiHeadPoint
-from gdconv.rigor.bars import times
+from gdconv.rigor.arithmetic import times
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.theory.certificates import run_certificate
 from gdconv.theory.theorem import Inequality, Prediction, Theorem, statement
@@ -91,7 +91,7 @@ def theorem_a(start: MultiHeadPoint, o: Enclosure, o_name: str) -> Prediction:
     sigma, r_0 = start.sigma_0, start.r_0
     beta = times(o, o, sigma, sigma)
     basic = (
-        Inequality("heads are wide enough: H D >= N n", start.H * start.D, ">=", start.N * start.n),
+        Inequality("heads are wide enough: H D >= N n", start.H * start.D, ">=", start.T),
         Inequality(f"beta = {o_name}^2 sigma_min(B_0)^2 is positive", beta, ">", 0.0),
     )
     if not (beta.lo > 0 and sigma.lo > 0):
@@ -112,7 +112,7 @@ def theorem_a(start: MultiHeadPoint, o: Enclosure, o_name: str) -> Prediction:
         drift = 2 * start.s(6) ** 2 * r_0 / (start.d * o.lo**2) * paths
     else:
         paths = np.sqrt((start.O**2 * c.lambda_V**2).sum())
-        drift = 16 * start.n * start.s(4) ** 2 * r_0 / (e * sqrt(start.d) * o.lo**2) * paths
+        drift = 16 * start.n * start.s(4, 1) ** 2 * r_0 / (e * sqrt(start.d) * o.lo**2) * paths
     inequalities = tuple(
         Inequality(f"sigma_0^2 outweighs the {path} path", sigma_2, ">=", pull * float(g.max()))
         for path, g in linear

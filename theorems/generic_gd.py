@@ -19,7 +19,7 @@ from typing import Any
 from gdconv.descent.loop import Outcome
 from gdconv.models.generic.point import ModulePoint
 from gdconv.models.losses.squared import Squared
-from gdconv.rigor.bars import plus, smaller, times
+from gdconv.rigor.arithmetic import plus, smaller, times
 from gdconv.theory.certificates import descent_hypotheses, mean_rate
 from gdconv.theory.loss_tails import loss_tail
 from gdconv.theory.theorem import Inequality, Prediction, Theorem, statement

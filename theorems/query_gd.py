@@ -22,7 +22,7 @@ from gdconv.models.multihead.constants import QueryConstants
 from gdconv.models.multihead.initialization import SCORE_SCALES, initialize
 from gdconv.models.multihead.parameters import Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
-from gdconv.rigor.bars import minus, over, times
+from gdconv.rigor.arithmetic import minus, over, times
 from gdconv.rigor.rounding import Enclosure
 from gdconv.theory.certificates import run_certificate
 from gdconv.theory.theorem import At, Inequality, Prediction, Theorem, head_shape, statement

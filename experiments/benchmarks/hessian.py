@@ -113,7 +113,7 @@ def dense(name: str, made: Any, blocks: tuple[str, ...]) -> Callable[[], Any]:
     """
     import torch
 
-    from gdconv.hessian.blocks import aligned, hessian
+    from gdconv.hessian.dense import aligned, hessian
 
     if name == "torch.func":
         loss, start = loss_of(made, blocks)

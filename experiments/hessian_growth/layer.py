@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdconv.hessian.blocks import hessian
+from gdconv.hessian.dense import hessian
 from gdconv.hessian.layer import AttentionLayer, attention_layer
 
 SHAPE = (8, 6, 4)

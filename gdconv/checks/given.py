@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch.nn import MultiheadAttention
 
+from gdconv.data.padding import stacked
 from gdconv.models.architecture import Architecture
 from gdconv.support.errors import InputError
 from gdconv.support.objects import text_of
@@ -29,9 +31,10 @@ class Given:
         model: A torch module, a function that makes one, or an `Architecture`.
         X: Inputs (N, ...).
         y: Targets (N, ...).
-        weights: Start weights by block.
+        weights: Start weights by block, or a state_dict of `nn.MultiheadAttention`.
         loss: A loss of one's own.
         algorithm: An algorithm that no text can name.
+        mask: True for a real token, (N, n); None where nothing is padded.
     """
 
     model: Any = None
@@ -40,6 +43,7 @@ class Given:
     weights: Mapping[str, Any] | None = None
     loss: Loss | None = None
     algorithm: Algorithm | None = None
+    mask: Any = None
 
     @classmethod
     def split(cls, options: Mapping[str, Any]) -> tuple[Given, dict[str, Any]]:
@@ -52,7 +56,7 @@ class Given:
             What is in memory, and options that name it.
 
         Raises:
-            InputError: X without y, or data twice.
+            InputError: X without y, a mask without X, or data twice.
 
         Example:
             >>> Given.split({"X": [[1.0]], "y": [1.0], "steps": 5})[1]
@@ -60,15 +64,20 @@ class Given:
         """
         rest = dict(options)
         model, loss = rest.get("model"), rest.get("loss")
-        X, y, weights = (rest.pop(name, None) for name in ("X", "y", "weights"))
+        X, y, mask, weights = (rest.pop(name, None) for name in ("X", "y", "mask", "weights"))
         if (X is None) != (y is None):
             missing = "X" if X is None else "y"
             raise InputError(missing, "nothing", "give X and y together")
+        if X is None and mask is not None:
+            raise InputError("mask", "given", "give X and y with it, or a file's as its array mask")
         if X is not None:
             for name in ("data", "problem"):
                 if rest.get(name) is not None:
                     raise InputError(name, rest[name], "leave it out, or leave out X and y")
             rest["data"] = IN_MEMORY
+            X, y, mask = stacked(X, y, mask)
+        if isinstance(weights, MultiheadAttention):
+            weights, rest["heads"] = _attention(weights, rest.get("heads"))
         if weights is not None and not isinstance(weights, Mapping):
             raise InputError("weights", type(weights).__name__, "give arrays by the blocks' names")
         if model is not None and not isinstance(model, str):
@@ -83,13 +92,22 @@ class Given:
             rule = _named_algorithm(rule, rest)
         else:
             rule = None
-        return cls(model, X, y, weights, own, rule), rest
+        return cls(model, X, y, weights, own, rule, mask), rest
 
     def arrays(self) -> dict[str, np.ndarray] | None:
         """The weights as arrays, None where there are none."""
         if self.weights is None:
             return None
         return {name: _array(name, value) for name, value in self.weights.items()}
+
+
+def _attention(layer: MultiheadAttention, heads: Any) -> tuple[dict[str, Any], int]:
+    """Its state_dict and number of heads."""
+    if layer.add_zero_attn:
+        raise InputError("weights", "a layer with add_zero_attn", "give one without a zero key")
+    if heads not in (None, layer.num_heads):
+        raise InputError("heads", heads, f"leave it out: the layer has {layer.num_heads}")
+    return layer.state_dict(), layer.num_heads
 
 
 def _described(model: Any) -> str:

@@ -1,7 +1,8 @@
 """Named problems: data and weights fixed exactly, the witnesses of the theory.
 
 Each entry returns a problem, its weights, and the options it suggests. `--problem FILE.npz` loads a
-saved witness instead (X, y, W_Q, W_K, W_V, W_O); `package.module:name` makes one of your own.
+saved witness instead (X, y, W_Q, W_K, W_V, W_O, and a mask where tokens are padded);
+`package.module:name` makes one of your own.
 """
 
 from __future__ import annotations
@@ -59,9 +60,11 @@ def named_problem(name: str, kernel: str, seed: int, family: Architecture) -> Na
             raise InputError("problem", name, remedy)
         return made
     if str(name).endswith(".npz"):
-        arrays = read_arrays(Path(name), ("X", "y", *family.blocks), "problem")
+        more = ("mask",) if family.padding else ()
+        arrays = read_arrays(Path(name), ("X", "y", *family.blocks), "problem", more)
         require_rows(arrays["X"])
-        problem = family.problem(arrays["X"], arrays["y"], Path(name).stem, [])
+        masked = family.require_padding(arrays.get("mask"))
+        problem = family.problem(arrays["X"], arrays["y"], Path(name).stem, [], **masked)
         return Named(problem, family.from_arrays({b: arrays[b] for b in family.blocks}), {})
     remedy = f"choose one of {', '.join(NAMED)}, or give a .npz with data and weights"
     raise InputError("problem", name, meant(name, NAMED) + remedy)

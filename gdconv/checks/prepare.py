@@ -13,6 +13,7 @@ from gdconv.checks.given import Given
 from gdconv.checks.named import named_problem
 from gdconv.checks.requirements import device_named, require_descent, require_sizes
 from gdconv.checks.resolve import FALLBACK, Resolved, resolve
+from gdconv.data.padding import blanked
 from gdconv.data.problem import Problem
 from gdconv.descent.algorithms.momentum import GradientDescent
 from gdconv.descent.engines import runs_in_torch
@@ -71,7 +72,11 @@ class Setting:
     def arrays(self) -> dict[str, np.ndarray]:
         """Data and weights at the start by name, float64, with the replica axis."""
         data = {"X": self.problem.X, "y": self.problem.y}
-        return {k: v.cpu().double().numpy() for k, v in data.items()} | self.params.numpy()
+        kept = {k: v.cpu().double().numpy() for k, v in data.items()}
+        if self.problem.mask is not None:  # 0 and 1, one copy per run as everything
+            real = self.problem.mask.cpu().numpy().astype(np.uint8)
+            kept["mask"] = np.repeat(real[None], self.problem.R, axis=0)
+        return kept | self.params.numpy()
 
     def first(self, runs: int) -> Setting:
         """The same setting with its first runs only."""
@@ -140,7 +145,8 @@ def _start(resolved: Resolved, problem: Problem, seed: int) -> Weights:
     sizes = family.sizes(config, problem, None)
     arrays = resolved.given.arrays()
     if arrays is not None:
-        given: Weights = family.from_arrays(arrays)
+        given: Weights = family.given(arrays, resolved.asked)
+        require_sizes(resolved.asked, family.sizes(config, problem, given), "weights=")
         return given
     if config.init != "theorem":
         return family.draw(config, sizes, seed)
@@ -164,8 +170,10 @@ def _load(resolved: Resolved, seed: int) -> Problem:
     if given.X is None:
         problem = family.load(config, seed)
     else:
-        X, y = (real_array(name, v)[0] for name, v in (("X", given.X), ("y", given.y)))
-        problem = family.problem(X[None], y[None], str(config.data), [])
+        masked = family.require_padding(given.mask)
+        X, y, _ = blanked(given.X, given.y, given.mask)
+        X, y = (real_array(name, v)[0] for name, v in (("X", X), ("y", y)))
+        problem = family.problem(X[None], y[None], str(config.data), [], **masked)
     norm = config.label_norm
     return problem if norm is None else problem.with_label_norm(norm)
 

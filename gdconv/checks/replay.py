@@ -45,7 +45,8 @@ def replay(saved: Check, progress: Progress | None = None, **memory: Any) -> Che
             "folder", ", ".join(missing), "give a run whose iterates.npz has its start"
         )
     name = str(resolved.config.problem or resolved.config.data or "saved")
-    problem = family.problem(saved.starts["X"], saved.starts["y"], name, saved.messages)
+    masked = family.require_padding(saved.starts.get("mask"))
+    problem = family.problem(saved.starts["X"], saved.starts["y"], name, saved.messages, **masked)
     params = family.from_arrays({b: saved.starts[b] for b in family.blocks})
     return run(assemble(resolved, problem, params), progress)
 

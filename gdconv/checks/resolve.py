@@ -88,6 +88,9 @@ def resolve(config: Config, given: Given | None = None) -> Resolved:
     """
     given = given or Given()
     theorem = theorem_named(config.validate().theorem)
+    if isinstance(theorem, ClaimTheorem) and given.mask is not None:
+        remedy = f"leave it out: {theorem.id} draws cases of its own, without padding"
+        raise InputError("mask", "given", remedy)
     readers = Readers.of(theorem, config, given.model, given.algorithm)
     asked = readers.config(config).validate()
     if isinstance(theorem, ClaimTheorem):

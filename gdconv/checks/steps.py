@@ -11,7 +11,7 @@ from gdconv.checks.prepare import Setting
 from gdconv.checks.resolve import FALLBACK
 from gdconv.compiled.ledger import DECREASE, FIXED, POSTERIOR, UNTESTED
 from gdconv.descent.plan import Bound, Plan
-from gdconv.rigor.bars import bar
+from gdconv.rigor.arithmetic import bar
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.theory.prediction import Prediction

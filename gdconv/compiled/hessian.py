@@ -1,6 +1,6 @@
 """Compiled filling of the dense Hessian of a softmax layer on the CPU, float64.
 
-Formulas and names as in `gdconv.hessian.moments`; the rows i of all samples are stacked, T = N L.
+Formulas and names as in `gdconv.hessian.softmax`; the rows i of all samples are stacked, T = N L.
 Products go through BLAS, a few rows and columns of the result at a time, so that the factors and
 the product stay in the cache; only the upper triangle is multiplied out, and each piece is written
 to both of its places at once.

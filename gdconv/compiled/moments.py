@@ -1,6 +1,6 @@
 """Compiled forward pass and moments of a softmax layer on the CPU, float64.
 
-Formulas and names as in `gdconv.hessian.moments`; the rows i of all samples are stacked, T = N L.
+Formulas and names as in `gdconv.hessian.softmax`; the rows i of all samples are stacked, T = N L.
 """
 
 from __future__ import annotations

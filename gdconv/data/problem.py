@@ -1,5 +1,7 @@
 """A regression problem: samples of tokens X, a target per token y, and a leading replica axis.
 
+Samples of different length have a mask: padded tokens are zero, no keys and no outputs.
+
 Row (i, k) of the feature matrix B depends only on token x_ik and on which tokens sample i holds, so
 data alone can force sigma_{Nn}(B) = 0, whatever the weights; `Problem.from_arrays` says so.
 """
@@ -12,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gdconv.data.notes import degeneracies, merge_notes, notes_of
+from gdconv.data.padding import blanked, note
 from gdconv.rigor.lapack import singular_values
 from gdconv.support.arrays import real_array as real_array
 from gdconv.support.errors import InputError
@@ -32,6 +36,7 @@ class Problem:
         duplicate_tokens: In some replica two rows of B are equal for all weights, or one is zero:
             two tokens of one sample are identical, two samples hold the same tokens in some order,
             or a sample is a single zero token.
+        mask: True for a real token, shape (N, n), the same in all replicas; None where all are.
 
     Example:
         >>> problem = Problem.from_arrays(np.eye(4).reshape(2, 2, 4), [[1.0, 2.0], [3.0, 4.0]])
@@ -46,9 +51,12 @@ class Problem:
     name: str = "user"
     notes: tuple[str, ...] = ()
     duplicate_tokens: bool = False
+    mask: Bool[Tensor, "N n"] | None = None
 
     @classmethod
-    def from_arrays(cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = ()) -> Problem:
+    def from_arrays(
+        cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = (), mask: Any = None
+    ) -> Problem:
         """Validates and copies arrays into a float64 problem.
 
         Args:
@@ -56,13 +64,15 @@ class Problem:
             y: Real array, shape (N, n) or (N, n, D_y), with the same leading R if X has it.
             name: Where the data came from.
             notes: Sentences to carry along.
+            mask: True (or 1) for a real token, shape (N, n); what stands elsewhere is not read.
 
         Returns:
             The problem, on the CPU, sharing no memory with its arguments.
 
         Raises:
             InputError: Wrong rank, mismatched or empty axes, masked, non-numeric, non-finite or
-                overflowing entries; the message names X or y and what to give instead.
+                overflowing entries, or a mask that fits no tokens or empties a sample; the message
+                names X, y or mask and what to give instead.
 
         Example:
             >>> Problem.from_arrays(np.ones((2, 3)), np.ones(2))
@@ -70,6 +80,7 @@ class Problem:
             gdconv.support.errors.InputError: X = array of shape (2, 3): give shape (N, n, D):
             samples, tokens, embedding.
         """
+        X, y, real = blanked(X, y, mask)
         tokens, x_notes = real_array("X", X)
         targets, y_notes = real_array("y", y)
         if tokens.ndim not in (3, 4):
@@ -84,18 +95,21 @@ class Problem:
         targets = _match_targets(targets, tokens)
         if tokens.ndim == 3:
             tokens, targets = tokens[None], targets[None]
-        said = [*notes, *x_notes, *y_notes]
-        per_run = [_degeneracies(x) for x in tokens]
+        said = [*notes, *x_notes, *y_notes, *([] if real is None else [note(real)])]
+        per_run = [degeneracies(x, real) for x in tokens]
         return cls(
             X=torch.from_numpy(tokens),
             y=torch.from_numpy(targets),
             name=name,
-            notes=_merge_notes([[*said, *found] for found in per_run]),
+            notes=merge_notes([[*said, *found] for found in per_run]),
             duplicate_tokens=any(map(bool, per_run)),
+            mask=None if real is None else torch.from_numpy(real),
         )
 
     @classmethod
-    def per_sample(cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = ()) -> Problem:
+    def per_sample(
+        cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = (), mask: Any = None
+    ) -> Problem:
         """A problem with one label per sample; labels per token are averaged over tokens.
 
         Args:
@@ -103,6 +117,7 @@ class Problem:
             y: Labels, shape (N,), (N, n) or (N, n, 1), or (N, 1, 1) as stored, R before or not.
             name: Where the data came from.
             notes: Sentences to carry along.
+            mask: As for `from_arrays`; a mean is one over the real tokens.
 
         Returns:
             The problem, y of shape (R, N, 1, 1).
@@ -114,6 +129,7 @@ class Problem:
             >>> Problem.per_sample(np.ones((2, 3, 4)), [0.0, 1.0]).y.flatten().tolist()
             [0.0, 1.0]
         """
+        X, y, real = blanked(X, y, mask)
         (tokens, x_notes), (labels, y_notes) = real_array("X", X), real_array("y", y)
         lead = tokens.shape[:-1]
         alone = tokens.ndim in (3, 4) and labels.shape in (lead[:-1], (*lead[:-1], 1, 1))
@@ -125,10 +141,12 @@ class Problem:
         made = cls.from_arrays(tokens, labels, name)
         if made.D_y != 1:
             raise InputError("y", f"{made.D_y} outputs", "give one label per sample")
+        n = tokens.shape[-2] if real is None else torch.from_numpy(real.sum(1)).view(1, -1, 1, 1)
         # a mean would round; equal rows of B say nothing here
-        y_kept = made.y[:, :, :1].clone() if alone else made.y.mean(2, keepdim=True)
-        said = (*notes, *x_notes, *y_notes)
-        return replace(made, y=y_kept, notes=said, duplicate_tokens=False)
+        y_kept = made.y[:, :, :1].clone() if alone else made.y.sum(2, keepdim=True) / n
+        said = (*notes, *x_notes, *y_notes, *([] if real is None else [note(real)]))
+        kept = None if real is None else torch.from_numpy(real)
+        return replace(made, y=y_kept, notes=said, duplicate_tokens=False, mask=kept)
 
     @classmethod
     def of_samples(cls, X: Any, y: Any, name: str = "user", notes: Iterable[str] = ()) -> Problem:
@@ -204,12 +222,16 @@ class Problem:
             raise InputError(
                 "problems", f"shapes {sorted(shapes)}", "stack only equal (N, n, D, D_y)"
             )
+        masks = [p.real.cpu() for p in problems]
+        if not all(torch.equal(m, masks[0]) for m in masks):
+            raise InputError("problems", "different masks", "stack only those of one mask")
         return cls(
             X=torch.cat([p.X for p in problems]),
             y=torch.cat([p.y for p in problems]),
             name=problems[0].name,
-            notes=_merge_notes([_notes_of(p, r) for p in problems for r in range(p.R)]),
+            notes=merge_notes([notes_of(p.notes, r) for p in problems for r in range(p.R)]),
             duplicate_tokens=any(p.duplicate_tokens for p in problems),
+            mask=problems[0].mask,
         )
 
     def __getitem__(self, run: int) -> Problem:
@@ -218,9 +240,12 @@ class Problem:
             self,
             X=X,
             y=self.y[run][None],
-            notes=tuple(_notes_of(self, run % self.R)),
-            duplicate_tokens=self.duplicate_tokens and bool(_degeneracies(X[0].cpu().numpy())),
+            notes=tuple(notes_of(self.notes, run % self.R)),
+            duplicate_tokens=self.duplicate_tokens and bool(self._degenerate(X[0])),
         )
+
+    def _degenerate(self, X: Tensor) -> list[str]:
+        return degeneracies(X.cpu().numpy(), None if self.mask is None else self.mask.cpu().numpy())
 
     def __len__(self) -> int:
         return self.R
@@ -237,8 +262,60 @@ class Problem:
 
     @property
     def n(self) -> int:
-        """Tokens per sample."""
+        """Places for tokens per sample, padding included."""
         return self.X.shape[2]
+
+    @property
+    def real(self) -> Bool[Tensor, "N n"]:
+        """The mask, all true where there is none."""
+        shape, device = self.X.shape[1:3], self.X.device
+        return (
+            torch.ones(shape, dtype=torch.bool, device=device) if self.mask is None else self.mask
+        )
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Real tokens of each sample, n_i."""
+        if self.mask is None:
+            return np.full(self.N, self.n)
+        return np.asarray(self.mask.sum(1).cpu())
+
+    def rows(self, values: Tensor) -> Tensor:
+        """What belongs to real tokens: (R, N, n, ...) as (R, T, ...), T = sum_i n_i.
+
+        Args:
+            values: One entry per token, padding included.
+
+        Returns:
+            The entries of the real ones, sample by sample.
+
+        Example:
+            >>> mask = [[True, False], [True, True]]
+            >>> problem = Problem.from_arrays(np.ones((2, 2, 1)), np.ones((2, 2)), mask=mask)
+            >>> problem.rows(problem.y).shape
+            torch.Size([1, 3, 1])
+        """
+        return values.flatten(1, 2) if self.mask is None else values[:, self.mask]
+
+    def placed(self, rows: Tensor) -> Tensor:
+        """The inverse of `rows`: (R, T, ...) as (R, N, n, ...), zeros at padded places.
+
+        Args:
+            rows: One entry per real token.
+
+        Returns:
+            One entry per token.
+
+        Example:
+            >>> problem = Problem.from_arrays(np.ones((1, 2, 1)), np.ones((1, 2)), mask=[[0, 1]])
+            >>> problem.placed(torch.ones(1, 1)).tolist()
+            [[[0.0, 1.0]]]
+        """
+        if self.mask is None:
+            return rows.unflatten(1, (self.N, self.n))
+        made = rows.new_zeros(len(rows), self.N, self.n, *rows.shape[2:])
+        made[:, self.mask] = rows
+        return made
 
     @property
     def D(self) -> int:
@@ -267,10 +344,12 @@ class Problem:
             torch.float32
         """
         X, y = (value.to(device=device, dtype=dtype) for value in (self.X, self.y))
-        return replace(self, X=X, y=y)
+        return replace(self, X=X, y=y, mask=None if self.mask is None else self.mask.to(device))
 
     def overparametrization_note(self, heads: int) -> str | None:
         """Says when B (Nn x HD) cannot have full row rank, so that the theorem is silent.
+
+        With padding N n is the number of real tokens.
 
         rank(B) <= H rank(tokens) <= HD, since every row of B^(h) mixes tokens; sigma_{Nn}(B) > 0
         needs rank Nn. The first test is exact, the second uses the numerical rank of the tokens.
@@ -286,14 +365,15 @@ class Problem:
             >>> problem.overparametrization_note(heads=1)[:32]
             'H D = 1 * 2 = 2 is below N n = 3'
         """
-        rows = self.N * self.n
+        tokens = self.rows(self.X)
+        rows = tokens.shape[1]
         if heads * self.D < rows:
             return (
                 f"H D = {heads} * {self.D} = {heads * self.D} is below N n = {rows}: "
                 "sigma_{Nn}(B) = 0 for all weights and the theorem is silent; "
                 f"take at least {-(-rows // self.D)} heads, or fewer samples or tokens."
             )
-        sizes = singular_values(self.X.detach().cpu().reshape(self.R, rows, self.D).numpy())
+        sizes = singular_values(tokens.detach().cpu().numpy())
         floor = sizes[:, :1] * max(rows, self.D) * torch.finfo(self.X.dtype).eps
         rank = int((sizes > floor).sum(1).min())
         if heads * rank < rows:
@@ -323,49 +403,3 @@ def _match_targets(y: np.ndarray, X: np.ndarray) -> np.ndarray:
     if y.shape[-1] == 0:
         raise InputError("y", _shape(y), "give at least one number per target")
     return y
-
-
-def _degeneracies(X: np.ndarray) -> list[str]:
-    """Why data (N, n, D) alone force sigma_min(B) = 0; empty if no reason is found."""
-    # A zero token is no reason by itself: its row of B is a mixture of the sample's other tokens.
-    notes = []
-    keys = [[token.tobytes() for token in sample] for sample in X + 0.0]  # -0.0 becomes 0.0
-    repeats = [i for i, sample in enumerate(keys) if len(set(sample)) < len(sample)]
-    if repeats:
-        notes.append(
-            f"{len(repeats)} of {len(keys)} samples hold the same token twice (first: sample "
-            f"{repeats[0]}): two rows of B are equal, so sigma_min(B) = 0 exactly."
-        )
-    zero = np.flatnonzero(~X.any(axis=(1, 2)))
-    if len(zero) and X.shape[1] == 1:
-        notes.append(f"Sample {zero[0]} is zero: its row of B is, so sigma_min(B) = 0 exactly.")
-    seen: dict[tuple[bytes, ...], int] = {}
-    for i, sample in enumerate(keys):
-        other = seen.setdefault(tuple(sorted(sample)), i)
-        if other != i:
-            notes.append(
-                f"Samples {other} and {i} hold the same tokens: rows of B are equal, so "
-                "sigma_min(B) = 0 exactly."
-            )
-            break
-    return notes
-
-
-def _merge_notes(per_run: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Notes that all runs share as they are, the others as "run r: ..."; order kept."""
-    merged: dict[str, None] = {}
-    for run, notes in enumerate(per_run):
-        for note in notes:
-            shared = all(note in others for others in per_run)
-            merged[note if shared else f"run {run}: {note}"] = None
-    return tuple(merged)
-
-
-def _notes_of(problem: Problem, run: int) -> list[str]:
-    """The notes of one replica, without the "run r: " mark (the inverse of `_merge_notes`)."""
-    mark = f"run {run}: "
-    return [
-        note.removeprefix(mark)
-        for note in problem.notes
-        if note.startswith(mark) or not note.startswith("run ")
-    ]

@@ -214,6 +214,8 @@ def digits(samples: int, tokens: int, target: str = "digit", seed: int = 0) -> P
 def load_npz(path: str | Path, per_sample: bool = False, samples: int | None = None) -> Problem:
     """A user's data: an .npz with X (N, n, D) and y (N, n) or (N, n, D_y), read without pickle.
 
+    It may hold a mask (N, n) too, true for a real token.
+
     Args:
         path: The file.
         per_sample: y may be of shape (N,); labels per token are averaged over tokens.
@@ -235,12 +237,12 @@ def load_npz(path: str | Path, per_sample: bool = False, samples: int | None = N
         4
     """
     path = Path(path)
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, optional=("mask",))
     X, y, notes = _first_samples(arrays["X"], arrays["y"], samples, path.name)
     require_rows(X)
     make = Problem.per_sample if per_sample else Problem.from_arrays
     try:
-        problem = make(X, y, path.name, notes)
+        problem = make(X, y, path.name, notes, _of_these(arrays, X))
     except InputError as error:
         raise InputError(f"{error.field} of {path.name}", error.value, error.remedy) from None
     if problem.R > 1:
@@ -300,6 +302,17 @@ def _first_samples(
         return X, y, []  # labels of other samples are refused with their shape
     keep = (slice(None),) * axis + (slice(N),)
     return X[keep], y[keep], [f"The first {N} of {has} samples of {name} are used."]
+
+
+def _of_these(arrays: dict[str, np.ndarray], X: np.ndarray) -> np.ndarray | None:
+    """The mask of the samples that are used, None where the file has none."""
+    mask, lead = arrays.get("mask"), arrays["X"].shape[:-1]
+    if mask is None or X.ndim not in (3, 4):
+        return mask
+    if mask.shape not in (lead, lead[-2:]):
+        wanted = f"give shape {lead[-2:]}, the samples and tokens of X"
+        raise InputError("mask", f"array of shape {mask.shape}", wanted)
+    return mask[..., : X.shape[-3], :]
 
 
 def require_rows(X: np.ndarray) -> None:

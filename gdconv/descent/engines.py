@@ -327,7 +327,7 @@ def runs_in_torch(model: Model, problem: Problem, engine: str, follows: bool) ->
 
     Args:
         model: The model; the compiled loop knows the multi-head regression.
-        problem: Data; the compiled loop works in float64 on the CPU.
+        problem: Data; the compiled loop works in float64 on the CPU and knows no padding.
         engine: What is asked for: auto, fused or torch.
         follows: Whether Python sees every iterate (`Plan.follows`).
 
@@ -335,7 +335,8 @@ def runs_in_torch(model: Model, problem: Problem, engine: str, follows: bool) ->
         True for the torch engine.
     """
     X = problem.X
-    fits = X.device.type == "cpu" and X.dtype == torch.float64 and not follows
+    fits = X.device.type == "cpu" and X.dtype == torch.float64 and problem.mask is None
+    fits = fits and not follows
     return engine == "torch" or not fits or not isinstance(model, MultiHeadRegression)
 
 
@@ -359,7 +360,8 @@ def make_engine(model: Model, problem: Problem, params: Any, plan: Plan) -> Engi
         raise InputError(
             "engine",
             "fused",
-            "use --engine torch for other devices, dtypes, models, theorems and algorithms",
+            "use --engine torch for padded data (a mask), other devices, dtypes, models, theorems "
+            "and algorithms",
         )
     if in_torch or not isinstance(model, MultiHeadRegression):
         return TorchEngine(model, problem, params, plan)

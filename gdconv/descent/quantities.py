@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gdconv.rigor.bars import Number, bar
+from gdconv.rigor.arithmetic import Number, bar
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.errors import InputError, cause
 

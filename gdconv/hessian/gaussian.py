@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gdconv.hessian.moments import value_block
 from gdconv.hessian.point import Point
+from gdconv.hessian.softmax import value_block
 
 _sum = torch.einsum
 

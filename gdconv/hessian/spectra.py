@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
-from gdconv.hessian.blocks import hessian
+from gdconv.hessian.dense import hessian
 from gdconv.hessian.layer import AttentionLayer
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.symmetric_map import SymmetricMap, symmetric_map

@@ -31,6 +31,7 @@ class Architecture(ABC):
             are keyword parameters of its class.
         defaults: Values of last resort for options, before those of all families.
         kind: What `Theorem.models` calls it; its name where nothing else is said.
+        padding: Whether data may have a mask.
     """
 
     name: ClassVar[str]
@@ -38,6 +39,7 @@ class Architecture(ABC):
     blocks: ClassVar[tuple[str, ...]]
     reads: ClassVar[tuple[str, ...]]
     defaults: Mapping[str, Any] = MappingProxyType({})
+    padding: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
@@ -68,6 +70,18 @@ class Architecture(ABC):
     def from_arrays(self, arrays: dict[str, np.ndarray]) -> Weights:
         """Weights from numpy arrays by block name."""
 
+    def given(self, arrays: dict[str, np.ndarray], asked: Config) -> Weights:
+        """Weights that were handed over in memory; a family may know further names of blocks.
+
+        Args:
+            arrays: Arrays by name.
+            asked: Options as they were given.
+
+        Returns:
+            The weights.
+        """
+        return self.from_arrays(arrays)
+
     @abstractmethod
     def require_match(self, problem: Problem, params: Any) -> None:
         """Refuse weights that do not fit the data."""
@@ -76,9 +90,37 @@ class Architecture(ABC):
         """Whether weights are of this family."""
         return tuple(params.blocks()) == self.blocks
 
-    def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
-        """Data from stored arrays."""
-        return Problem.from_arrays(X, y, name, notes)
+    def problem(
+        self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str], mask: Any = None
+    ) -> Problem:
+        """Data from stored arrays; a mask comes only where `padding` says so."""
+        return Problem.from_arrays(X, y, name, notes, mask)
+
+    def require_padding(self, mask: Any) -> dict[str, Any]:
+        """A mask as an argument of `problem`, none where there is none.
+
+        Args:
+            mask: A mask, or None.
+
+        Returns:
+            Keyword arguments.
+
+        Raises:
+            InputError: There is a mask, and this family has no padding.
+
+        Example:
+            >>> from gdconv.models.families import ARCHITECTURES
+            >>> ARCHITECTURES["multihead"].require_padding(None)
+            {}
+        """
+        if mask is None:
+            return {}
+        if not self.padding:
+            remedy = (
+                "leave it out, and give sequences of one length: let your module take the mask "
+            )
+            raise InputError("mask", "padded sequences", f"{remedy}as part of X")
+        return {"mask": mask}
 
     def notes(self, problem: Problem, params: Any) -> list[str]:
         """Sentences a reader of the result should know."""

@@ -12,7 +12,7 @@ import numpy as np
 from gdconv.data.problem import Problem
 from gdconv.models.probes import Probe
 from gdconv.models.weights import Weights
-from gdconv.rigor.bars import bar
+from gdconv.rigor.arithmetic import bar
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.trust import Estimate
 
@@ -47,10 +47,20 @@ class Point(ABC):
         """Samples."""
         return self.problem.N
 
-    @property
+    @cached_property
     def n(self) -> int:
-        """Tokens per sample."""
-        return self.problem.n
+        """Tokens per sample; with padding the real ones of the longest sample."""
+        return int(self.problem.lengths.max())
+
+    @cached_property
+    def T(self) -> int:
+        """Real tokens of all samples, N n without padding."""
+        return int(self.problem.lengths.sum())
+
+    @cached_property
+    def fill(self) -> np.ndarray:
+        """n_i / n, the real tokens of each sample over those of the longest one, shape (N,)."""
+        return np.asarray(self.problem.lengths / self.n)
 
     @property
     def D(self) -> int:

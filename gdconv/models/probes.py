@@ -48,13 +48,25 @@ class Probe:
         return slope + self.jacobian_error * self.residual_norm
 
 
-def attention_entropy(S: torch.Tensor) -> torch.Tensor:
-    """Entropy of attention rows over log n, averaged; rows of weight zero count as one-hot."""
+def attention_entropy(S: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Entropy of attention rows over log n, averaged; rows of weight zero count as one-hot.
+
+    Args:
+        S: Attention weights (R, H, N, n, n).
+        mask: True for a real token, (N, n); rows of padding do not count, n is each sample's own.
+
+    Returns:
+        One number per replica; a single token has entropy 0.
+    """
     n = S.shape[-1]
     if n == 1:
         return torch.zeros_like(S[:, 0, 0, 0, 0])
     p = S / S.sum(-1, keepdim=True).clamp_min(torch.finfo(S.dtype).tiny)
-    return torch.special.entr(p).sum(-1).mean((1, 2, 3)) / math.log(n)
+    rows = torch.special.entr(p).sum(-1)
+    if mask is None:
+        return rows.mean((1, 2, 3)) / math.log(n)
+    most = mask.sum(1).clamp_min(2).to(S.dtype).log()
+    return (rows / most.unsqueeze(1))[:, :, mask].mean((1, 2))
 
 
 def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:

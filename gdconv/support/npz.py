@@ -26,7 +26,10 @@ WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "w_O")
 
 
 def read_arrays(
-    path: Path, names: tuple[str, ...] = ("X", "y"), option: str = "data"
+    path: Path,
+    names: tuple[str, ...] = ("X", "y"),
+    option: str = "data",
+    optional: tuple[str, ...] = (),
 ) -> dict[str, np.ndarray]:
     """Named arrays of an .npz; sizes and types are checked before anything large is read.
 
@@ -34,6 +37,7 @@ def read_arrays(
         path: The file.
         names: Which arrays; a file with others is refused, for nobody would read them.
         option: The option that named the file, for errors.
+        optional: Further arrays that may be there.
 
     Returns:
         The arrays by name, as stored: any shape, any type but Python objects.
@@ -57,7 +61,7 @@ def read_arrays(
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Python's parser thinks of a header
-            return _read_archive(file, names, option, resave)
+            return _read_archive(file, names, optional, option, resave)
     except _RefusedError as refused:
         raise InputError(option, path, str(refused)) from None
     except PermissionError:
@@ -99,13 +103,15 @@ class _RefusedError(Exception):
 
 
 def _read_archive(
-    file: BinaryIO, names: tuple[str, ...], option: str, resave: str
+    file: BinaryIO, names: tuple[str, ...], optional: tuple[str, ...], option: str, resave: str
 ) -> dict[str, np.ndarray]:
     """The arrays of an open file."""
     if file.read(6) == b"\x93NUMPY":
         raise _RefusedError(f"this is a single .npy array; {resave}")
     with zipfile.ZipFile(file) as archive:
-        _require_names(archive.namelist(), names, option, resave)
+        members = archive.namelist()
+        names += tuple(name for name in optional if f"{name}.npy" in members)
+        _require_names(members, names, option, resave)
         return {name: _read_member(archive, name) for name in names}
 
 

@@ -26,7 +26,7 @@ from gdconv.checks.replay import differences, replay
 from gdconv.checks.result import Check as Result
 from gdconv.checks.result import load
 from gdconv.checks.run import check
-from gdconv.rigor.bars import times
+from gdconv.rigor.arithmetic import times
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gdconv.models.point import Point
-from gdconv.rigor.bars import minus, over, plus, positive_part, smaller, times
+from gdconv.rigor.arithmetic import minus, over, plus, positive_part, smaller, times
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.theory.prediction import Inequality, Prediction
 
@@ -57,7 +57,7 @@ class Tail:
 def tail(end: Point, eta: float, constants: Callable[[float], tuple[float, float]]) -> Tail:
     """Look for the radius at which TAIL fires.
 
-    What cancels, c = 1 - eta L / 2 and s - M rho, carries its own bar (`gdconv.rigor.bars`).
+    What cancels, c = 1 - eta L / 2 and s - M rho, carries its own bar (`gdconv.rigor.arithmetic`).
 
     Args:
         end: The run at theta_T.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gdconv.rigor.bars import minus, over, plus, positive_part, smaller, times
+from gdconv.rigor.arithmetic import minus, over, plus, positive_part, smaller, times
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.trust import Estimate
 from gdconv.theory.prediction import Inequality, Side

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite, nan
 
 from gdconv.descent.quantities import Bounded
-from gdconv.rigor.bars import Number, bar, times
+from gdconv.rigor.arithmetic import Number, bar, times
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.trust import Estimate, Interval, weakest
 

@@ -110,11 +110,11 @@ def layer_from_lists() -> torch.Tensor:
 
 
 def hessian_without_keys() -> torch.Tensor:
-    from gdconv.hessian import blocks
+    from gdconv.hessian import dense
     from gdconv.hessian.layer import attention_layer
 
     x = np.arange(6.0).reshape(3, 2) / 4
-    return blocks.hessian(attention_layer(x, x, np.eye(2), W_QK=np.eye(2)))
+    return dense.hessian(attention_layer(x, x, np.eye(2), W_QK=np.eye(2)))
 
 
 def deep_norms() -> torch.Tensor:

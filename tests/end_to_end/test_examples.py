@@ -30,7 +30,7 @@ EXAMPLES = {
 """Id, an option that its help must show, and a quantity that is followed, by file."""
 
 FAULTS = {
-    "two_layer_relu": ("constant(moved, R)", "constant(moved, R / 10)"),
+    "two_layer_relu": ("moved), R)", "moved), R / 10)"),
     "deep_linear": ("2 * q * mu, max_step", "60 * q * mu, max_step"),
     "logistic_regression": (
         "n * (2 + log(x) ** 2) / (2 * x) if",

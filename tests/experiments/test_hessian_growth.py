@@ -31,7 +31,7 @@ from experiments.hessian_growth.figure import draw as figure
 from experiments.hessian_growth.layer import DEPTH_SHAPE, along_depth, along_scale, draw, forward
 from experiments.hessian_growth.numbers import PUBLISHED, slope, slopes
 from experiments.hessian_growth.plan import COLUMNS, PRESETS, Preset, grid, run_units
-from gdconv.hessian.blocks import hessian_block
+from gdconv.hessian.dense import hessian_block
 from gdconv.hessian.layer import attention_layer
 
 

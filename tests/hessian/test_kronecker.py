@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hessian.reference import draw
 
-from gdconv.hessian.blocks import hessian_block
+from gdconv.hessian.dense import hessian_block
 
 L, D, d = 4, 3, 2
 I = np.eye  # noqa: E741

@@ -11,7 +11,7 @@ from hessian.reference import KINDS, automatic, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdconv.hessian.blocks import hessian
+from gdconv.hessian.dense import hessian
 from gdconv.hessian.layer import PARTS
 from gdconv.hessian.operators import HessianOperator
 from gdconv.support.errors import InputError

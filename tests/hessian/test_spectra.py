@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from gdconv.hessian.blocks import hessian
+from gdconv.hessian.dense import hessian
 from gdconv.hessian.density import lanczos, spectral_density
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.spectra import (

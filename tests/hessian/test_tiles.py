@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gdconv.compiled.tiles import place
-from gdconv.hessian.blocks import aligned
+from gdconv.hessian.dense import aligned
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gdconv.models.losses import CrossEntropy, Logistic, Loss, Squared
-from gdconv.models.losses.tails import LOG2, TURN
+from gdconv.models.losses.slope_sums import LOG2, TURN
 
 INF = math.inf
 

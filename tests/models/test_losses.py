@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gdconv.models.losses import CrossEntropy, Logistic, Loss, Squared, loss_named
 from gdconv.models.losses.cross_entropy import contrasts
-from gdconv.models.losses.tails import LOG2
+from gdconv.models.losses.slope_sums import LOG2
 from gdconv.support.errors import InputError
 
 mpmath.mp.dps = 50

@@ -115,7 +115,7 @@ def layer_split(layer: AttentionLayer) -> dict[str, Tensor]:
         Matrices (P, P) by part.
 
     Example:
-        >>> from gdconv.hessian.blocks import hessian
+        >>> from gdconv.hessian.dense import hessian
         >>> from gdconv.hessian.layer import attention_layer
         >>> eye = torch.eye(3, dtype=torch.float64)
         >>> layer = attention_layer(eye, 2 * eye, W_V=eye, W_Q=eye, W_K=eye)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gdconv.hessian import blocks
+from gdconv.hessian import dense
 from gdconv.hessian.layer import PARTS, AttentionLayer, attention_layer
 from gdconv.hessian.operators import HessianOperator
 from gdconv.rigor.rounding import UNIT
@@ -89,7 +89,7 @@ def split_norms(layer: AttentionLayer) -> dict[tuple[str, str], float]:
     cut = {n: slice(a, b) for n, a, b in zip(layer.names, ends[:-1], ends[1:], strict=True)}
     made = {}
     for part in PARTS:
-        H = blocks.hessian(layer, None, part).numpy()
+        H = dense.hessian(layer, None, part).numpy()
         for i, row in enumerate(layer.names):
             for column in layer.names[i:]:
                 size = float(np.linalg.norm(H[cut[row], cut[column]]))
@@ -179,7 +179,7 @@ def errors(layer: AttentionLayer) -> Errors:
     size = torch.maximum(true["outer"].abs(), true["functional"].abs())
     by_part, where = {}, {}
     for part in PARTS:
-        gap = (blocks.hessian(layer, None, part) - true[part]).abs()
+        gap = (dense.hessian(layer, None, part) - true[part]).abs()
         off = {
             NAMES[a] + NAMES[b]: float(gap[cut[a], cut[b]].max() / size[cut[a], cut[b]].max())
             for a in layer.names
@@ -285,7 +285,7 @@ class Case:
     @cached_property
     def hot(self) -> float:
         """A temperature at which all but one weight of every row underflow, at most 1e-3."""
-        at = blocks.evaluate(self.bare)
+        at = dense.evaluate(self.bare)
         if self.sizes[1] < 2:
             return 1e-3
         two = (at.q @ at.k.mT * self.bare.scale).topk(2, -1).values
@@ -357,4 +357,4 @@ def diagonal(layer: AttentionLayer, part: str) -> Iterator[tuple[str, Tensor]]:
         Name and block.
     """
     for name in layer.names:
-        yield NAMES[name] * 2, blocks.hessian_block(layer, name, name, part)
+        yield NAMES[name] * 2, dense.hessian_block(layer, name, name, part)

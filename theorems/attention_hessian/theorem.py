@@ -17,10 +17,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gdconv.hessian import blocks
+from gdconv.hessian import dense
 from gdconv.hessian.layer import PARTS
 from gdconv.hessian.spectra import eigenvalue_bounds, inertia
-from gdconv.rigor.bars import largest
+from gdconv.rigor.arithmetic import largest
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.support.npz import LARGEST_BYTES
@@ -105,9 +105,9 @@ class AttentionHessian(ClaimTheorem):
         """H_f(VV) = 0: the output is linear in W_V."""
         ours, theirs, bend = 0.0, 0.0, 0.0
         for layer in case.variants.values():
-            P, size = layer.weight("W_V").numel(), blocks.hessian(layer, ("W_V",), "functional")
+            P, size = layer.weight("W_V").numel(), dense.hessian(layer, ("W_V",), "functional")
             ours = largest((ours, float(size.abs().max())))
-            outer = blocks.hessian(layer, ("W_V",))
+            outer = dense.hessian(layer, ("W_V",))
             functional = layer_split(layer)["functional"][-P:, -P:]
             theirs = largest((theirs, float(functional.abs().max() / outer.abs().max())))
             bend = largest((bend, value_curvature(layer)))
@@ -122,7 +122,7 @@ class AttentionHessian(ClaimTheorem):
         """H_o has no negative eigenvalue, and at most as many positive ones as F has entries."""
         claims, least = [], 0.0
         for name, layer in case.variants.items():
-            H = blocks.hessian(layer, None, "outer")
+            H = dense.hessian(layer, None, "outer")
             signs = inertia(H.numpy(), rounding_slack(H))
             low, high = eigenvalue_bounds(H.numpy())
             if high[-1] > 0:  # one token: H_o is 0
@@ -142,11 +142,11 @@ class AttentionHessian(ClaimTheorem):
         mirrored = replace(layer, Y=-layer.Y)
         for block in ("W_Q", "W_K"):
             for part, symbol in (("functional", "H_f"), ("total", "H")):
-                both = [blocks.hessian(a, (block,), part) for a in (layer, mirrored)]
+                both = [dense.hessian(a, (block,), part) for a in (layer, mirrored)]
                 counts = [inertia(H.numpy(), rounding_slack(H)).negative for H in both]
                 name = f"{symbol}({block[-1] * 2}): certain negative eigenvalues, Y and -Y"
                 claims.append(Inequality(name, sum(counts), ">=", 1))
-        found = inertia(blocks.hessian(layer).numpy(), rounding_slack(blocks.hessian(layer)))
+        found = inertia(dense.hessian(layer).numpy(), rounding_slack(dense.hessian(layer)))
         claims.append(Inequality("H: certain negative eigenvalues", found.negative, ">=", 1))
         enough = Inequality("at least three tokens", L, ">=", 3)
         return Finding(tuple(claims), (enough,), note=f"at s = {case.scales[-1]:.2g}")
@@ -231,7 +231,7 @@ class AttentionHessian(ClaimTheorem):
         layer = case.bare
         taus = np.geomspace(1.0, case.hot, 13)
         found = [split_norms(replace(layer, temperature=float(tau))) for tau in taus]
-        hot = blocks.evaluate(replace(layer, temperature=case.hot)).A.amax(-1).min()
+        hot = dense.evaluate(replace(layer, temperature=case.hot)).A.amax(-1).min()
         claims = []
         for part, block in found[0]:
             power = sum(name in "QK" for name in block)
@@ -266,10 +266,10 @@ class AttentionHessian(ClaimTheorem):
     def layer_norm(self, case: Case) -> Finding:
         """Pre-layer-norm with eps = 0: H does not depend on the scale; eps > 0 brings it back."""
         layer = replace(case.bare, layer_norm=0.0)
-        H = blocks.hessian(layer)
+        H = dense.hessian(layer)
         claims = []
         for scale in (1e-6, 0.3, 1e6):
-            moved = blocks.hessian(replace(layer, X=scale * layer.X))
+            moved = dense.hessian(replace(layer, X=scale * layer.X))
             off = float((moved - H).abs().max() / H.abs().max())
             claims.append(Inequality(f"s = {scale:g}: change of H, relative", off, "<=", ROUNDING))
         x, eps = case.scales, 1e-5

@@ -30,7 +30,7 @@ from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.models.multihead.tangent import tangent_kernel
 from gdconv.models.probes import distances, to_numpy
 from gdconv.models.weights import Weights
-from gdconv.rigor.bars import minus, positive_part, smaller, times
+from gdconv.rigor.arithmetic import minus, positive_part, smaller, times
 from gdconv.rigor.eigen import lambda_max_enclosure, lambda_min_enclosure
 from gdconv.rigor.spectrum import Enclosure
 
@@ -169,7 +169,7 @@ class LazyWatch(Watch):
     @np.errstate(all="ignore")  # absurd scales give inf or nan, which no claim meets
     def observe(self, replicas: list[int], params: Any, forward: Any) -> None:
         """The recursion of the bound, one step on."""
-        residual = forward.residual.flatten(1)
+        residual = _outputs(self.problem, forward.residual)
         blocks = self.plan.trained
         times = self.model.kernel_times(self.problem, params, residual, blocks, forward)
         r_t, k_t = to_numpy(residual), to_numpy(times)
@@ -253,6 +253,11 @@ class LazyWatch(Watch):
             "rung_lo": state.rung.lo,
             "rung_hi": state.rung.hi,
         }
+
+
+def _outputs(problem: Problem, residual: torch.Tensor) -> torch.Tensor:
+    """Residuals (R, m), those of padded tokens left out; the encoder has one per sample."""
+    return residual if residual.ndim == 2 else problem.rows(residual).flatten(1)
 
 
 def _ratio(top: Enclosure, bottom: Enclosure) -> Enclosure:

@@ -26,7 +26,7 @@ from gdconv.descent.loop import Outcome
 from gdconv.models.encoder.constants import DataConstants, EncoderConstants, least_radii
 from gdconv.models.encoder.parameters import BLOCKS, initialize_encoder
 from gdconv.models.encoder.point import EncoderPoint
-from gdconv.rigor.bars import minus, over, positive_part, times
+from gdconv.rigor.arithmetic import minus, over, positive_part, times
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.support.errors import InputError
 from gdconv.theory.certificates import descent_hypotheses, run_certificate

@@ -8,7 +8,8 @@ tau_1 sqrt(loss_scale)):
     |F_pre(W') - F_pre(W)| <= Lambda |(dW_V, dW_Q, dW_K)|,
     Lambda^2 = A_V^2 + lambda_V^2 (A_Q^2 lambda_K^2 + A_K^2 lambda_Q^2)
 
-Proofs and every symbol: docs/theory/ntk-regime.md, "Constants".
+Proofs and every symbol: docs/theory/ntk-regime.md, "Constants". With padding every proof holds
+sample by sample with its own n_i; n is the longest, fill_i = n_i / n.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ class DataConstants:
     @classmethod
     def sharp(cls, s: EncoderPoint) -> DataConstants:
         """From the samples themselves, with t_i = |X_i - mean token|_2; never above `plain`."""
-        X, t = _tokens(s), s.t
-        centred = X - X.mean(1, keepdims=True)
+        X, t, root = _tokens(s), s.t, np.sqrt(s.fill)
         longest = np.linalg.norm(X, axis=2).max(1)
-        scale, stacked = s.model.scale, (s.N * s.n, s.D)
-        A_O = scale * s.n * float(np.linalg.norm(longest))
+        scale, stacked = s.model.scale, (-1, s.D)
+        A_O = scale * s.n * float(np.linalg.norm(s.fill * longest))
+        filled = s.fill[:, None, None] * X
         score = s.model.tau_0 * scale * sqrt(s.n) / 2
 
         def spread(weights: np.ndarray, tokens: np.ndarray) -> float:
@@ -76,9 +77,9 @@ class DataConstants:
 
         return cls(
             A_O,
-            min(A_O, scale * s.n * float(spectral_norm(X.reshape(stacked)))),
-            spread(t**2, X),
-            spread(t * s.x, centred),
+            min(A_O, scale * s.n * float(spectral_norm(filled.reshape(stacked)))),
+            spread(root * t**2, X),
+            spread(root * t * s.x, s.centred),
         )
 
 
@@ -131,9 +132,9 @@ class EncoderConstants:
     def curved(self) -> float:
         """Second-order part (dd + sqrt(dd^2 + cc^2)) / 2 of the smooth pieces of the activation."""
         s, (Q, K, V, O) = self.start, (self.reach(b) for b in BLOCKS)  # noqa: E741
-        tau, pair = s.model.tau_0, sqrt(Q**2 + K**2)
-        E = float(np.linalg.norm(s.t**2 * s.x))
-        E_3 = float(np.linalg.norm(s.t**3 * s.x**2))
+        tau, pair, root = s.model.tau_0, sqrt(Q**2 + K**2), np.sqrt(s.fill)
+        E = float(np.linalg.norm(root * s.t**2 * s.x))
+        E_3 = float(np.linalg.norm(root * s.t**3 * s.x**2))
         front = s.model.scale * O * sqrt(s.n)
         mixed = front * tau * E * pair
         own = front * V * (SOFTMAX_SECOND * tau**2 * E_3 * pair**2 + tau * E / 2)
@@ -151,7 +152,7 @@ class EncoderConstants:
         s, (Q, K, V, O) = self.start, (self.reach(b) for b in BLOCKS)  # noqa: E741
         longest = np.linalg.norm(_tokens(s), axis=2).max(1)
         turned = V * s.model.tau_0 * s.t**2 * s.x / 2 * sqrt(Q**2 + K**2)
-        fourth = float(np.linalg.norm(s.n * longest**2 + turned**2))
+        fourth = float(np.linalg.norm(s.n * s.fill * longest**2 + turned**2))
         entry = min(O, largest_entry)
         B = s.model.scale * s.model.act.curvature * entry * fourth + self.curved()
         return (B + sqrt(B**2 + 4 * self.Lambda_squared)) / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gdconv.data import sources
@@ -44,6 +46,7 @@ class Encoder(Architecture):
     trainable = BLOCKS
     blocks = BLOCKS
     reads = READS["encoder"]
+    padding = True
 
     def model(self, config: Config, sizes: dict[str, int]) -> ShallowEncoder:
         """The model with its scalings.
@@ -114,9 +117,11 @@ class Encoder(Architecture):
         """W_Q, W_K, W_V, w_O."""
         return EncoderParameters.from_arrays(arrays)
 
-    def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
+    def problem(
+        self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str], mask: Any = None
+    ) -> Problem:
         """Data from stored arrays, one label per sample."""
-        return Problem.per_sample(X, y, name, notes)
+        return Problem.per_sample(X, y, name, notes, mask)
 
     def require_match(self, problem: Problem, params: EncoderParameters) -> None:
         """Data and weights have the same R and D, and there is one label per sample.

@@ -12,7 +12,8 @@ With c = tau_1 sqrt(loss_scale), F_pre = c sum_k act(pre_k) and residual = sqrt(
 loss = 1/2 |residual|^2 and every formula of the summed loss holds as it stands. Gradients pass
 through the D x D matrices W_Q^T W_K and sum_i X_i^T P_i X_i, so nothing larger than the
 preactivations (R, N, n, d_m) is formed; `jacobian_sample` goes through queries, keys and values
-instead and checks `gradient` during every run.
+instead and checks `gradient` during every run. Padded tokens are zero and so are their rows and
+columns of S: preactivations are 0 there, act(0) = 0, and sums over tokens hold as they stand.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gdconv.data.problem import Problem
 from gdconv.models.base import Formulas
 from gdconv.models.encoder.activations import Activation, activation_named
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+from gdconv.models.multihead.attention_kernels import masked_softmax
 from gdconv.support.errors import InputError
 
 
@@ -110,7 +112,7 @@ class EncoderFormulas(Formulas):
         X, y = problem.X, problem.y
         if y.shape[2:] != (1, 1):
             raise InputError("y", f"a tensor of shape {tuple(y.shape)}", "give one label a sample")
-        S = torch.softmax(self.tau_0 * (X @ _scores(params) @ X.mT), dim=-1)
+        S = masked_softmax(self.tau_0 * (X @ _scores(params) @ X.mT), problem.mask)
         A = S @ X
         pre = _tokenwise(A, params.W_V.mT)
         hidden = self.act(pre).sum(2)

@@ -59,7 +59,7 @@ class EncoderPoint(Point):
 
     @property
     def C_x(self) -> float:
-        """max_i |X_i|_F / sqrt(n)."""
+        """max_i |X_i|_F / sqrt(n), n of the longest sample."""
         norms = self.problem.X[0].flatten(1).norm(dim=1)
         return float(norms.max()) / math.sqrt(self.n)
 
@@ -71,8 +71,16 @@ class EncoderPoint(Point):
     @cached_property
     def t(self) -> np.ndarray:
         """t_i = |X_i - mean token|_2, shape (N,)."""
+        return spectral_norm(self.centred)
+
+    @cached_property
+    def centred(self) -> np.ndarray:
+        """X_i - mean token, shape (N, n, D); zero where padded."""
         X = self.problem.X[0].cpu().double().numpy()
-        return spectral_norm(X - X.mean(1, keepdims=True))
+        if self.problem.mask is None:
+            return np.asarray(X - X.mean(1, keepdims=True))
+        real = self.problem.mask.cpu().numpy()[..., None]
+        return np.asarray((X - X.sum(1, keepdims=True) / real.sum(1, keepdims=True)) * real)
 
     def norm(self, block: str) -> float:
         """|W|_2 of a block; |w_O| for w_O."""

@@ -50,7 +50,7 @@ def probe(
         jacobian_norm=to_numpy(total),
         weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=to_numpy(at.residual.norm(dim=1)),
-        entropy=to_numpy(attention_entropy(at.S.unsqueeze(1))),
+        entropy=to_numpy(attention_entropy(at.S.unsqueeze(1), problem.mask)),
         gradient=EncoderParameters(**pulled),
     )
 

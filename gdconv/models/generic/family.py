@@ -144,7 +144,9 @@ class ModuleFamily(Architecture):
         """Parameters by their names."""
         return ModuleWeights.from_arrays(self._like, arrays)
 
-    def problem(self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str]) -> Problem:
+    def problem(
+        self, X: np.ndarray, y: np.ndarray, name: str, notes: list[str], mask: Any = None
+    ) -> Problem:
         """Data from arrays with a replica axis, classes as rows of zeros and a one."""
         made = [Problem.of_samples(*pair, name, notes) for pair in zip(X, y, strict=True)]
         stacked = Problem.stack(made)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gdconv.models.losses.base import Loss, above, below, finite, matching
 from gdconv.models.losses.divergence import Divergence, divergence
-from gdconv.models.losses.tails import bend, flattest, steepest
+from gdconv.models.losses.slope_sums import bend, flattest, steepest
 from gdconv.rigor.rounding import UNIT
 from gdconv.support.errors import InputError
 

@@ -5,22 +5,46 @@ Both kernels act on queries q = X W_Q and keys k = X W_K, shape (..., n, d), bat
 * softmax   S = softmax over rows of q k^T / sqrt(d)
 * Gaussian  S_kj = exp(-|q_k - k_j|^2 / (2 sqrt(d))), not normalised
 
+Padded tokens (a mask that is false) have weight exactly zero, as keys and as queries: rows and
+columns of S vanish, and with them every pullback and tangent there.
+
 Source: Song et al. 2024, section 2; derivatives in docs/theory/full-gd.md.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import sqrt
+from math import inf, sqrt
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gdconv.support.errors import InputError
 
 Tokens = Float[Tensor, "*b n d"]
 Weights = Float[Tensor, "*b n n"]
+Mask = Bool[Tensor, "*#b n"]
+
+
+def masked_softmax(scores: Weights, mask: Mask | None) -> Weights:
+    """Softmax over the real keys of each row, zero in rows of padded queries.
+
+    Args:
+        scores: Scores, shape (..., n, n).
+        mask: True for a real token, shape (..., n); every sample has one. None where all are.
+
+    Returns:
+        The weights.
+
+    Example:
+        >>> masked_softmax(torch.zeros(2, 2), torch.tensor([True, False])).tolist()
+        [[1.0, 0.0], [0.0, 0.0]]
+    """
+    if mask is None:
+        return torch.softmax(scores, dim=-1)
+    S = torch.softmax(scores.masked_fill(~mask.unsqueeze(-2), -inf), dim=-1)
+    return S.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
 class Kernel(ABC):
@@ -29,8 +53,8 @@ class Kernel(ABC):
     name: str
 
     @abstractmethod
-    def weights(self, q: Tokens, k: Tokens) -> Weights:
-        """Attention weights S, shape (..., n, n)."""
+    def weights(self, q: Tokens, k: Tokens, mask: Mask | None = None) -> Weights:
+        """Attention weights S, shape (..., n, n); zero where query or key is padding."""
 
     @abstractmethod
     def pullback(self, S: Weights, q: Tokens, k: Tokens, G: Weights) -> tuple[Tokens, Tokens]:
@@ -65,9 +89,10 @@ class Softmax(Kernel):
 
     name = "softmax"
 
-    def weights(self, q: Tokens, k: Tokens) -> Weights:
-        """S = softmax(q k^T / sqrt(d)), rows sum to one."""
-        return torch.softmax(q @ k.mT / sqrt(q.shape[-1]), dim=-1)
+    def weights(self, q: Tokens, k: Tokens, mask: Mask | None = None) -> Weights:
+        """S = softmax(q k^T / sqrt(d)), rows sum to one (over real keys, for real queries)."""
+        scores = q @ k.mT / sqrt(q.shape[-1])
+        return masked_softmax(scores, mask)
 
     def pullback(self, S: Weights, q: Tokens, k: Tokens, G: Weights) -> tuple[Tokens, Tokens]:
         """P = S o (G - rowsum(S o G)); (P k, P^T q) / sqrt(d)."""
@@ -105,10 +130,11 @@ class Gaussian(Kernel):
 
     name = "gaussian"
 
-    def weights(self, q: Tokens, k: Tokens) -> Weights:
+    def weights(self, q: Tokens, k: Tokens, mask: Mask | None = None) -> Weights:
         """Differences are formed before squaring: no cancellation for near tokens."""
         gap = q.unsqueeze(-2) - k.unsqueeze(-3)
-        return torch.exp(-gap.square().sum(-1) / (2 * sqrt(q.shape[-1])))
+        S = torch.exp(-gap.square().sum(-1) / (2 * sqrt(q.shape[-1])))
+        return S if mask is None else S * (mask.unsqueeze(-1) & mask.unsqueeze(-2))
 
     def pullback(self, S: Weights, q: Tokens, k: Tokens, G: Weights) -> tuple[Tokens, Tokens]:
         """A = G o S; -sum_j A_kj (q_k - k_j) and sum_k A_kj (q_k - k_j), over sqrt(d).

@@ -7,6 +7,8 @@ exact-arithmetic trajectory. Model (docs/theory/full-gd.md), with q = X W_Q and 
     softmax    S = softmax_rows(q k^T / sqrt(d))
     gaussian   S_kj = exp(-|q_k - k_j|^2 / (2 sqrt(d)))
     B = [S_ih X_i] (N n x H D),   F = sum_h S_h X W_V,h W_O,h,   f = 1/2 |F - y|^2
+
+Padded tokens, where a mask is false, are left out before anything is evaluated.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 from flint import arb, arb_mat
 from numpy.typing import ArrayLike
 
+from gdconv.data.padding import blanked
 from gdconv.rigor.balls import (
     MAX_PRECISION,
     Certified,
@@ -50,10 +53,10 @@ def _exact(A: np.ndarray) -> arb_mat:
 
 
 class _Arrays(NamedTuple):
-    """Checked float64 inputs of one model."""
+    """Checked float64 inputs of one model; X and y sample by sample, without padding."""
 
-    X: np.ndarray
-    y: np.ndarray
+    X: list[np.ndarray]
+    y: list[np.ndarray]
     W_Q: np.ndarray
     W_K: np.ndarray
     W_V: np.ndarray
@@ -70,10 +73,12 @@ _AXES = {
 }
 
 
-def _checked(kernel: str, **given: Any) -> _Arrays:
+def _checked(kernel: str, mask: Any, **given: Any) -> _Arrays:
     """Float64 copies with matching sizes; blocks that are not given become None."""
     if kernel not in KERNELS:
         raise InputError("kernel", kernel, f"choose one of {', '.join(KERNELS)}")
+    X, y, real = blanked(given["X"], given.get("y"), mask)
+    given |= {name: v for name, v in (("X", X), ("y", y)) if name in given}
     sizes: dict[str, int] = {}
     arrays: dict[str, Any] = dict.fromkeys(_AXES)
     for name, value in given.items():
@@ -83,6 +88,12 @@ def _checked(kernel: str, **given: Any) -> _Arrays:
                 remedy = f"make {axis} at least 1 and the same everywhere (it was {sizes[axis]})"
                 raise InputError(name, f"an array of shape {A.shape}", remedy)
         arrays[name] = A
+    for name in ("X", "y"):
+        if arrays[name] is not None:
+            whole = list(arrays[name])
+            arrays[name] = (
+                whole if real is None else [a[r] for a, r in zip(whole, real, strict=True)]
+            )
     return _Arrays(**arrays)
 
 
@@ -116,7 +127,12 @@ def _attention(a: _Arrays, kernel: str) -> list[list[arb_mat]]:
 
 
 def ball_attention(
-    X: ArrayLike, W_Q: ArrayLike, W_K: ArrayLike, kernel: str = "softmax", precision: int = 106
+    X: ArrayLike,
+    W_Q: ArrayLike,
+    W_K: ArrayLike,
+    kernel: str = "softmax",
+    precision: int = 106,
+    mask: ArrayLike | None = None,
 ) -> list[list[arb_mat]]:
     """Attention weights S_ih with a proved radius for every entry.
 
@@ -126,9 +142,10 @@ def ball_attention(
         W_K: Key weights, shape (H, D, d).
         kernel: "softmax" or "gaussian".
         precision: Working precision in bits.
+        mask: True for a real token, shape (N, n); None where all are.
 
     Returns:
-        S[i][h], an n x n ball matrix.
+        S[i][h], an n_i x n_i ball matrix.
 
     Raises:
         InputError: An array has the wrong shape or holds numbers that float64 does not.
@@ -138,13 +155,18 @@ def ball_attention(
         >>> float(S[0][0][0, 1])
         0.5
     """
-    a = _checked(kernel, X=X, W_Q=W_Q, W_K=W_K)
+    a = _checked(kernel, mask, X=X, W_Q=W_Q, W_K=W_K)
     with working_precision(precision):
         return _attention(a, kernel)
 
 
 def ball_B(
-    X: ArrayLike, W_Q: ArrayLike, W_K: ArrayLike, kernel: str = "softmax", precision: int = 106
+    X: ArrayLike,
+    W_Q: ArrayLike,
+    W_K: ArrayLike,
+    kernel: str = "softmax",
+    precision: int = 106,
+    mask: ArrayLike | None = None,
 ) -> arb_mat:
     """The feature matrix B = [B^(1) ... B^(H)], rows (i, token), columns (h, D).
 
@@ -154,6 +176,7 @@ def ball_B(
         W_K: Key weights, shape (H, D, d).
         kernel: "softmax" or "gaussian".
         precision: Working precision in bits.
+        mask: True for a real token, shape (N, n); None where all are.
 
     Returns:
         Ball matrix of shape (N n, H D).
@@ -166,12 +189,12 @@ def ball_B(
         >>> float(B[0, 0])
         2.0
     """
-    a = _checked(kernel, X=X, W_Q=W_Q, W_K=W_K)
+    a = _checked(kernel, mask, X=X, W_Q=W_Q, W_K=W_K)
     with working_precision(precision):
         rows: list[list[arb]] = []
         for x, heads in zip(a.X, _attention(a, kernel), strict=True):
             blocks = [(S * _exact(x)).tolist() for S in heads]
-            rows += [[z for block in blocks for z in block[t]] for t in range(a.X.shape[1])]
+            rows += [[z for block in blocks for z in block[t]] for t in range(len(x))]
         return arb_mat(rows)
 
 
@@ -198,6 +221,7 @@ def ball_loss(
     relative: float = 1e-15,
     precision: int = 106,
     limit: int = MAX_PRECISION,
+    mask: ArrayLike | None = None,
 ) -> Certified:
     """Certified loss f = 1/2 |sum_h S_h X W_V,h W_O,h - y|^2 at stored weights.
 
@@ -212,6 +236,7 @@ def ball_loss(
         relative: Wanted relative radius; the precision is doubled until it is met.
         precision: First working precision in bits.
         limit: Greatest precision; `reached` is False when it does not suffice.
+        mask: True for a real token, shape (N, n); None where all are.
 
     Returns:
         The loss as `Certified`.
@@ -224,7 +249,7 @@ def ball_loss(
         >>> ball_loss(one, [[[0.5]]], one, one, [[[3.0]]], one).mid
         3.125
     """
-    a = _checked(kernel, X=X, y=y, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+    a = _checked(kernel, mask, X=X, y=y, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
     def value(_: int) -> arb:
         return square_sum(_residuals(a, _attention(a, kernel))) / 2
@@ -285,6 +310,7 @@ def ball_gradient_norm(
     relative: float = 1e-15,
     precision: int = 106,
     limit: int = MAX_PRECISION,
+    mask: ArrayLike | None = None,
 ) -> Certified:
     """Certified norm of the gradient over the trained blocks at stored weights.
 
@@ -300,6 +326,7 @@ def ball_gradient_norm(
         relative: Wanted relative radius; the precision is doubled until it is met.
         precision: First working precision in bits.
         limit: Greatest precision; `reached` is False when it does not suffice.
+        mask: True for a real token, shape (N, n); None where all are.
 
     Returns:
         The norm as `Certified`.
@@ -312,7 +339,7 @@ def ball_gradient_norm(
         >>> ball_gradient_norm(one, [[[0.5]]], one, one, [[[3.0]]], one).mid
         2.5
     """
-    a = _checked(kernel, X=X, y=y, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+    a = _checked(kernel, mask, X=X, y=y, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
     def value(_: int) -> arb:
         S = _attention(a, kernel)
@@ -327,7 +354,12 @@ def ball_gradient_norm(
 
 
 def certified_sigma_min_at(
-    X: ArrayLike, W_Q: ArrayLike, W_K: ArrayLike, kernel: str = "softmax", digits: int = 15
+    X: ArrayLike,
+    W_Q: ArrayLike,
+    W_K: ArrayLike,
+    kernel: str = "softmax",
+    digits: int = 15,
+    mask: ArrayLike | None = None,
 ) -> Certified:
     """Certified sigma_min of the true B at stored weights, forming B included.
 
@@ -339,6 +371,7 @@ def certified_sigma_min_at(
         W_K: Key weights, shape (H, D, d).
         kernel: "softmax" or "gaussian".
         digits: Wanted decimal digits.
+        mask: True for a real token, shape (N, n); None where all are.
 
     Returns:
         sigma_{N n}(B); `reached` is False when B is singular or too close to it.
@@ -350,10 +383,10 @@ def certified_sigma_min_at(
         >>> certified_sigma_min_at([[[2.0]]], [[[1.0]]], [[[1.0]]]).mid
         2.0
     """
-    a = _checked(kernel, X=X, W_Q=W_Q, W_K=W_K)
+    a = _checked(kernel, mask, X=X, W_Q=W_Q, W_K=W_K)
     limit = 1024  # beyond that a zero is likelier than a small number
 
     def B(bits: int) -> arb_mat:
-        return ball_B(a.X, a.W_Q, a.W_K, kernel, bits)
+        return ball_B(X, a.W_Q, a.W_K, kernel, bits, mask)
 
     return certified_sigma_min(B, digits, limit)

@@ -5,7 +5,8 @@ With lambda_W,h = |W_h|_2 + radius the constants hold on { |W_h - W_h(theta)|_2 
 * |J|^2 <= G^2,  |J(theta') - J(theta)| <= M_2 |theta' - theta|,  so L = G^2 + M_2 r_0 bounds the
   Lipschitz constant of grad f along a segment on which f does not exceed f_0.
 
-Proofs and the meaning of every symbol: docs/theory/full-gd.md, "Constants".
+Proofs and the meaning of every symbol: docs/theory/full-gd.md, "Constants". With padding every
+proof holds sample by sample with its own n_i; n is the longest, n^q s_p,q^2 = sum_i n_i^q a_i^p.
 """
 
 from __future__ import annotations
@@ -72,13 +73,13 @@ class Constants:
 
     @property
     def epsilon(self) -> float:
-        """eps = (2 n / (e sqrt d))^(1/2), the Lipschitz constant of the Gaussian weights."""
+        """eps = (2 n / (e sqrt d))^(1/2), Lipschitz constant of the longest sample's weights."""
         return sqrt(2 * self.start.n / (e * sqrt(self.start.d)))
 
     def g_V(self) -> np.ndarray:
-        """|J_V,h| <= g_V: sqrt(n) A O_h (softmax), n A O_h (Gaussian)."""
-        n = self.start.n
-        return (sqrt(n) if self.softmax else n) * self.start.A * self.start.O
+        """|J_V,h| <= g_V: sqrt(n) s_2,1 O_h (softmax), n s_2,2 O_h (Gaussian)."""
+        n, s = self.start.n, self.start.s
+        return (sqrt(n) * s(2, 1) if self.softmax else n * s(2, 2)) * self.start.O
 
     def g_Q(self) -> np.ndarray:
         """Softmax: |J_Q,h| <= s_6 lambda_K lambda_V O_h / (2 sqrt d)."""
@@ -89,8 +90,8 @@ class Constants:
         return self._score_slope() * self.lambda_Q * self.lambda_V * self.start.O
 
     def g_QK(self) -> np.ndarray:
-        """Gaussian: |(J_Q,h, J_K,h)| <= eps s_4 lambda_V O_h."""
-        return self.epsilon * self.start.s(4) * self.lambda_V * self.start.O
+        """Gaussian: |(J_Q,h, J_K,h)| <= eps s_4,1 lambda_V O_h."""
+        return self.epsilon * self.start.s(4, 1) * self.lambda_V * self.start.O
 
     def _score_slope(self) -> float:
         return self.start.s(6) / (2 * sqrt(self.start.d))
@@ -104,21 +105,22 @@ class Constants:
     def M_2(self) -> float:
         """M_2 = max_h (sum_i c_ih^2)^(1/2), the Lipschitz constant of theta -> J(theta)."""
         s, d = self.start, self.start.d
-        a = s.a[:, None]
+        a, part = s.a[:, None], np.sqrt(s.fill)[:, None]
         if self.softmax:
             curved = self.lambda_V * (
                 SOFTMAX_SECOND * a**5 * self.Lambda**2 / d + a**3 / (2 * sqrt(d))
             )
             c = s.O * (curved + a**3 * self.Lambda / (2 * sqrt(d)))
         else:
-            c = s.O * (2 * sqrt(s.n) * self.lambda_V * a**3 / sqrt(d) + self.epsilon * a**2)
+            own = 2 * sqrt(s.n) * self.lambda_V * a**3 / sqrt(d) + self.epsilon * a**2
+            c = part * s.O * own
         return float(np.sqrt((c**2).sum(0)).max())
 
     def delta(self) -> float:
         """|J_V(theta') - J_V(theta)| <= delta |theta' - theta|: the drift of the value features."""
         if self.softmax:
             return float(self._score_slope() * (self.start.O * self.Lambda).max())
-        return float(self.epsilon * self.start.s(4) * self.start.O.max())
+        return float(self.epsilon * self.start.s(4, 1) * self.start.O.max())
 
 
 class QueryConstants:
@@ -142,15 +144,15 @@ class QueryConstants:
         """vo_h = |W_V,h W_O,h|_2."""
 
     def M_2(self) -> float:
-        """(sqrt 6/9)(s_10/d) max_h |W_K,h|^2 vo_h; Gaussian (sqrt n s_6/sqrt d) max_h vo_h."""
+        """(sqrt 6/9)(s_10/d) max_h |W_K,h|^2 vo_h; Gaussian (sqrt n s_6,1/sqrt d) max_h vo_h."""
         s, d = self.start, self.start.d
         if self.softmax:
             return float(SOFTMAX_SECOND * s.s(10) / d * (s.norm("W_K") ** 2 * self.vo).max())
-        return float(sqrt(s.n) * s.s(6) / sqrt(d) * self.vo.max())
+        return float(sqrt(s.n) * s.s(6, 1) / sqrt(d) * self.vo.max())
 
     def G_squared(self) -> float:
-        """(s_6^2/(4d)) sum_h |W_K,h|^2 vo_h^2; Gaussian (n s_4^2/(e sqrt d)) sum_h vo_h^2."""
+        """(s_6^2/(4d)) sum_h |W_K,h|^2 vo_h^2; Gaussian (n s_4,1^2/(e sqrt d)) sum_h vo_h^2."""
         s, d = self.start, self.start.d
         if self.softmax:
             return float(s.s(6) ** 2 / (4 * d) * (s.norm("W_K") ** 2 * self.vo**2).sum())
-        return float(s.n * s.s(4) ** 2 / (e * sqrt(d)) * (self.vo**2).sum())
+        return float(s.n * s.s(4, 1) ** 2 / (e * sqrt(d)) * (self.vo**2).sum())

@@ -8,6 +8,7 @@ from gdconv.data import sources
 from gdconv.data.problem import Problem
 from gdconv.models.architecture import Architecture
 from gdconv.models.multihead.attention_kernels import kernel_named
+from gdconv.models.multihead.from_torch import attention_weights, is_attention
 from gdconv.models.multihead.initialization import initialize
 from gdconv.models.multihead.model import MultiHeadRegression
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
@@ -33,6 +34,7 @@ class MultiHead(Architecture):
     trainable = BLOCKS
     blocks = (*BLOCKS, "W_O")
     reads = READS["multihead"]
+    padding = True
 
     def model(self, config: Config, sizes: dict[str, int]) -> MultiHeadRegression:
         """The model with its attention kernel."""
@@ -72,6 +74,12 @@ class MultiHead(Architecture):
     def from_arrays(self, arrays: dict[str, np.ndarray]) -> Parameters:
         """W_Q, W_K, W_V, W_O."""
         return Parameters.from_arrays(arrays)
+
+    def given(self, arrays: dict[str, np.ndarray], asked: Config) -> Parameters:
+        """W_Q, W_K, W_V, W_O, or a state_dict of `nn.MultiheadAttention` with `heads` asked for."""
+        if is_attention(arrays):
+            arrays = attention_weights(arrays, asked.heads)
+        return self.from_arrays(arrays)
 
     def notes(self, problem: Problem, params: Parameters) -> list[str]:
         """Whether B can have full row rank."""

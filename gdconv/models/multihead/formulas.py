@@ -5,9 +5,11 @@
 
 Shapes, R the replica axis: X (R, N, n, D), y (R, N, n, D_y), W_Q, W_K, W_V (R, H, D, d),
 W_O (R, H, d, D_y) fixed, S (R, H, N, n, n), B (R, N n, H D). Output index (i, k, a) is flattened in
-that order: m = N n D_y. Source: Song et al. 2024, section 2. Relative to the paper our D is its
-embedding dimension. The gradients and the Jacobian are two separate derivations; `jacobian_head`
-checks `gradient` during every run (gdconv.models.multihead.probes).
+that order: m = N n D_y. Padded tokens are zero in X, y, S, F and the residual, so sums over tokens
+hold as they stand; B and J have rows of real tokens only, N n standing for their number. Source:
+Song et al. 2024, section 2. Relative to the paper our D is its embedding dimension. The gradients
+and the Jacobian are two separate derivations; `jacobian_head` checks `gradient` during every run
+(gdconv.models.multihead.probes).
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class MultiHeadFormulas(Formulas):
         X = problem.X.unsqueeze(1)
         q = X @ params.W_Q.unsqueeze(2)
         k = X @ params.W_K.unsqueeze(2)
-        S = self.kernel.weights(q, k)
+        S = self.kernel.weights(q, k, problem.mask)
         u = X @ (params.W_V @ params.W_O).unsqueeze(2)
         F = (S @ u).sum(1)
         residual = F - problem.y
@@ -107,10 +109,9 @@ class MultiHeadFormulas(Formulas):
         return at, grad
 
     def features(self, problem: Problem, at: Forward) -> Float[Tensor, "R T HD"]:
-        """B = [B^(1) ... B^(H)], rows (i, k), shape (R, N n, H D)."""
+        """B = [B^(1) ... B^(H)], rows (i, k) of real tokens, shape (R, N n, H D)."""
         B = at.S @ problem.X.unsqueeze(1)
-        R, H, N, n, D = B.shape
-        return B.permute(0, 2, 3, 1, 4).reshape(R, N * n, H * D)
+        return problem.rows(B.permute(0, 2, 3, 1, 4)).flatten(2)
 
     def jacobian_head(
         self, problem: Problem, params: Parameters, at: Forward, h: int
@@ -126,7 +127,7 @@ class MultiHeadFormulas(Formulas):
             h: Head.
 
         Returns:
-            Blocks by name, each (R, m, D, d) with m = N n D_y.
+            Blocks by name, each (R, m, D, d) with m = N n D_y; rows of padded tokens are zero.
         """
         X = problem.X
         S, q, k, v = at.S[:, h], at.q[:, h], at.k[:, h], at.u[:, h]
@@ -148,6 +149,8 @@ class MultiHeadFormulas(Formulas):
     ) -> Float[Tensor, "R m p"]:
         """J = [J_Q J_K J_V] over all heads, shape (R, m, p), p = |blocks| H D d.
 
+        Padded tokens have no rows: m = D_y times the number of real ones.
+
         Args:
             problem: Data.
             params: Weights.
@@ -158,4 +161,7 @@ class MultiHeadFormulas(Formulas):
         """
         at = self.forward(problem, params)
         heads = list(self.jacobian_heads(problem, params, at))
-        return torch.cat([head[b].flatten(2) for b in blocks for head in heads], dim=2)
+        J = torch.cat([head[b].flatten(2) for b in blocks for head in heads], dim=2)
+        if problem.mask is None:
+            return J
+        return problem.rows(J.unflatten(1, (problem.N, problem.n, -1))).flatten(1, 2)

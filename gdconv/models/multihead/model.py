@@ -16,6 +16,7 @@ from gdconv.models.multihead.probes import probe
 from gdconv.models.multihead.sigma import AttentionFollower
 from gdconv.models.multihead.tangent import ntk_vector_product, tangent_kernel
 from gdconv.models.probes import Probe
+from gdconv.models.sigma import FeatureFollower, SigmaFollower
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class MultiHeadRegression(MultiHeadFormulas, Model):
         """Through the Jacobian, head by head."""
         return probe(self, problem, params, trained)
 
-    def sigma_follower(self, problem: Problem, params: Parameters) -> AttentionFollower:
-        """The compiled tracker of sigma_min(B_t)."""
+    def sigma_follower(self, problem: Problem, params: Parameters) -> SigmaFollower:
+        """The compiled tracker of sigma_min(B_t); with padding the one for any features."""
+        if problem.mask is not None:
+            return FeatureFollower(self, problem, params.R)
         return AttentionFollower(problem, *params.W_Q.shape[:2])
 
     def constants(self, at: MultiHeadPoint, rho: float) -> tuple[float, float]:

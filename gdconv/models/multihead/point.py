@@ -87,9 +87,9 @@ class MultiHeadPoint(Point):
         """(sum_i a_i^2)^(1/2)."""
         return self.s(2)
 
-    def s(self, p: int) -> float:
-        """s_p = (sum_i a_i^p)^(1/2)."""
-        return float(np.sqrt((self.a**p).sum()))
+    def s(self, p: int, q: int = 0) -> float:
+        """s_p = (sum_i a_i^p)^(1/2); s_p,q = (sum_i (n_i/n)^q a_i^p)^(1/2), s_p without padding."""
+        return float(np.sqrt((self.fill**q * self.a**p).sum()))
 
     @cached_property
     def O(self) -> np.ndarray:  # noqa: E743
@@ -118,7 +118,7 @@ class MultiHeadPoint(Point):
 
     @cached_property
     def B(self) -> np.ndarray:
-        """B = [B^(1) ... B^(H)], shape (N n, H D)."""
+        """B = [B^(1) ... B^(H)], shape (N n, H D); no rows of padding."""
         return self.model.features(self.problem, self._forward)[0].cpu().double().numpy()
 
     @cached_property

@@ -58,7 +58,7 @@ def probe(
         jacobian_norm=to_numpy(total),
         weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=to_numpy(residual.norm(dim=1)),
-        entropy=to_numpy(attention_entropy(at.S)),
+        entropy=to_numpy(attention_entropy(at.S, problem.mask)),
         gradient=slopes,
     )
 

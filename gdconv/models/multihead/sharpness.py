@@ -8,17 +8,19 @@ L = lambda_max(theta_t).
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
-from gdconv.hessian.blocks import hessian
+from gdconv.hessian.dense import hessian
 from gdconv.hessian.operators import HessianOperator
 from gdconv.hessian.spectra import extreme_eigenpairs
 from gdconv.models.multihead.formulas import MultiHeadFormulas
-from gdconv.models.multihead.hessian import multihead_layer
+from gdconv.models.multihead.hessian import multihead_layers, sum_of
 from gdconv.support.errors import InputError
 from gdconv.support.trust import Estimate
 
@@ -48,11 +50,17 @@ def sharpness(
     """
     here = params.to("cpu", torch.float64)
     data = problem.to("cpu", torch.float64)
-    layer = multihead_layer(model, data, here)
+    layers = multihead_layers(model, data, here)
     dense = sum(getattr(here, block).numel() for block in trained) <= MOST_DENSE
     with np.errstate(all="ignore"):
         try:
-            A = hessian(layer, trained).numpy() if dense else HessianOperator(layer, trained)
+            if dense:
+                A: Any = sum_of([hessian(layer, trained) for layer in layers]).numpy()
+            elif len(layers) == 1:
+                A = HessianOperator(layers[0], trained)
+            else:
+                maps = [HessianOperator(layer, trained).linear_operator() for layer in layers]
+                A = reduce(add, maps)
             pair = extreme_eigenpairs(A, tolerance=TOLERANCE)[0]
         except InputError:  # the weights or the products left float64
             return Estimate(float("nan"), float("nan"), METHOD)

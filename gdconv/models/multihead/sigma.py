@@ -22,6 +22,7 @@ class AttentionFollower(SigmaFollower):
     """
 
     def __init__(self, problem: Problem, R: int, H: int) -> None:
+        assert problem.mask is None  # its layout has no rows to leave out: see the model
         X = problem.X.detach().cpu().double().numpy()
         self.trackers = [new_tracker(X[r % len(X)], H, TOLERANCE, True) for r in range(R)]
         N, n = X.shape[1:3]

@@ -11,7 +11,7 @@ k = keys, u = X W_V W_O, T = N n:
 with m = sum_j c_kj x_j, M = sum_j c_kj k_j, c_kj = S_kj (u_ja - ubar_ka) for softmax and
 m = sum_j c_kj x_j, M = sum_j c_kj (q_k - k_j), Z = sum_j c_kj x_j tensor (q_k - k_j),
 c_kj = S_kj u_ja for the Gaussian kernel, whose Z is never formed either. Derivations, operation
-counts and rounding: docs/theory/ntk-multihead.md.
+counts and rounding: docs/theory/ntk-multihead.md. Padded tokens are no outputs: T = sum_i n_i.
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ def query_kernel(
     at = model.forward(problem, params)
     X = problem.X.expand(at.S.shape[0], -1, -1, -1)
     M = model.kernel.query_tangent(at.S, at.q, at.k, at.u)  # (R, H, N, n, D_y, d), 1/sqrt(d) inside
-    R, H, N, n, D_y, d = M.shape
-    flat = M.permute(0, 2, 3, 4, 1, 5).reshape(R, N * n * D_y, H * d)
-    tokens = X.reshape(R, N * n, -1).repeat_interleave(D_y, dim=1)
+    flat = problem.rows(M.permute(0, 2, 3, 4, 1, 5)).flatten(3).flatten(1, 2)
+    tokens = problem.rows(X).repeat_interleave(M.shape[-2], dim=1)
     return (tokens @ tokens.mT) * (flat @ flat.mT)
 
 
@@ -129,14 +128,15 @@ def tangent_kernel(
         problem: Data, R (or 1) replicas.
         params: Weights, R replicas.
         blocks: Which of W_Q, W_K, W_V are trained; the order does not matter.
-        compiled: True for the compiled loops (float64 on the CPU), False for torch operations,
-            None for the compiled ones where they apply.
+        compiled: True for the compiled loops (float64 on the CPU, no padding), False for torch
+            operations, None for the compiled ones where they apply.
 
     Returns:
         The kernel, rows (i, k, a).
 
     Raises:
-        InputError: `blocks` is empty, repeats a name or names something else.
+        InputError: `blocks` is empty, repeats a name or names something else, or the compiled
+            loops are asked for padded data.
 
     Example:
         >>> from gdconv.support.config import Config
@@ -147,8 +147,11 @@ def tangent_kernel(
         True
     """
     _checked(blocks)
+    if compiled and problem.mask is not None:
+        raise InputError("compiled", True, "give False: the compiled loops know no mask")
     if compiled is None:
         compiled = params.W_Q.device.type == "cpu" and params.W_Q.dtype == torch.float64
+        compiled = compiled and problem.mask is None
     return (_compiled if compiled else general)(model, problem, params, blocks)
 
 
@@ -199,10 +202,12 @@ def ntk_vector_product(
     """
     _checked(blocks)
     at = at or model.forward(problem, params)
-    if vector.shape != (len(at.F), at.F[0].numel()):
-        wanted = (len(at.F), at.F[0].numel())
+    D_y = at.F.shape[-1]
+    wanted = (len(at.F), int(problem.lengths.sum()) * D_y)
+    if vector.shape != wanted:
         raise InputError("vector", f"a tensor of shape {tuple(vector.shape)}", f"give {wanted}")
-    _, back = model.gradient(problem, params, replace(at, residual=vector.view_as(at.F)))
+    v = problem.placed(vector.unflatten(1, (-1, D_y)))
+    _, back = model.gradient(problem, params, replace(at, residual=v))
     X = problem.X.unsqueeze(1)
     out = torch.zeros_like(at.F)
     if "W_V" in blocks:
@@ -212,4 +217,4 @@ def ntk_vector_product(
         dk = X @ back.W_K.unsqueeze(2) if "W_K" in blocks else torch.zeros_like(at.k)
         dS = _weights_tangent(isinstance(model.kernel, Softmax), at, dq, dk)
         out += (dS @ at.u).sum(1)
-    return out.flatten(1)
+    return problem.rows(out).flatten(1)

@@ -25,7 +25,8 @@ class _Pieces:
 
     Queries and keys are shifted by the mean key of their sample, which changes no q_k - k_j and no
     softmax covariance, but keeps the digits when all keys are far from the origin. The model's
-    forward pass multiplies sample by sample; here one product serves all of them.
+    forward pass multiplies sample by sample; here one product serves all of them. With padding c is
+    zero there, so whatever the shift leaves in a padded key counts nowhere.
     """
 
     def __init__(self, model: MultiHeadFormulas, problem: Problem, params: Parameters) -> None:
@@ -40,13 +41,15 @@ class _Pieces:
         split = (self.R, self.H, self.N, self.n, -1)
         q, k = (each @ params.W_Q).view(split), (each @ params.W_K).view(split)
         u = (each @ (params.W_V @ params.W_O)).view(split)
-        self.S = model.kernel.weights(q, k)
+        self.S = model.kernel.weights(q, k, problem.mask)
         centred = u.mT.unsqueeze(-3)  # (R, H, N, 1, D_y, n)
         if self.softmax:
             centred = centred - (self.S @ u).unsqueeze(-1)
         self.c = (self.S.unsqueeze(-2) * centred).reshape(*split[:3], -1, self.n)
         self.c *= 1 / sqrt(self.d)  # the 1/d of K_Q and K_K
         mean = k.mean(-2, keepdim=True)
+        if problem.mask is not None:  # padded keys are zero
+            mean = k.sum(-2, keepdim=True) / problem.mask.sum(1).view(-1, 1, 1)
         self.k = k - mean
         self.q = q if self.softmax else q - mean
 
@@ -141,7 +144,7 @@ def general(
         blocks: Trained blocks, at least one.
 
     Returns:
-        The kernel (R, m, m), exactly symmetric.
+        The kernel (R, m, m), exactly symmetric; no rows and columns of padding.
     """
     p = _Pieces(model, problem, params)
     K, work = (p.c.new_empty(p.R, p.m, p.m) for _ in range(2))
@@ -156,4 +159,8 @@ def general(
         if not p.softmax:
             _add_gaussian_key(p, K, work, G)
         _add_key(p, K, work, G)
-    return K.tril_().add_(K.tril(-1).mT)
+    K = K.tril_().add_(K.tril(-1).mT)
+    if problem.mask is None:
+        return K
+    real = problem.mask.flatten().repeat_interleave(p.D_y)
+    return K[:, real][:, :, real]

@@ -15,7 +15,7 @@ from gdconv.gallery.attention_hessian import evidence as hessian_evidence
 from gdconv.gallery.attention_hessian.depth import deep_net
 from gdconv.gallery.attention_hessian.evidence import Case, deep_norms, laws
 from gdconv.gallery.attention_hessian.theorem import SOFTMAX, AttentionHessian
-from gdconv.hessian import blocks, moments
+from gdconv.hessian import dense, softmax
 from gdconv.hessian.layer import AttentionLayer, attention_layer
 from gdconv.support.config import Config
 from gdconv.support.errors import InputError
@@ -81,14 +81,14 @@ Fault = Callable[[torch.Tensor, AttentionLayer, str, tuple[str, ...]], None]
 
 def plant(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     """Change what the dense closed form returns."""
-    true = blocks.hessian
+    true = dense.hessian
 
     def wrong(layer: Any, names: Any = None, part: str = "total", *rest: Any) -> torch.Tensor:
         H = true(layer, names, part, *rest).clone()
         fault(H, layer, part, layer.chosen(names))
         return H
 
-    monkeypatch.setattr(blocks, "hessian", wrong)
+    monkeypatch.setattr(dense, "hessian", wrong)
 
 
 def cuts(layer: AttentionLayer, names: tuple[str, ...]) -> dict[str, slice]:
@@ -115,7 +115,7 @@ def test_a_missing_functional_term(monkeypatch: pytest.MonkeyPatch) -> None:
     def fault(H: torch.Tensor, layer: Any, part: str, names: tuple[str, ...]) -> None:
         if part == "outer" or not {"W_Q", "W_K"} <= set(names) or layer.kernel != "softmax":
             return
-        at, point = cuts(layer, names), moments.Moments(blocks.evaluate(layer), part)
+        at, point = cuts(layer, names), softmax.Moments(dense.evaluate(layer), part)
         D, d = layer.W_Q.shape[1:]
         for h in range(layer.H):
             q, k = at["W_Q"].start + h * D * d, at["W_K"].start + h * D * d
@@ -133,12 +133,12 @@ def test_a_missing_functional_term(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def slow_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
     """The torch path, which reads `Moments`."""
-    true = blocks.hessian
+    true = dense.hessian
 
     def plain(layer: Any, names: Any = None, part: str = "total") -> torch.Tensor:
         return true(layer, names, part, None, False)
 
-    monkeypatch.setattr(blocks, "hessian", plain)
+    monkeypatch.setattr(dense, "hessian", plain)
 
 
 def test_a_wrong_third_moment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_a_wrong_third_moment(monkeypatch: pytest.MonkeyPatch) -> None:
         made = self._pair_sums(self.at.P, f, g)
         return made.mul_(self.c * self.s**2).flatten(1, 2)
 
-    monkeypatch.setattr(moments.Moments, "_third", raw)
+    monkeypatch.setattr(softmax.Moments, "_third", raw)
     assert refuted({"identities", "outer-psd", "value-functional-zero"}) == {"identities"}
 
 
@@ -162,7 +162,7 @@ def test_a_wrong_second_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> torch.Tensor:
         return self._pair_sums(self.at.A, f, g).mul_(scale).flatten(1, 2)
 
-    monkeypatch.setattr(moments.Moments, "_second", raw)
+    monkeypatch.setattr(softmax.Moments, "_second", raw)
     assert refuted({"identities", "saturation", "value-functional-zero"}) == {
         "identities", "saturation",
     }  # fmt: skip
@@ -170,13 +170,13 @@ def test_a_wrong_second_moment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_negative_direction_in_the_outer_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """The functional part, a thousandth of it, is enough."""
-    true = blocks.hessian
+    true = dense.hessian
 
     def fault(H: torch.Tensor, layer: Any, part: str, names: tuple[str, ...]) -> None:
         if part == "outer":
             H += 1e-3 * true(layer, names, "functional")
 
-    monkeypatch.setattr(blocks, "hessian", true)
+    monkeypatch.setattr(dense, "hessian", true)
     plant(monkeypatch, fault)
     assert refuted({"outer-psd", "value-functional-zero"}) == {"outer-psd"}
 
@@ -258,7 +258,7 @@ def test_one_deep_layer_is_the_linear_layer() -> None:
     W_Q, W_K, W_V = net.weights.values()
     layer = attention_layer(net.X, net.Y, W_Q=W_Q, W_K=W_K, W_V=W_V, kernel="linear")
     found = net.norms(torch.tensor([1.0, 0.5], dtype=torch.float64))
-    H, at = blocks.hessian(layer), cuts(layer, layer.names)
+    H, at = dense.hessian(layer), cuts(layer, layer.names)
     for (part, row, column), sizes in found.items():
         if part == "total":
             block = H[at[f"W_{row[0]}"], at[f"W_{column[0]}"]]

@@ -11,11 +11,11 @@ from hessian.reference import KINDS, automatic, draw, unfit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gdconv.hessian.blocks
+import gdconv.hessian.dense
 import gdconv.hessian.gaussian
 import gdconv.hessian.linear
-import gdconv.hessian.moments
-from gdconv.hessian.blocks import hessian, hessian_block
+import gdconv.hessian.softmax
+from gdconv.hessian.dense import hessian, hessian_block
 from gdconv.hessian.layer import PARTS, attention_layer
 from gdconv.hessian.operators import HessianOperator
 from gdconv.support.errors import InputError
@@ -104,8 +104,8 @@ def test_several_pieces(
     sizes: tuple[int, ...], streaming: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P = 512 and 320, in pieces, written past the cache and through it."""
-    monkeypatch.setattr(gdconv.hessian.blocks, "STREAMING", streaming)
-    monkeypatch.setattr(gdconv.hessian.blocks, "CHUNK", 1 << 12)
+    monkeypatch.setattr(gdconv.hessian.dense, "STREAMING", streaming)
+    monkeypatch.setattr(gdconv.hessian.dense, "CHUNK", 1 << 12)
     layer = draw("softmax", sizes, 2)
     reference, found = hessian(layer, compiled=False), hessian(layer)
     assert distance(found, reference, reference) < 1e-14
@@ -211,7 +211,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, name, part = FAULTS[fault]
-    made = gdconv.hessian.moments.Moments
+    made = gdconv.hessian.softmax.Moments
     honest = getattr(made, name)
     layer = draw(kind, BARE, 8)
     reference = automatic(layer, part)

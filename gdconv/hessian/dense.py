@@ -2,7 +2,7 @@
 
 Softmax, in moment form. For every s < d the rows (a, s) of the Q block and all their columns are
 one product x^T R_s, for every a < D the rows (a, t) of the K block are q^T R_a, with right factors
-R made of one or two outer products per token (`gdconv.hessian.moments`). Only the upper triangle
+R made of one or two outer products per token (`gdconv.hessian.softmax`). Only the upper triangle
 is multiplied out; T (d + D) P work space in pieces of CHUNK numbers. Nothing of size L^4 or D^3.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from gdconv.hessian.gaussian import gaussian_hessian
 from gdconv.hessian.layer import AttentionLayer, check_part
 from gdconv.hessian.linear import linear_hessian
-from gdconv.hessian.moments import Moments, value_block
 from gdconv.hessian.point import Point, evaluate
+from gdconv.hessian.softmax import Moments, value_block
 from gdconv.support.errors import InputError
 
 CHUNK = 1 << 16

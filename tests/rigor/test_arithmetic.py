@@ -9,7 +9,7 @@ from math import inf, isinf, isnan, nan
 import numpy as np
 import pytest
 
-from gdconv.rigor.bars import (
+from gdconv.rigor.arithmetic import (
     SLACK,
     Number,
     bar,
