@@ -54,7 +54,7 @@ class Readers:
         read: Fields of `Config` that are read.
         own: Every option that a party declares itself, by name.
         model: The model family; None for a theorem without descent.
-        rule: The algorithm: its class, an instance, or None for gradient descent.
+        rule: The algorithm: its class, an instance, or None where nothing is said.
         chosen: The algorithm's name; None for gradient descent that nobody asked for.
         by_theorem: Options of the theorem.
         by_rule: Options of the algorithm.
@@ -99,8 +99,8 @@ class Readers:
             read = (*CASES, *reads)
             own = merged(by_theorem, _kinds(read), RESERVED, whose)
             return cls(theorem, read, own, by_theorem=by_theorem)
-        found = _model(theorem, config, model)
         chosen, rule = _algorithm(theorem, config.algorithm, rule)
+        found = _model(theorem, config, model)
         made = isinstance(rule, type)
         by_rule = options_of(rule, f"algorithm {chosen}") if made else ()
         read = tuple(dict.fromkeys((*DESCENT, *found.reads)))
@@ -126,6 +126,19 @@ class Readers:
     def defaults(self) -> Mapping[str, Any]:
         """Defaults of fields by the model family."""
         return (self.model.defaults if self.model else None) or {}
+
+    def statements(self, kernel: str | None) -> list[Any]:
+        """The statements about this model, this algorithm and, where one is read, that kernel.
+
+        Args:
+            kernel: The kernel; None for any.
+
+        Returns:
+            Statements, or lines of an outline; all of them where none speaks of this algorithm.
+        """
+        about = (kernel if "kernel" in self.read else None, self.kind or None)
+        found = self.theorem.statements(*about, self.rule_name)
+        return list(found or self.theorem.statements(*about))
 
     @property
     def declared(self) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from gdconv.checks.steps import plan_of, step_sizes
 from gdconv.compiled.descent import ROSE
 from gdconv.data.problem import Problem
 from gdconv.descent.loop import Outcome, descend
-from gdconv.descent.plan import Plan
 from gdconv.support.config import Config
 from gdconv.support.errors import DivergenceError, InputError
 from gdconv.support.interruption import deferred
@@ -85,7 +84,6 @@ def run(setting: Setting | Cases, progress: Progress | None = None) -> Check:
         The check.
 
     Raises:
-        InputError: An algorithm that descent does not know.
         Interrupted: The user pressed control-C; the finished seeds come with it.
         DivergenceError: A run diverged; the seeds that were finished before come with it.
 
@@ -95,9 +93,6 @@ def run(setting: Setting | Cases, progress: Progress | None = None) -> Check:
     """
     if isinstance(setting, Cases):
         return evaluate(setting, progress)
-    rule = setting.resolved.algorithm
-    if rule is not None and "algorithm" not in Plan.__dataclass_fields__:
-        raise InputError("algorithm", rule, "leave it out: descent knows gradient descent alone")
     R, sizes = len(setting.starts), step_sizes(setting)
     outcomes: list[Outcome] = []
     notes = [*setting.notes, *sizes.notes]

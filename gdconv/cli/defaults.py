@@ -45,8 +45,8 @@ def default_text(readers: Readers, name: str, given: Config) -> str:
     option = readers.own.get(name)
     if option.required if option else name == "data" and lacks_data(readers):
         return ""
-    spoken = readers.theorem.statements(None, readers.kind or None)
-    judged = _judged(readers, given, spoken)
+    spoken = readers.statements(None)
+    judged = judged_by(readers, given)
     others = (
         [] if given.statement or name == "statement" else [s for s in spoken if s is not judged]
     )
@@ -65,11 +65,11 @@ def lacks_data(readers: Readers) -> bool:
     return readers.kind == "module" and not readers.defaults.get("data")
 
 
-def _judged(readers: Readers, given: Config, spoken: list[Any]) -> Any:
+def judged_by(readers: Readers, given: Config) -> Any:
     """The statement that the verdict would speak of."""
-    kernel = given.kernel or FALLBACK["kernel"]
-    at = [s for s in spoken if s.speaks_of(kernel if "kernel" in readers.read else None, None)]
-    return next((s for s in spoken if s.name == given.statement), next(s for s in at if s.default))
+    spoken = readers.statements(given.kernel or FALLBACK["kernel"])
+    usual = next((s for s in spoken if s.default), spoken[0])
+    return next((s for s in readers.statements(None) if s.name == given.statement), usual)
 
 
 def _by_data(readers: Readers, name: str, s: Any, given: Config) -> str:

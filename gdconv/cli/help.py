@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gdconv.checks.readers import FALLBACK, Readers
-from gdconv.cli.defaults import default_text, lacks_data
+from gdconv.cli.defaults import default_text, judged_by, lacks_data
 from gdconv.cli.parser import Parser, add_option, field_kinds, field_texts
 from gdconv.support.config import GLOBAL, Config
 
@@ -88,12 +88,13 @@ def check_parser(readers: Readers, given: Config, prog: str, defaults: bool = Fa
         (True, False)
     """
     theorem = readers.theorem
-    epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples(readers, given, prog))
+    lines = examples(readers, given, prog) if defaults else []
+    epilog = "\n".join(["examples:", *(f"  {line}" for line in lines)])
     about = f"{theorem.title} ({theorem.source})."
     parser = _parser(f"{prog} {theorem.id}", about, epilog if defaults else "")
     parser.usage = f"{prog} {theorem.id} [options]"
     parser.add_argument("theorem", metavar="ID", help=argparse.SUPPRESS)
-    texts, kinds = field_texts(), field_kinds()
+    texts, kinds = (field_texts() if defaults else {}), field_kinds()
     texts |= {"statement": _statements(readers), "model": _models(readers)}
     texts |= MODULE_TEXTS if readers.kind == "module" else {}
     owned = {
@@ -110,7 +111,7 @@ def check_parser(readers: Readers, given: Config, prog: str, defaults: bool = Fa
                 continue
             seen.add(name)
             option = readers.own.get(name)
-            text = texts[name] if name in readers.read else readers.own[name].text
+            text = texts.get(name, "") if name in readers.read else readers.own[name].text
             if defaults and name not in ("json", "quiet"):
                 text = _with_default(text, default_text(readers, name, given))
             kind = option.kind if option else kinds[name]
@@ -137,10 +138,9 @@ def examples(readers: Readers, given: Config, prog: str = "gdconv check") -> lis
         >>> examples(made, Config("full-gd"))[0]
         'gdconv check full-gd --statement per-head'
     """
-    kernel = (given.kernel or FALLBACK["kernel"]) if "kernel" in readers.read else None
-    spoken = readers.theorem.statements(kernel, readers.kind or None)
-    default = next((s for s in spoken if s.default), spoken[0])
-    other = next((s for s in spoken if s is not default), default)
+    default = judged_by(readers, given)
+    spoken = readers.statements(given.kernel or FALLBACK["kernel"])
+    other = next((s for s in spoken if s.name != default.name), default)
     words = [prog, readers.theorem.id]
     for name in ("model", "algorithm", "data", "kernel"):
         value = getattr(given, name)
@@ -150,7 +150,7 @@ def examples(readers: Readers, given: Config, prog: str = "gdconv check") -> lis
             words += [option.flag, {"int": "1", "float": "1.0", "bool": ""}.get(option.kind, name)]
     if "data" in readers.read and not given.data and lacks_data(readers):
         words += ["--data", "FILE.npz"]
-    first = [*words, "--statement", given.statement or default.name]
+    first = [*words, "--statement", default.name]
     second = [*words, "--statement", given.statement or other.name]
     own = next((o for o in readers.own.values() if _plain(o.default)), None)
     second += [own.flag, str(own.default)] if own else []
@@ -184,7 +184,7 @@ def _with_default(text: str, default: str) -> str:
 
 
 def _statements(readers: Readers) -> str:
-    spoken = readers.theorem.statements(None, readers.kind or None)
+    spoken = readers.statements(None)
     return f"statement the verdict speaks of: {', '.join(s.name for s in spoken)}"
 
 

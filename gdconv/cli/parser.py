@@ -107,13 +107,13 @@ def add_config_options(parser: argparse.ArgumentParser, lenient: bool = False) -
         >>> vars(parser.parse_args(["full-gd", "--head-dim", "8"]))
         {'theorem': 'full-gd', 'head_dim': '8'}
     """
-    texts = field_texts()
+    texts = {} if lenient else field_texts()  # a first look shows no help
     for name, kind in field_kinds().items():
+        text = texts.get(name, "")
         if name == "theorem":
-            parser.add_argument("theorem", metavar="ID", help=texts[name].replace("%", "%%"))
+            parser.add_argument("theorem", metavar="ID", help=text.replace("%", "%%"))
             continue
         default = getattr(Config(""), name)
-        text = texts[name]
         if default not in (None, False):
             text += f" (default: {default})"
         maybe = "?" if lenient and name not in GLOBAL else None

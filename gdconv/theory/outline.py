@@ -30,13 +30,16 @@ class Line:
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     kernel: str | None = None
     model: str | None = None
+    algorithm: str | None = None
     claims: bool = False
     summary: str = ""
     proof: str = ""
 
-    def speaks_of(self, kernel: str | None, model: str | None) -> bool:
-        """Whether it is about that kernel and that model; None is any."""
-        pairs = ((kernel, self.kernel), (model, self.model))
+    def speaks_of(
+        self, kernel: str | None, model: str | None, algorithm: str | None = None
+    ) -> bool:
+        """Whether it is about that kernel, model and algorithm; None is any."""
+        pairs = ((kernel, self.kernel), (model, self.model), (algorithm, self.algorithm))
         return all(None in (asked, own) or asked == own for asked, own in pairs)
 
 
@@ -64,9 +67,11 @@ class Outline:
     Options: ClassVar[None] = None
     algorithm: ClassVar[None] = None
 
-    def statements(self, kernel: str | None = None, model: str | None = None) -> list[Line]:
-        """Its statements that speak of that kernel and model."""
-        return [line for line in self.lines if line.speaks_of(kernel, model)]
+    def statements(
+        self, kernel: str | None = None, model: str | None = None, algorithm: str | None = None
+    ) -> list[Line]:
+        """Its statements that speak of that kernel, model and algorithm."""
+        return [line for line in self.lines if line.speaks_of(kernel, model, algorithm)]
 
 
 def outline(name: str) -> Outline | None:

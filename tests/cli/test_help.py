@@ -125,11 +125,6 @@ def examples_of(name: str, capsys: Any) -> list[list[str]]:
 def test_the_examples_of_descents_are_accepted_and_run(name: str, capsys: Any) -> None:
     for line in examples_of(name, capsys):
         words = [*line[: line.index("--out")], "--quiet"] if "--out" in line else [*line, "--quiet"]
-        if "algorithm" in CASES[name][1]:  # resolved alone: a test of descent runs algorithms
-            first = dict(zip(words[2:-1:2], words[3:-1:2], strict=True))
-            given = {k.strip("-"): v for k, v in first.items() if k in ("--algorithm", "--model")}
-            assert resolve(Config.open(words[1], given)).algorithm is not None
-            continue
         assert cli.main([*words, "--steps", "2"]) in (0, 1, 3), line
 
 

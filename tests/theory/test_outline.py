@@ -26,8 +26,9 @@ def test_outlines_of_our_own_theorems_are_what_an_import_gives(name: str) -> Non
     assert said == [[getattr(s, n) for n in names] for s in theorem.statements()]
     for kernel in (None, "softmax", "gaussian"):
         for model in (None, "multihead", "encoder"):
-            spoken = [s.name for s in theorem.statements(kernel, model)]
-            assert [s.name for s in found.statements(kernel, model)] == spoken
+            for rule in (None, "gd", "heavy-ball"):
+                spoken = [s.name for s in theorem.statements(kernel, model, rule)]
+                assert [s.name for s in found.statements(kernel, model, rule)] == spoken
 
 
 HEAD = "from gdconv.theory.theorem import Prediction, Theorem, statement\n"
