@@ -55,15 +55,15 @@ class GenericGD(Theorem):
     models = ("module",)
 
     def pl_constants(self, start: ModulePoint) -> tuple[float, float]:
-        """No feature matrix: sigma_m(J) is enclosed, and followed where M_2 is proved.
+        """No feature matrix: sigma_m(J) itself is followed, at every step.
 
         Args:
             start: The run at step 0.
 
         Returns:
-            0, and a Lipschitz constant that every enclosure renews.
+            1, and what says that it is told at records.
         """
-        return 0.0, 1.0
+        return 1.0, 1.0
 
     def constants(self, start: ModulePoint, rho: float) -> tuple[float, float]:
         """(M_2, G^2) by the module's layers; |J|^2 itself at radius 0."""

@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from gdconv.data.problem import Problem
 from gdconv.models.base import Formulas
+from gdconv.models.generic.factors import (
+    Factors,
+    Linear,
+    Seen,
+    linear_layers,
+    parts_of,
+    watched,
+)
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.jets.graph import Graph, known_layers
 from gdconv.models.losses.base import Loss
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One replica's forward pass with its graph.
+
+    Attributes:
+        seen: What the linear layers saw.
+        F: Outputs (N, ...).
+        leaves: Parameters that the gradient was taken by.
+    """
+
+    seen: Seen
+    F: Tensor
+    leaves: dict[str, Tensor]
+
+    def pulled(self, v: np.ndarray, trained: Sequence[str]) -> tuple[Tensor, ...]:
+        """J^T v by parameter.
+
+        Args:
+            v: Shape (m,).
+            trained: The parameters.
+
+        Returns:
+            One tensor each.
+        """
+        along = torch.as_tensor(v).to(self.F).view_as(self.F)
+        return torch.autograd.grad(
+            self.F, [self.leaves[b] for b in trained], along, retain_graph=True,
+            allow_unused=True, materialize_grads=True,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,11 +65,17 @@ class ModulePass:
         F: Outputs (R, N, ...).
         loss: Gap l(F) - f*, shape (R,).
         residual: S = grad l(F), of the shape of F; F - y for the squared loss.
+        params: The weights it was made at, where a gradient was asked for.
+        gradient: Its blocks.
+        passes: What is kept of each replica.
     """
 
     F: Tensor
     loss: Tensor
     residual: Tensor
+    params: ModuleWeights | None = None
+    gradient: dict[str, Tensor] | None = None
+    passes: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +87,7 @@ class ModuleFormulas(Formulas):
         loss: The loss.
         separate: Whether the outputs of a sample depend on that sample alone; the Jacobian is
             then made of all samples at once.
+        layered: Whether the linear layers' factors give J, as `in_factors` has found.
 
     Example:
         >>> from gdconv.models.losses.squared import Squared
@@ -53,6 +101,7 @@ class ModuleFormulas(Formulas):
     module: nn.Module
     loss: Loss
     separate: bool = False
+    layered: bool = False
 
     def outputs(self, X: Tensor, theta: dict[str, Tensor]) -> Tensor:
         """F of one replica.
@@ -91,24 +140,72 @@ class ModuleFormulas(Formulas):
         self, problem: Problem, params: ModuleWeights, at: ModulePass | None = None
     ) -> tuple[ModulePass, ModuleWeights]:
         """One backward pass per replica, from S of `at` or of this forward pass."""
-        slopes: list[dict[str, Tensor]] = []
-        made = []
-        for r, (X, theta) in enumerate(replicas(problem, params)):
-            moved = {b: theta[b].detach().requires_grad_() for b in params.trained}
-            with torch.enable_grad():
-                F = self.outputs(X, {**theta, **moved})
-            made.append(F.detach())
-            y = problem.y[r % len(problem.y)][None]
-            S = self.loss.slope(made[-1][None], y)[0] if at is None else at.residual[r]
-            found = torch.autograd.grad(F, list(moved.values()), S.to(F.dtype), allow_unused=True)
-            slopes.append({b: g for b, g in zip(moved, found, strict=True) if g is not None})
-        blocks = params.blocks()
-        gradient = {
-            b: torch.stack([s.get(b, torch.zeros_like(blocks[b][r])) for r, s in enumerate(slopes)])
-            for b in params.trained
-        }
-        passed = at or self._passed(problem, torch.stack(made))
-        return passed, params.with_blocks(gradient)
+        made = self.differentiable(problem, params)
+        passed = made if at is None else replace(at, params=params, passes=made.passes)
+        slopes = [
+            torch.autograd.grad(
+                one.F, list(one.leaves.values()), S.to(one.F.dtype), retain_graph=True,
+                allow_unused=True, materialize_grads=True,
+            )
+            for one, S in zip(made.passes, passed.residual, strict=True)
+        ]  # fmt: skip
+        gradient = {b: _stacked(g) for b, g in zip(params.trained, zip(*slopes, strict=True), strict=True)}
+        return replace(passed, gradient=gradient), params.with_blocks(gradient)
+
+    def differentiable(self, problem: Problem, params: ModuleWeights) -> ModulePass:
+        """The forward pass with its graph, and what the linear layers saw.
+
+        Args:
+            problem: Data.
+            params: Weights.
+
+        Returns:
+            The pass, without a gradient.
+        """
+        passes = []
+        for X, theta in replicas(problem, params):
+            leaves = {b: theta[b].detach().requires_grad_() for b in params.trained}
+            with torch.enable_grad(), watched(self.linear) as seen:
+                passes.append(Kept(seen, self.outputs(X, {**theta, **leaves}), leaves))
+        passed = self._passed(problem, _stacked([one.F.detach() for one in passes]))
+        return replace(passed, params=params, passes=tuple(passes))
+
+    @cached_property
+    def linear(self) -> tuple[Linear, ...]:
+        """Linear layers that are taken in factors."""
+        return linear_layers(self.module) if self.separate and self.layered else ()
+
+    def factors(
+        self, problem: Problem, at: ModulePass, r: int, trained: tuple[str, ...]
+    ) -> Factors | None:
+        """The Jacobian of one replica in factors.
+
+        Args:
+            problem: Data.
+            at: A pass of `gradient`.
+            r: The replica.
+            trained: Blocks.
+
+        Returns:
+            The factors; None where no layer can be taken apart.
+        """
+        if not at.passes or at.params is None:
+            return None
+        kept = at.passes[r]
+        parts = parts_of(self.linear, kept.seen, kept.F, trained)
+        if parts is None:
+            return None
+        covered = {name for p in parts for name in (p.weight, p.bias)}
+        others = tuple(b for b in trained if b not in covered)
+        rest = {}
+        if others:
+            J = self.jacobian(problem[r if problem.R > 1 else 0], at.params[r], others)[0]
+            sizes = [at.params.blocks()[b][0].numel() for b in others]
+            rest = {
+                b: part.cpu().double().numpy()
+                for b, part in zip(others, J.split(sizes, 1), strict=True)
+            }
+        return Factors(parts, rest, kept.F.numel())
 
     def features(self, problem: Problem, at: ModulePass) -> Tensor:
         """None: what is followed is the Jacobian itself, at enclosures."""
@@ -158,6 +255,11 @@ def replicas(problem: Problem, params: ModuleWeights) -> list[tuple[Tensor, dict
     """
     X, blocks = problem.X, params.blocks()
     return [(X[r % len(X)], {b: v[r] for b, v in blocks.items()}) for r in range(params.R)]
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Replicas side by side; a view where there is one."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def _row_by_row(of_all: Callable[[dict[str, Tensor]], Tensor], moved: dict[str, Tensor]) -> Tensor:

@@ -10,8 +10,10 @@ import torch
 from gdconv.data.problem import Problem
 from gdconv.models.base import Bars, Model
 from gdconv.models.generic.formulas import ModuleFormulas, ModulePass
+from gdconv.models.generic.kernel import GivenKernel
 from gdconv.models.generic.point import ModulePoint
 from gdconv.models.generic.probes import probe
+from gdconv.models.generic.sigma import JacobianFollower
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.jets.graph import Graph
 from gdconv.models.probes import Probe, to_numpy
@@ -23,10 +25,12 @@ class ModuleModel(ModuleFormulas, Model):
 
     Attributes:
         graph: The module's layers; None where one is unknown, so that nothing proves M_2.
+        given: The user's kernel.
     """
 
     name = "module"
     graph: Graph | None = None
+    given: GivenKernel | None = None
 
     def point(
         self, problem: Problem, params: ModuleWeights, trained: tuple[str, ...]
@@ -40,8 +44,11 @@ class ModuleModel(ModuleFormulas, Model):
         """Through the Jacobian."""
         return probe(self, problem, params, eta, trained)
 
-    def sigma_follower(self, problem: Problem, params: ModuleWeights) -> None:
-        """None: sigma_m(J) is enclosed at some steps and followed by its Lipschitz constant."""
+    def sigma_follower(
+        self, problem: Problem, params: ModuleWeights, trained: tuple[str, ...] | None = None
+    ) -> JacobianFollower:
+        """Of sigma_m(J) itself, through the kernel where that is possible."""
+        return JacobianFollower(self, problem, params, trained or params.trained)
 
     def bars(self, problem: Problem, at: ModulePass, noise: np.ndarray) -> Bars:
         """Error of the gap, slope and share of the PL inequality, by the loss."""

@@ -49,7 +49,9 @@ class MultiHeadRegression(MultiHeadFormulas, Model):
         """Through the Jacobian, head by head."""
         return probe(self, problem, params, eta, trained)
 
-    def sigma_follower(self, problem: Problem, params: Parameters) -> AttentionFollower:
+    def sigma_follower(
+        self, problem: Problem, params: Parameters, trained: tuple[str, ...] | None = None
+    ) -> AttentionFollower:
         """The compiled tracker of sigma_min(B_t)."""
         return AttentionFollower(problem, *params.W_Q.shape[:2])
 

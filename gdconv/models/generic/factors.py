@@ -1,0 +1,298 @@
+"""The Jacobian in factors: K = J J^T, J^T S and |J_W| without forming J.
+
+A linear layer z = W a + b of a module whose outputs are each of their own sample contributes to row
+(i, c) of J the block sum_t s_ict a_it^T, a_it its input and s_ict = d F_ic / d z_it the signal that
+comes back. With one position t per sample its share of K is (s_ic . s_jc') (a_i . a_j + 1), the one
+for the bias. Inputs and signals are read off a forward pass by hooks and one backward pass per
+output; parameters of other layers keep their columns of J. What is assumed of the module (a layer
+called once, its parameters used nowhere else) is compared with J itself by whoever rests on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gdconv.rigor.rounding import TINY, Array, fro_up, gamma, up
+
+MOST_OUTPUTS = 64
+"""Outputs per sample, thus backward passes, up to which a Jacobian is taken in factors."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer whose parameters nothing else holds.
+
+    Attributes:
+        module: The layer.
+        weight: Name of its weight.
+        bias: Name of its bias, "" for none.
+    """
+
+    module: nn.Linear
+    weight: str
+    bias: str
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Its parameters."""
+        return (self.weight, self.bias) if self.bias else (self.weight,)
+
+
+def linear_layers(module: nn.Module) -> tuple[Linear, ...]:
+    """The linear layers of a module whose parameters are theirs alone.
+
+    Args:
+        module: The module.
+
+    Returns:
+        The layers, in the module's order.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1, bias=False))
+        >>> [x.blocks for x in linear_layers(net)]
+        [('0.weight', '0.bias'), ('2.weight',)]
+    """
+    held: dict[int, int] = {}
+    for _, p in module.named_parameters(remove_duplicate=False):
+        held[id(p)] = held.get(id(p), 0) + 1
+    found = []
+    for path, m in module.named_modules():
+        if type(m) is not nn.Linear:  # a subclass may do something else with its weight
+            continue
+        own = dict(m.named_parameters(recurse=False))
+        if set(own) <= {"weight", "bias"} and all(held[id(p)] == 1 for p in own.values()):
+            dot = path + "." if path else ""
+            found.append(Linear(m, dot + "weight", dot + "bias" if "bias" in own else ""))
+    return tuple(found)
+
+
+@dataclass
+class Seen:
+    """What the hooks saw of one forward pass: input, output and their versions, for each call."""
+
+    calls: dict[str, list[tuple[Tensor, Tensor, tuple[int, int]]]]
+
+
+@contextmanager
+def watched(layers: Sequence[Linear]) -> Iterator[Seen]:
+    """Keep inputs and outputs of some layers while a module runs.
+
+    Args:
+        layers: From `linear_layers`.
+
+    Yields:
+        What is seen.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> with watched(linear_layers(net)) as seen:
+        ...     F = net(torch.ones(3, 2))
+        >>> [tuple(x.shape) for x in seen.calls["weight"][0][:2]]
+        [(3, 2), (3, 1)]
+    """
+    seen = Seen({x.weight: [] for x in layers})
+
+    def keep(weight: str):  # type: ignore[no-untyped-def]
+        def hook(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
+            a = args[0] if args else z[:0]
+            seen.calls[weight].append((a, z, (a._version, z._version)))
+
+        return hook
+
+    handles = [x.module.register_forward_hook(keep(x.weight)) for x in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The columns of J of one layer, in factors or formed.
+
+    Attributes:
+        a: Inputs (N, T, in), or (N, in) with one position per sample.
+        s: Signals (N, C, T, out), or (N, C, out).
+        weight: Name of the weight where it is trained.
+        bias: Name of the bias where it is trained.
+    """
+
+    a: Array
+    s: Array
+    weight: str
+    bias: str
+
+    @property
+    def single(self) -> bool:
+        """One position per sample."""
+        return self.a.ndim == 2
+
+    @cached_property
+    def formed(self) -> Array:
+        """Sum_t s_ict a_it^T, with the columns of the bias, (N C, out (in + 1))."""
+        a = np.concatenate([self.a, np.ones((*self.a.shape[:-1], 1))], -1) if self.bias else self.a
+        if self.bias and not self.weight:
+            a = a[..., -1:]
+        s = self.s
+        if self.single:
+            J = s[..., :, None] * a[:, None, None, :]
+        else:
+            J = np.swapaxes(s, -1, -2) @ a[:, None]
+        return J.reshape(s.shape[0] * s.shape[1], -1)
+
+    def kernel(self) -> tuple[Array, float]:
+        """Its share of K, and the rounding of that beside the stored factors, spectral norm.
+
+        Entry by entry a sum of k products is off by gamma_k times what the factors' lengths bound,
+        |s_ic| |a_i| |s_jc'| |a_j|; the Frobenius norm of that is gamma_k sum_ic |s_ic|^2 |a_i|^2.
+        """
+        N, C = self.s.shape[:2]
+        most = self._lengths()
+        if self.single:
+            S = self.s.reshape(N * C, -1)
+            inner = self.a @ self.a.T if self.weight else np.zeros((N, N))
+            if self.bias:
+                inner = inner + 1.0
+            if C > 1:
+                inner = np.repeat(np.repeat(inner, C, 0), C, 1)
+            K, terms = (S @ S.T) * inner, S.shape[1] + self.a.shape[1] + 3
+        else:
+            J = self.formed
+            K, terms = J @ J.T, J.shape[1] + 2 * self.a.shape[1] + 4
+        return K, up(gamma(terms) * (1.0 + gamma(terms)) * most + K.size * terms * TINY)
+
+    def _lengths(self) -> float:
+        """sum_ic |s_ic|^2 |a_i|^2 from above, all positions together, the bias as an input of 1."""
+        N = len(self.a)
+        a = self.a.reshape(N, -1)
+        square = np.einsum("ij,ij->i", a, a) if self.weight else np.zeros(N)
+        if self.bias:
+            square = square + (1.0 if self.single else self.a.shape[1])
+        s = self.s.reshape(N, -1)
+        total = float(np.einsum("ij,ij->i", s, s) @ square)
+        return total * (1.0 + 4.0 * gamma(s.shape[1] + a.shape[1] + N)) + a.size * s.shape[1] * TINY
+
+    def pulled(self, S: Array) -> dict[str, Array]:
+        """J^T S, S of shape (N, C)."""
+        back = np.einsum("ic,ic...->i...", S, self.s)  # (N, T, out) or (N, out)
+        back, a = back.reshape(-1, back.shape[-1]), self.a.reshape(-1, self.a.shape[-1])
+        found = {self.weight: back.T @ a} if self.weight else {}
+        return found | ({self.bias: back.sum(0)} if self.bias else {})
+
+    def squares(self) -> dict[str, float]:
+        """|J_W|_F^2 by parameter."""
+        if self.single:
+            s = np.einsum("ico,ico->i", self.s, self.s)
+            weight = float(s @ np.einsum("ij,ij->i", self.a, self.a))
+            bias = float(s.sum())
+        else:
+            J = np.swapaxes(self.s, -1, -2) @ self.a[:, None] if self.weight else np.zeros(1)
+            weight, bias = float((J * J).sum()), float((self.s.sum(2) ** 2).sum())
+        found = {self.weight: weight} if self.weight else {}
+        return found | ({self.bias: bias} if self.bias else {})
+
+
+@dataclass(frozen=True)
+class Factors:
+    """J of one replica by the trained parameters.
+
+    Attributes:
+        parts: Layers in factors.
+        rest: Columns of the other trained parameters, (m, p'), by name.
+        m: Rows.
+    """
+
+    parts: tuple[Part, ...]
+    rest: Mapping[str, Array]
+    m: int
+
+    def kernel(self) -> tuple[Array, float]:
+        """K = J J^T (m, m), exactly symmetric, and its rounding in the spectral norm."""
+        K, slack = np.zeros((self.m, self.m)), 0.0
+        for part in self.parts:
+            share, lost = part.kernel()
+            K, slack = K + share, slack + lost
+        for J in self.rest.values():
+            K = K + J @ J.T
+            slack += gamma(J.shape[1] + 2) * fro_up(J) ** 2 + J.size * self.m * TINY
+        sums = gamma(len(self.parts) + len(self.rest) + 2) * fro_up(K)
+        K = (K + K.T) / 2
+        return K, up(slack * (1.0 + 1e-9) + 2.0 * sums)
+
+    def pulled(self, S: Array) -> dict[str, Array]:
+        """J^T S by parameter, flat for those that are not in factors; S of shape (m,)."""
+        found: dict[str, Array] = {name: S @ J for name, J in self.rest.items()}
+        for part in self.parts:
+            found |= part.pulled(S.reshape(len(part.a), -1))
+        return found
+
+    def squares(self) -> dict[str, float]:
+        """|J_W|_F^2 by parameter."""
+        found = {name: float((J * J).sum()) for name, J in self.rest.items()}
+        for part in self.parts:
+            found |= part.squares()
+        return found
+
+
+def parts_of(
+    layers: Sequence[Linear], seen: Seen, F: Tensor, trained: Sequence[str]
+) -> tuple[Part, ...] | None:
+    """Layers in factors, by one backward pass per output of a sample.
+
+    Args:
+        layers: From `linear_layers`.
+        seen: What `watched` kept of the forward pass.
+        F: Its outputs (N, ...), with their graph, which stays.
+        trained: Parameters that move.
+
+    Returns:
+        The parts; None where none can be had, as with too many outputs. A layer that was called
+        several times or without a graph is left out.
+    """
+    N = len(F)
+    flat = F.reshape(N, -1)
+    fits = []
+    for x in layers:
+        calls = seen.calls[x.weight]
+        if len(calls) != 1 or not set(x.blocks) & set(trained):
+            continue
+        a, z, versions = calls[0]
+        kept = (a._version, z._version) == versions  # a layer in place would write over them
+        if kept and z.requires_grad and a.ndim == z.ndim >= 2 and len(a) == len(z) == N:
+            fits.append((x, a, z))
+    if not fits or flat.shape[1] > MOST_OUTPUTS or not F.requires_grad:
+        return None
+    zs = [z for _, _, z in fits]
+    signals = [
+        torch.autograd.grad(
+            flat[:, c].sum(), zs, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        for c in range(flat.shape[1])
+    ]
+    made = []
+    for k, (x, a, z) in enumerate(fits):
+        s = np.stack([_numpy(one[k]) for one in signals], 1)
+        inputs = _numpy(a)
+        if a.ndim > 3:
+            inputs, s = inputs.reshape(N, -1, a.shape[-1]), s.reshape(*s.shape[:2], -1, s.shape[-1])
+        made.append(
+            Part(
+                inputs, s,
+                x.weight if x.weight in trained else "",
+                x.bias if x.bias and x.bias in trained else "",
+            )
+        )  # fmt: skip
+    return tuple(made)
+
+
+def _numpy(x: Tensor) -> Array:
+    found: Array = x.detach().cpu().double().numpy()
+    return found
