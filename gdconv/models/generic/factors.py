@@ -152,10 +152,10 @@ class Part:
         """Its share of K, and the rounding of that beside the stored factors, spectral norm.
 
         Entry by entry a sum of k products is off by gamma_k times what the factors' lengths bound,
-        |s_ic| |a_i| |s_jc'| |a_j|; the Frobenius norm of that is gamma_k sum_ic |s_ic|^2 |a_i|^2.
+        |s_ic| |a_i| |s_jc'| |a_j|; the Frobenius norm of that is gamma_k sum_ic |s_ic|^2 |a_i|^2,
+        with one position per sample gamma_k times the trace.
         """
         N, C = self.s.shape[:2]
-        most = self._lengths()
         if self.single:
             S = self.s.reshape(N * C, -1)
             inner = self.a @ self.a.T if self.weight else np.zeros((N, N))
@@ -164,10 +164,13 @@ class Part:
             if C > 1:
                 inner = np.repeat(np.repeat(inner, C, 0), C, 1)
             K, terms = (S @ S.T) * inner, S.shape[1] + self.a.shape[1] + 3
+            most = float(np.trace(K))
         else:
             J = self.formed
             K, terms = J @ J.T, J.shape[1] + 2 * self.a.shape[1] + 4
-        return K, up(gamma(terms) * (1.0 + gamma(terms)) * most + K.size * terms * TINY)
+            most = self._lengths()
+        off = gamma(terms)
+        return K, up(off * (1.0 + 2 * off + gamma(N * C)) * most + K.size * terms * TINY)
 
     def _lengths(self) -> float:
         """sum_ic |s_ic|^2 |a_i|^2 from above, all positions together, the bias as an input of 1."""
@@ -175,7 +178,7 @@ class Part:
         a = self.a.reshape(N, -1)
         square = np.einsum("ij,ij->i", a, a) if self.weight else np.zeros(N)
         if self.bias:
-            square = square + (1.0 if self.single else self.a.shape[1])
+            square = square + self.a.shape[1]
         s = self.s.reshape(N, -1)
         total = float(np.einsum("ij,ij->i", s, s) @ square)
         return total * (1.0 + 4.0 * gamma(s.shape[1] + a.shape[1] + N)) + a.size * s.shape[1] * TINY
@@ -242,10 +245,10 @@ class Factors:
         return found
 
 
-def parts_of(
+def fitting(
     layers: Sequence[Linear], seen: Seen, F: Tensor, trained: Sequence[str]
-) -> tuple[Part, ...] | None:
-    """Layers in factors, by one backward pass per output of a sample.
+) -> list[tuple[Linear, Tensor, Tensor]]:
+    """Layers that were called once, on one input per sample, with their input and output.
 
     Args:
         layers: From `linear_layers`.
@@ -254,12 +257,12 @@ def parts_of(
         trained: Parameters that move.
 
     Returns:
-        The parts; None where none can be had, as with too many outputs. A layer that was called
-        several times or without a graph is left out.
+        The layers; none with too many outputs for a backward pass each.
     """
+    found: list[tuple[Linear, Tensor, Tensor]] = []
     N = len(F)
-    flat = F.reshape(N, -1)
-    fits = []
+    if not F.requires_grad or F.numel() > MOST_OUTPUTS * N:
+        return found
     for x in layers:
         calls = seen.calls[x.weight]
         if len(calls) != 1 or not set(x.blocks) & set(trained):
@@ -267,29 +270,51 @@ def parts_of(
         a, z, versions = calls[0]
         kept = (a._version, z._version) == versions  # a layer in place would write over them
         if kept and z.requires_grad and a.ndim == z.ndim >= 2 and len(a) == len(z) == N:
-            fits.append((x, a, z))
-    if not fits or flat.shape[1] > MOST_OUTPUTS or not F.requires_grad:
-        return None
-    zs = [z for _, _, z in fits]
-    signals = [
+            found.append((x, a, z))
+    return found
+
+
+def signals_of(F: Tensor, zs: Sequence[Tensor]) -> list[Array]:
+    """dF_ic / dz_i, one backward pass per output of a sample.
+
+    Args:
+        F: Outputs (N, ...), with their graph, which stays.
+        zs: Outputs of layers (N, ...).
+
+    Returns:
+        Arrays (N, C, ...).
+    """
+    flat = F.reshape(len(F), -1)
+    back = [
         torch.autograd.grad(
             flat[:, c].sum(), zs, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         for c in range(flat.shape[1])
     ]
+    return [np.stack([_numpy(one[k]) for one in back], 1) for k in range(len(zs))]
+
+
+def parts_of(
+    fits: Sequence[tuple[Linear, Tensor, Tensor]], signals: Sequence[Array], trained: Sequence[str]
+) -> tuple[Part, ...]:
+    """Layers in factors.
+
+    Args:
+        fits: From `fitting`.
+        signals: For each of them (N, C, ...).
+        trained: Parameters that move.
+
+    Returns:
+        One part for each.
+    """
     made = []
-    for k, (x, a, z) in enumerate(fits):
-        s = np.stack([_numpy(one[k]) for one in signals], 1)
+    for (x, a, _), s in zip(fits, signals, strict=True):
         inputs = _numpy(a)
         if a.ndim > 3:
-            inputs, s = inputs.reshape(N, -1, a.shape[-1]), s.reshape(*s.shape[:2], -1, s.shape[-1])
-        made.append(
-            Part(
-                inputs, s,
-                x.weight if x.weight in trained else "",
-                x.bias if x.bias and x.bias in trained else "",
-            )
-        )  # fmt: skip
+            inputs = inputs.reshape(len(a), -1, a.shape[-1])
+            s = s.reshape(*s.shape[:2], -1, s.shape[-1])
+        weight, bias = (name if name in trained else "" for name in (x.weight, x.bias))
+        made.append(Part(inputs, s, weight, bias))
     return tuple(made)
 
 

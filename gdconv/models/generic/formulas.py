@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from gdconv.data.problem import Problem
 from gdconv.models.base import Formulas
@@ -17,13 +17,20 @@ from gdconv.models.generic.factors import (
     Factors,
     Linear,
     Seen,
+    fitting,
     linear_layers,
     parts_of,
+    signals_of,
     watched,
 )
+from gdconv.models.generic.places import Places
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.jets.graph import Graph, known_layers
 from gdconv.models.losses.base import Loss
+
+
+SMALLEST_SLOPE = 1e-130
+"""Slopes by which what comes back can be divided: nothing has underflown on the way."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,26 @@ class Kept:
         seen: What the linear layers saw.
         F: Outputs (N, ...).
         leaves: Parameters that the gradient was taken by.
+        fits: Layers that can be taken in factors, with input and output.
+        back: What came back to their outputs with the gradient, S_i times the signals.
     """
 
     seen: Seen
     F: Tensor
     leaves: dict[str, Tensor]
+    fits: Sequence[tuple[Linear, Tensor, Tensor]] = ()
+    back: Sequence[Tensor] = ()
+
+    def signals(self, S: Tensor) -> list[np.ndarray]:
+        """dF_ic / dz_i of the fitting layers (N, C, ...); S is the slope of the gradient."""
+        if self.back and self.F.numel() == len(self.F):  # one output per sample: divide by S_i
+            s = S.reshape(len(self.F)).double().cpu().numpy()
+            if np.abs(s).min(initial=np.inf) > SMALLEST_SLOPE:
+                return [
+                    b.double().cpu().numpy()[:, None] / s.reshape(-1, *[1] * b.ndim)
+                    for b in self.back
+                ]
+        return signals_of(self.F, [z for _, _, z in self.fits])
 
     def pulled(self, v: np.ndarray, trained: Sequence[str]) -> tuple[Tensor, ...]:
         """J^T v by parameter.
@@ -113,11 +135,13 @@ class ModuleFormulas(Formulas):
         Returns:
             Outputs (N, ...).
         """
-        buffers = {
-            k: v.to(X.device, X.dtype if v.is_floating_point() else v.dtype)
-            for k, v in self.module.named_buffers()
-        }
-        return functional_call(self.module, {**theta, **buffers}, (X,))
+        with self._places.holding(theta, X):
+            made: Tensor = self.module(X)
+        return made
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places.of(self.module)
 
     def layers(self, problem: Problem) -> tuple[Graph | None, str]:
         """The layers of the module on these data, and which one is unknown, "" where none is."""
@@ -142,15 +166,19 @@ class ModuleFormulas(Formulas):
         """One backward pass per replica, from S of `at` or of this forward pass."""
         made = self.differentiable(problem, params)
         passed = made if at is None else replace(at, params=params, passes=made.passes)
-        slopes = [
-            torch.autograd.grad(
-                one.F, list(one.leaves.values()), S.to(one.F.dtype), retain_graph=True,
-                allow_unused=True, materialize_grads=True,
-            )
-            for one, S in zip(made.passes, passed.residual, strict=True)
-        ]  # fmt: skip
-        gradient = {b: _stacked(g) for b, g in zip(params.trained, zip(*slopes, strict=True), strict=True)}
-        return replace(passed, gradient=gradient), params.with_blocks(gradient)
+        passes, slopes = [], []
+        for one, S in zip(made.passes, passed.residual, strict=True):
+            zs, leaves = [z for _, _, z in one.fits], list(one.leaves.values())
+            found = torch.autograd.grad(
+                one.F, leaves + zs, S.to(one.F.dtype), retain_graph=True, allow_unused=True,
+                materialize_grads=True,
+            )  # fmt: skip
+            slopes.append(found[: len(leaves)])
+            passes.append(replace(one, back=found[len(leaves) :]))
+        by_block = zip(*slopes, strict=True)
+        gradient = {b: _stacked(g) for b, g in zip(params.trained, by_block, strict=True)}
+        passed = replace(passed, gradient=gradient, passes=tuple(passes))
+        return passed, params.with_blocks(gradient)
 
     def differentiable(self, problem: Problem, params: ModuleWeights) -> ModulePass:
         """The forward pass with its graph, and what the linear layers saw.
@@ -166,7 +194,9 @@ class ModuleFormulas(Formulas):
         for X, theta in replicas(problem, params):
             leaves = {b: theta[b].detach().requires_grad_() for b in params.trained}
             with torch.enable_grad(), watched(self.linear) as seen:
-                passes.append(Kept(seen, self.outputs(X, {**theta, **leaves}), leaves))
+                F = self.outputs(X, {**theta, **leaves})
+            fits = fitting(self.linear, seen, F, params.trained) if self.linear else ()
+            passes.append(Kept(seen, F, leaves, fits))
         passed = self._passed(problem, _stacked([one.F.detach() for one in passes]))
         return replace(passed, params=params, passes=tuple(passes))
 
@@ -192,9 +222,10 @@ class ModuleFormulas(Formulas):
         if not at.passes or at.params is None:
             return None
         kept = at.passes[r]
-        parts = parts_of(self.linear, kept.seen, kept.F, trained)
-        if parts is None:
+        fits = [fit for fit in kept.fits if set(fit[0].blocks) & set(trained)]
+        if not fits or len(fits) < len(kept.fits):
             return None
+        parts = parts_of(fits, kept.signals(at.residual[r]), trained)
         covered = {name for p in parts for name in (p.weight, p.bias)}
         others = tuple(b for b in trained if b not in covered)
         rest = {}

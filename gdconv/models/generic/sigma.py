@@ -60,6 +60,36 @@ class Proved:
     M: float
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """An enclosure and how far it can be carried.
+
+    Attributes:
+        theta: Where it was made, flat.
+        box: The enclosure of sigma_m(J) there.
+        M: Lipschitz constant of J within rho.
+        rho: The radius.
+    """
+
+    theta: Array
+    box: Enclosure
+    M: float
+    rho: float
+
+    def drifted(self, moved: float) -> Enclosure | None:
+        """The enclosure widened by M times a distance; None where that is too wide or too far.
+
+        Args:
+            moved: Distance from `theta`, from above.
+        """
+        if not moved <= self.rho:
+            return None
+        drift, box = up(self.M * moved), self.box
+        if not drift <= TOLERANCE * box.lo:
+            return None
+        return Enclosure(max(0.0, (box.lo - drift) * (1.0 - 2 * UNIT)), up(box.hi + drift))
+
+
 def distance(a: Array, b: Array) -> float:
     """|a - b| from above, entries of the difference being rounded."""
     return up(fro_up(a - b) * (1.0 + 4 * UNIT))
@@ -80,9 +110,8 @@ class Followed:
         self.given: GivenKernel | None = model.given
         self.share, self.layered = 0.0, True
         self.vector: Array | None = None
-        self.anchor: tuple[Array, Enclosure] | None = None
+        self.anchor: Anchor | None = None
         self.proved: Proved | None = None
-        self.last: Array | None = None
         self.steepest = 0.0  # greatest |d sigma| / |d theta| seen: decides what is tried, no more
         self.t, self.formed, self.next, self.asked = -1, 0, 0, 0
 
@@ -91,39 +120,27 @@ class Followed:
         self.t += 1
         assert here.params is not None
         blocks = here.params.blocks()
-        flat = [blocks[b].reshape(-1).numpy() for b in self.trained]
-        theta = np.concatenate(flat) if flat else np.zeros(0)
-        step = inf if self.last is None else distance(theta, self.last)
-        self.last = theta
-        if not np.isfinite(theta).all():
-            return Enclosure(0.0, inf)
-        if (kept := self._drifted(theta)) is not None:
+        theta = np.concatenate([np.zeros(0), *(blocks[b].reshape(-1).numpy() for b in self.trained)])
+        anchor = self.anchor
+        moved = inf if anchor is None else distance(theta, anchor.theta)
+        if anchor is not None and (kept := anchor.drifted(moved)) is not None:
             return kept
         found = self._enclosed(here)
-        if found.lo > 0.0 and isfinite(found.hi):
-            if self.anchor is not None:
-                change = abs(found.mid - self.anchor[1].mid)
-                moved = max(distance(theta, self.anchor[0]), 1e-300)
-                self.steepest = max(self.steepest, change / moved)
-            self.anchor = theta, found
-            self._prove(here, theta, found.lo, step)
-        else:
-            self.anchor = None
+        self.anchor = None
+        if found.lo > 0.0 and isfinite(found.hi) and np.isfinite(theta).all():
+            if anchor is not None:
+                change = abs(found.mid - anchor.box.mid)
+                self.steepest = max(self.steepest, change / max(moved, 1e-300))
+            self._prove(here, theta, found.lo, moved)
+            self.anchor = Anchor(theta, found, *self._proved_at(theta))
         return found
 
-    def _drifted(self, theta: Array) -> Enclosure | None:
-        """The last enclosure, widened by M_2 times the distance; both ends lie in the ball."""
-        if self.anchor is None or self.proved is None:
-            return None
-        base, box = self.anchor
-        if max(distance(base, self.proved.centre), distance(theta, self.proved.centre)) > (
-            self.proved.rho
-        ):
-            return None
-        drift = up(self.proved.M * distance(theta, base))
-        if not drift <= TOLERANCE * box.lo:
-            return None
-        return Enclosure(max(0.0, (box.lo - drift) * (1.0 - 2 * UNIT)), up(box.hi + drift))
+    def _proved_at(self, theta: Array) -> tuple[float, float]:
+        """(M, rho): J is M-Lipschitz within rho of theta, a ball inside the one that is known."""
+        if self.proved is None:
+            return inf, 0.0
+        room = self.proved.rho - distance(theta, self.proved.centre)
+        return self.proved.M, max(0.0, room * (1 - 4 * UNIT))
 
     def _prove(self, here: ModulePass, theta: Array, lo: float, step: float) -> None:
         """Ask the layers for M_2 on a ball about here, where that may save enclosures."""
@@ -265,9 +282,12 @@ class JacobianFollower(SigmaFollower):
         if forward.F.dtype != torch.float64 or forward.F.device.type != "cpu":
             here = forward.params[r].to("cpu", torch.float64)
             return self.model.gradient(self.runs[r].problem, here)[0]
-        one = slice(r, r + 1)
+        if len(self.runs) == 1:
+            return forward
+        one, params = slice(r, r + 1), forward.params
         return replace(
             forward, F=forward.F[one], loss=forward.loss[one], residual=forward.residual[one],
-            params=forward.params[r], gradient={b: g[one] for b, g in forward.gradient.items()},
+            params=params.with_blocks({b: v[one] for b, v in params.blocks().items()}),
+            gradient={b: g[one] for b, g in forward.gradient.items()},
             passes=forward.passes[one],
         )  # fmt: skip
