@@ -122,7 +122,7 @@ def derivative_gap(
 
 
 def in_factors(model: ModuleFormulas, problem: Problem, params: ModuleWeights) -> bool:
-    """Whether the factors of the linear layers give K = J J^T, here and at drawn weights.
+    """Whether the factors of products with parameters give K = J J^T, here and at drawn weights.
 
     Args:
         model: The model, with what `require_sound` has found of its samples.
@@ -130,10 +130,10 @@ def in_factors(model: ModuleFormulas, problem: Problem, params: ModuleWeights) -
         params: Weights.
 
     Returns:
-        False as well where no layer can be taken in factors.
+        False as well where there are none.
     """
     tried, data = replace(model, layered=True), problem[0].to("cpu", torch.float64)
-    if not tried.linear:
+    if not tried.separate:
         return False
     here, rng = params[0].to("cpu", torch.float64), np.random.default_rng(3)
     drawn = {b: torch.from_numpy(rng.standard_normal(v.shape)) for b, v in here.blocks().items()}

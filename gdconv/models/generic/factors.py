@@ -1,24 +1,23 @@
 """The Jacobian in factors: K = J J^T, J^T S and |J_W| without forming J.
 
-A linear layer z = W a + b of a module whose outputs are each of their own sample contributes to row
-(i, c) of J the block sum_t s_ict a_it^T, a_it its input and s_ict = d F_ic / d z_it the signal that
-comes back. With one position t per sample its share of K is (s_ic . s_jc') (a_i . a_j + 1), the one
-for the bias. Inputs and signals are read off a forward pass by hooks and one backward pass per
-output; parameters of other layers keep their columns of J. What is assumed of the module (a layer
-called once, its parameters used nowhere else) is compared with J itself by whoever rests on it.
+A product z = a W + b of a module whose outputs are each of their own sample contributes to row
+(i, c) of J the block sum_t a_it s_ict^T, a_it what W multiplies and s_ict = d F_ic / d z_it the
+signal that comes back. With one position t per sample its share of K is (s_ic . s_jc') (a_i . a_j +
+1), the one for the bias. `gdconv.models.generic.tape` finds the products; parameters that enter
+otherwise keep their columns of J.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gdconv.models.generic.tape import Use
 from gdconv.rigor.rounding import TINY, Array, fro_up, gamma, up
 
 MOST_OUTPUTS = 64
@@ -26,109 +25,22 @@ MOST_OUTPUTS = 64
 
 
 @dataclass(frozen=True)
-class Linear:
-    """A linear layer whose parameters nothing else holds.
-
-    Attributes:
-        module: The layer.
-        weight: Name of its weight.
-        bias: Name of its bias, "" for none.
-    """
-
-    module: nn.Linear
-    weight: str
-    bias: str
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """Its parameters."""
-        return (self.weight, self.bias) if self.bias else (self.weight,)
-
-
-def linear_layers(module: nn.Module) -> tuple[Linear, ...]:
-    """The linear layers of a module whose parameters are theirs alone.
-
-    Args:
-        module: The module.
-
-    Returns:
-        The layers, in the module's order.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1, bias=False))
-        >>> [x.blocks for x in linear_layers(net)]
-        [('0.weight', '0.bias'), ('2.weight',)]
-    """
-    held: dict[int, int] = {}
-    for _, p in module.named_parameters(remove_duplicate=False):
-        held[id(p)] = held.get(id(p), 0) + 1
-    found = []
-    for path, m in module.named_modules():
-        if type(m) is not nn.Linear:  # a subclass may do something else with its weight
-            continue
-        own = dict(m.named_parameters(recurse=False))
-        if set(own) <= {"weight", "bias"} and all(held[id(p)] == 1 for p in own.values()):
-            dot = path + "." if path else ""
-            found.append(Linear(m, dot + "weight", dot + "bias" if "bias" in own else ""))
-    return tuple(found)
-
-
-@dataclass
-class Seen:
-    """What the hooks saw of one forward pass: input, output and their versions, for each call."""
-
-    calls: dict[str, list[tuple[Tensor, Tensor, tuple[int, int]]]]
-
-
-@contextmanager
-def watched(layers: Sequence[Linear]) -> Iterator[Seen]:
-    """Keep inputs and outputs of some layers while a module runs.
-
-    Args:
-        layers: From `linear_layers`.
-
-    Yields:
-        What is seen.
-
-    Example:
-        >>> net = nn.Linear(2, 1)
-        >>> with watched(linear_layers(net)) as seen:
-        ...     F = net(torch.ones(3, 2))
-        >>> [tuple(x.shape) for x in seen.calls["weight"][0][:2]]
-        [(3, 2), (3, 1)]
-    """
-    seen = Seen({x.weight: [] for x in layers})
-
-    def keep(weight: str):  # type: ignore[no-untyped-def]
-        def hook(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
-            a = args[0] if args else z[:0]
-            seen.calls[weight].append((a, z, (a._version, z._version)))
-
-        return hook
-
-    handles = [x.module.register_forward_hook(keep(x.weight)) for x in layers]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@dataclass(frozen=True)
 class Part:
-    """The columns of J of one layer, in factors or formed.
+    """The columns of J of one product, in factors.
 
     Attributes:
-        a: Inputs (N, T, in), or (N, in) with one position per sample.
+        a: What the weight multiplies (N, T, in), or (N, in) with one position per sample.
         s: Signals (N, C, T, out), or (N, C, out).
-        weight: Name of the weight where it is trained.
-        bias: Name of the bias where it is trained.
+        weight: Name of the weight, "" for none.
+        bias: Name of the bias, "" for none.
+        flipped: Whether the weight is stored (in, out).
     """
 
     a: Array
     s: Array
     weight: str
     bias: str
+    flipped: bool = False
 
     @property
     def single(self) -> bool:
@@ -186,8 +98,11 @@ class Part:
     def pulled(self, S: Array) -> dict[str, Array]:
         """J^T S, S of shape (N, C)."""
         back = np.einsum("ic,ic...->i...", S, self.s)  # (N, T, out) or (N, out)
-        back, a = back.reshape(-1, back.shape[-1]), self.a.reshape(-1, self.a.shape[-1])
-        found = {self.weight: back.T @ a} if self.weight else {}
+        back = back.reshape(-1, back.shape[-1])
+        found = {}
+        if self.weight:
+            a = self.a.reshape(-1, self.a.shape[-1])
+            found[self.weight] = a.T @ back if self.flipped else back.T @ a
         return found | ({self.bias: back.sum(0)} if self.bias else {})
 
     def squares(self) -> dict[str, float]:
@@ -245,35 +160,6 @@ class Factors:
         return found
 
 
-def fitting(
-    layers: Sequence[Linear], seen: Seen, F: Tensor, trained: Sequence[str]
-) -> list[tuple[Linear, Tensor, Tensor]]:
-    """Layers that were called once, on one input per sample, with their input and output.
-
-    Args:
-        layers: From `linear_layers`.
-        seen: What `watched` kept of the forward pass.
-        F: Its outputs (N, ...), with their graph, which stays.
-        trained: Parameters that move.
-
-    Returns:
-        The layers; none with too many outputs for a backward pass each.
-    """
-    found: list[tuple[Linear, Tensor, Tensor]] = []
-    N = len(F)
-    if not F.requires_grad or F.numel() > MOST_OUTPUTS * N:
-        return found
-    for x in layers:
-        calls = seen.calls[x.weight]
-        if len(calls) != 1 or not set(x.blocks) & set(trained):
-            continue
-        a, z, versions = calls[0]
-        kept = (a._version, z._version) == versions  # a layer in place would write over them
-        if kept and z.requires_grad and a.ndim == z.ndim >= 2 and len(a) == len(z) == N:
-            found.append((x, a, z))
-    return found
-
-
 def signals_of(F: Tensor, zs: Sequence[Tensor]) -> list[Array]:
     """dF_ic / dz_i, one backward pass per output of a sample.
 
@@ -294,27 +180,29 @@ def signals_of(F: Tensor, zs: Sequence[Tensor]) -> list[Array]:
     return [np.stack([_numpy(one[k]) for one in back], 1) for k in range(len(zs))]
 
 
-def parts_of(
-    fits: Sequence[tuple[Linear, Tensor, Tensor]], signals: Sequence[Array], trained: Sequence[str]
-) -> tuple[Part, ...]:
-    """Layers in factors.
+def parts_of(uses: Sequence[Use], signals: Sequence[Array]) -> tuple[Part, ...]:
+    """Products in factors.
 
     Args:
-        fits: From `fitting`.
+        uses: From a tape.
         signals: For each of them (N, C, ...).
-        trained: Parameters that move.
 
     Returns:
         One part for each.
     """
     made = []
-    for (x, a, _), s in zip(fits, signals, strict=True):
-        inputs = _numpy(a)
-        if a.ndim > 3:
-            inputs = inputs.reshape(len(a), -1, a.shape[-1])
-            s = s.reshape(*s.shape[:2], -1, s.shape[-1])
-        weight, bias = (name if name in trained else "" for name in (x.weight, x.bias))
-        made.append(Part(inputs, s, weight, bias))
+    for use, s in zip(uses, signals, strict=True):
+        N = len(use.z)
+        if use.vector:
+            s = s[..., None]
+        single = s.ndim == 3
+        s = s if single else s.reshape(N, s.shape[1], -1, s.shape[-1])
+        if use.a is None:
+            a = np.zeros((N, 0) if single else (N, s.shape[2], 0))
+        else:
+            a = _numpy(use.a)
+            a = a if single else a.reshape(N, -1, a.shape[-1])
+        made.append(Part(a, s, use.weight, use.bias, use.flipped))
     return tuple(made)
 
 

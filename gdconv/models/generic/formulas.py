@@ -13,17 +13,9 @@ from torch.func import jacrev, vmap
 
 from gdconv.data.problem import Problem
 from gdconv.models.base import Formulas
-from gdconv.models.generic.factors import (
-    Factors,
-    Linear,
-    Seen,
-    fitting,
-    linear_layers,
-    parts_of,
-    signals_of,
-    watched,
-)
+from gdconv.models.generic.factors import MOST_OUTPUTS, Factors, parts_of, signals_of
 from gdconv.models.generic.places import Places
+from gdconv.models.generic.tape import Tape, Use
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.jets.graph import Graph, known_layers
 from gdconv.models.losses.base import Loss
@@ -38,21 +30,19 @@ class Kept:
     """One replica's forward pass with its graph.
 
     Attributes:
-        seen: What the linear layers saw.
         F: Outputs (N, ...).
         leaves: Parameters that the gradient was taken by.
-        fits: Layers that can be taken in factors, with input and output.
-        back: What came back to their outputs with the gradient, S_i times the signals.
+        uses: Products with parameters, for the Jacobian in factors.
+        back: What came back to their results with the gradient, S_i times the signals.
     """
 
-    seen: Seen
     F: Tensor
     leaves: dict[str, Tensor]
-    fits: Sequence[tuple[Linear, Tensor, Tensor]] = ()
+    uses: tuple[Use, ...] = ()
     back: Sequence[Tensor] = ()
 
     def signals(self, S: Tensor) -> list[np.ndarray]:
-        """dF_ic / dz_i of the fitting layers (N, C, ...); S is the slope of the gradient."""
+        """dF_ic / dz_i of the products (N, C, ...); S is the slope of the gradient."""
         if self.back and self.F.numel() == len(self.F):  # one output per sample: divide by S_i
             s = S.reshape(len(self.F)).double().cpu().numpy()
             if np.abs(s).min(initial=np.inf) > SMALLEST_SLOPE:
@@ -60,7 +50,7 @@ class Kept:
                     b.double().cpu().numpy()[:, None] / s.reshape(-1, *[1] * b.ndim)
                     for b in self.back
                 ]
-        return signals_of(self.F, [z for _, _, z in self.fits])
+        return signals_of(self.F, [use.z for use in self.uses])
 
     def pulled(self, v: np.ndarray, trained: Sequence[str]) -> tuple[Tensor, ...]:
         """J^T v by parameter.
@@ -109,7 +99,7 @@ class ModuleFormulas(Formulas):
         loss: The loss.
         separate: Whether the outputs of a sample depend on that sample alone; the Jacobian is
             then made of all samples at once.
-        layered: Whether the linear layers' factors give J, as `in_factors` has found.
+        layered: Whether factors of products give J, as `in_factors` has found.
 
     Example:
         >>> from gdconv.models.losses.squared import Squared
@@ -168,7 +158,7 @@ class ModuleFormulas(Formulas):
         passed = made if at is None else replace(at, params=params, passes=made.passes)
         passes, slopes = [], []
         for one, S in zip(made.passes, passed.residual, strict=True):
-            zs, leaves = [z for _, _, z in one.fits], list(one.leaves.values())
+            zs, leaves = [use.z for use in one.uses], list(one.leaves.values())
             found = torch.autograd.grad(
                 one.F, leaves + zs, S.to(one.F.dtype), retain_graph=True, allow_unused=True,
                 materialize_grads=True,
@@ -181,7 +171,7 @@ class ModuleFormulas(Formulas):
         return passed, params.with_blocks(gradient)
 
     def differentiable(self, problem: Problem, params: ModuleWeights) -> ModulePass:
-        """The forward pass with its graph, and what the linear layers saw.
+        """The forward pass with its graph, and the products with its parameters.
 
         Args:
             problem: Data.
@@ -193,17 +183,16 @@ class ModuleFormulas(Formulas):
         passes = []
         for X, theta in replicas(problem, params):
             leaves = {b: theta[b].detach().requires_grad_() for b in params.trained}
-            with torch.enable_grad(), watched(self.linear) as seen:
-                F = self.outputs(X, {**theta, **leaves})
-            fits = fitting(self.linear, seen, F, params.trained) if self.linear else ()
-            passes.append(Kept(seen, F, leaves, fits))
+            with torch.enable_grad():
+                if self.separate and self.layered:
+                    with Tape(leaves) as tape:
+                        F = self.outputs(X, {**theta, **leaves})
+                    few = F.numel() <= MOST_OUTPUTS * len(F)
+                    passes.append(Kept(F, leaves, tape.understood(len(F)) if few else ()))
+                else:
+                    passes.append(Kept(self.outputs(X, {**theta, **leaves}), leaves))
         passed = self._passed(problem, _stacked([one.F.detach() for one in passes]))
         return replace(passed, params=params, passes=tuple(passes))
-
-    @cached_property
-    def linear(self) -> tuple[Linear, ...]:
-        """Linear layers that are taken in factors."""
-        return linear_layers(self.module) if self.separate and self.layered else ()
 
     def factors(
         self, problem: Problem, at: ModulePass, r: int, trained: tuple[str, ...]
@@ -217,15 +206,14 @@ class ModuleFormulas(Formulas):
             trained: Blocks.
 
         Returns:
-            The factors; None where no layer can be taken apart.
+            The factors; None where no parameter is understood.
         """
         if not at.passes or at.params is None:
             return None
         kept = at.passes[r]
-        fits = [fit for fit in kept.fits if set(fit[0].blocks) & set(trained)]
-        if not fits or len(fits) < len(kept.fits):
+        if not kept.uses or set(trained) != set(kept.leaves) or not kept.F.requires_grad:
             return None
-        parts = parts_of(fits, kept.signals(at.residual[r]), trained)
+        parts = parts_of(kept.uses, kept.signals(at.residual[r]))
         covered = {name for p in parts for name in (p.weight, p.bias)}
         others = tuple(b for b in trained if b not in covered)
         rest = {}
