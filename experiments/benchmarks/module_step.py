@@ -2,59 +2,88 @@
 
     python -m experiments.benchmarks.module_step [--quick] [--out FILE.json]
 
-One process, one thread, rounds interleaved. A two-layer network F = W_2 act(W_1 x), N samples of D
+One process, one thread, rounds interleaved. A two-layer network F = act(X W) a, N samples of D
 numbers, m hidden units, squared loss. Contestants: svdvals (the script a user writes: autograd,
 functional_call, jacrev, svdvals of J), eigvalsh (the same with the eigenvalues of J J^T), apply
-(gdconv's loop, which is given the module alone), kernel (the same with J J^T in closed form given),
-bare (autograd alone, nothing known of J). gdconv's rows are whole descents of some hundred steps,
-with every enclosure, error bar, record and second derivation in them.
+(gdconv's loop, given the module alone: it finds the products with parameters and takes J in
+factors), hidden (a module whose products it cannot see into: J is formed at every step), kernel
+(the hidden one with its kernel J J^T in closed form given by the user), bare (autograd alone,
+nothing known of J). gdconv's rows are whole descents, with every enclosure, error bar, record and
+second derivation in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import exp
 from typing import Any
 
 from experiments.benchmarks.timing import alone, medians, save, timed
 
 SHAPES = ((64, 64, 512), (16, 16, 64))
-STEPS = {"svdvals": (3, 40), "eigvalsh": (8, 60), "apply": (400, 400), "kernel": (400, 400)}
-BARE = 400
+STEPS = {
+    "svdvals": (3, 40),
+    "eigvalsh": (8, 60),
+    "apply": (800, 800),
+    "hidden": (40, 400),
+    "kernel": (800, 800),
+    "bare": (400, 400),
+}
 
 
-def network(shape: tuple[int, int, int], act: str, given: bool) -> Any:
+def network(shape: tuple[int, int, int], act: str, hidden: bool, given: bool) -> Any:
     """What makes the network and its data; with `kernel` where it is to be given.
 
     Args:
         shape: (N, D, m).
         act: tanh or relu.
+        hidden: Whether it multiplies in a way that gdconv does not see into.
         given: Whether it has its kernel in closed form.
 
     Returns:
         An object with `module`, `data` and, if asked for, `kernel`.
 
     Example:
-        >>> net = network((2, 3, 4), "tanh", True)
-        >>> net.data(0)[0].shape, hasattr(net, "kernel"), hasattr(network((2, 3, 4), "relu", False), "kernel")
-        (torch.Size([2, 3]), True, False)
+        >>> net = network((2, 3, 4), "tanh", False, True)
+        >>> net.data(0)[0].shape, hasattr(net, "kernel")
+        (torch.Size([2, 3]), True)
     """
     import torch
 
-    from gdconv.models.generic.nets import TwoLayer
+    N, D, m = shape
+    function = torch.tanh if act == "tanh" else torch.relu
 
-    class WithKernel(TwoLayer):
-        """The same with J J^T: the layers' Gram matrices, entry by entry."""
+    class TwoLayer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.W = torch.nn.Parameter(torch.randn(D, m).double() / D**0.5)
+            self.a = torch.nn.Parameter(torch.randn(m, 1).double() / m**0.5)
 
+        def forward(self, X: Any) -> Any:
+            if hidden:
+                return torch.einsum(
+                    "nm,mo->no", function(torch.einsum("nd,dm->nm", X, self.W)), self.a
+                )
+            return function(X @ self.W) @ self.a
+
+    class Net:
+        def module(self) -> Any:
+            return TwoLayer()
+
+        def data(self, seed: int) -> tuple[Any, Any]:
+            draw = torch.Generator("cpu").manual_seed(seed)
+            X = torch.randn(N, D + 1, generator=draw, dtype=torch.float64, device="cpu")
+            return X[:, :D] / X[:, :D].norm(dim=1, keepdim=True), 0.5 * X[:, D:]
+
+    class WithKernel(Net):
         def kernel(self, params: dict[str, Any], X: Any) -> Any:
-            W, a = params["0.weight"], params["2.weight"]
-            h = torch.tanh(X @ W.T) if act == "tanh" else torch.relu(X @ W.T)
-            s = a * (1 - h * h) if act == "tanh" else a * (h > 0)
+            W, a = params["W"], params["a"]
+            h = function(X @ W)
+            s = a.T * (1 - h * h) if act == "tanh" else a.T * (h > 0)
             return (s @ s.T) * (X @ X.T) + h @ h.T
 
-    N, D, m = shape
-    kind = torch.nn.Tanh if act == "tanh" else torch.nn.ReLU
-    return (WithKernel if given else TwoLayer)(samples=N, inputs=D, width=m, act=kind)
+    return (WithKernel if given else Net)()
 
 
 def script(net: Any, eta: float, least: str | None) -> Callable[[int], None]:
@@ -115,10 +144,9 @@ def descent(net: Any, eta: float) -> tuple[Callable[[int], None], list[Any]]:
     import numpy as np
     import torch
 
+    from gdconv.compiled.ledger import POSTERIOR
     from gdconv.descent.loop import descend
     from gdconv.descent.plan import Bound, Plan
-
-    from gdconv.compiled.ledger import POSTERIOR
     from gdconv.models.generic.family import ModuleFamily
     from gdconv.models.generic.weights import ModuleWeights
     from gdconv.support.config import Config
@@ -129,7 +157,8 @@ def descent(net: Any, eta: float) -> tuple[Callable[[int], None], list[Any]]:
     torch.manual_seed(0)
     params = ModuleWeights.of(net.module())
     family.require_match(problem, params)
-    model, made = family.model(Config("generic-gd"), {}), []
+    model = family.model(Config("generic-gd"), {})
+    made: list[Any] = []
 
     def run(steps: int) -> None:
         plan = Plan(
@@ -156,18 +185,17 @@ def measure(index: int, act: str, rounds: int) -> dict[str, Any]:
     import torch
 
     shape = SHAPES[index]
-    plain, given = (network(shape, act, g) for g in (False, True))
+    plain, given = network(shape, act, False, False), network(shape, act, True, True)
     X, _ = plain.data(0)
     torch.manual_seed(0)
-    module = plain.module()
-    theta = dict(module.named_parameters())
-    K = given.kernel({k: v.detach() for k, v in theta.items()}, X)
-    eta = 0.5 / float(torch.linalg.eigvalsh(K)[-1])
+    theta = {k: v.detach() for k, v in plain.module().named_parameters()}
+    eta = 0.5 / float(torch.linalg.eigvalsh(given.kernel(theta, X))[-1])
     runs = {name: script(plain, eta, name) for name in ("svdvals", "eigvalsh")}
     runs["apply"], found = descent(plain, eta)
+    runs["hidden"], _ = descent(network(shape, act, True, False), eta)
     runs["kernel"], found_given = descent(given, eta)
     runs["bare"] = script(plain, eta, None)
-    counts = {name: STEPS[name][index] if name in STEPS else BARE for name in runs}
+    counts = {name: STEPS[name][index] for name in runs}
     for name, run in runs.items():
         run(min(counts[name], 5))
     calls = {name: partial(run, counts[name]) for name, run in runs.items()}
@@ -188,7 +216,7 @@ def measure(index: int, act: str, rounds: int) -> dict[str, Any]:
             name: [float(led["sigma_lo"]), float(led["sigma_hi"])] for name, led in ledgers.items()
         },
         "loss_ratio": float(ledgers["apply"]["loss"] / ledgers["apply"]["loss_0"]),
-        "bound_ratio": float(pow(2.718281828459045, ledgers["apply"]["log_posterior"])),
+        "bound_ratio": exp(float(ledgers["apply"]["log_posterior"])),
     }
 
 
@@ -205,7 +233,7 @@ def main() -> None:
     """Command line."""
     options = alone(__doc__, "module_step", "three rounds instead of nine")
     rows = []
-    names = ("svdvals", "eigvalsh", "apply", "kernel", "bare")
+    names = tuple(STEPS)
     print(f"{'(N,D,m)':14s} {'act':5s}" + "".join(f"{name + ' us':>19s}" for name in names))
     for index in range(len(SHAPES)):
         for act in ("tanh", "relu"):

@@ -66,6 +66,9 @@ class Part:
         Entry by entry a sum of k products is off by gamma_k times what the factors' lengths bound,
         |s_ic| |a_i| |s_jc'| |a_j|; the Frobenius norm of that is gamma_k sum_ic |s_ic|^2 |a_i|^2,
         with one position per sample gamma_k times the trace.
+
+        Returns:
+            (N C, N C) and a number.
         """
         N, C = self.s.shape[:2]
         if self.single:

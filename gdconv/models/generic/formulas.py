@@ -20,7 +20,6 @@ from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.jets.graph import Graph, known_layers
 from gdconv.models.losses.base import Loss
 
-
 SMALLEST_SLOPE = 1e-130
 """Slopes by which what comes back can be divided: nothing has underflown on the way."""
 

@@ -20,11 +20,11 @@ from gdconv.models.losses.base import Loss
 from gdconv.rigor.rounding import UNIT, Array, fro_up, gamma, up
 from gdconv.support.errors import InputError, cause
 
-SAFETY = 8.0
-"""Times the difference from J J^T seen at the start that K may be off by, as a share of |J|_F^2."""
+OFF = 1e-11
+"""Share of |J|_F^2 that K may be off by on the way, beside what J J^T rounds: the bar of K."""
 
-WRONG = 1e-9
-"""Share of |J|_F^2 by which K may differ from J J^T at the start; no rounding reaches it."""
+SAFETY = 8.0
+"""At the first and at the last iterate it must be so many times closer."""
 
 JACOBIAN = 130 * UNIT
 """What 64 u |J|_F of rounding in J, in its factors or beside it, change in K, over |J|_F^2."""
@@ -68,29 +68,44 @@ class GivenKernel:
             remedy = f"give kernel(params, X), (m, m), or call it otherwise ({cause(error)})"
             raise InputError("model", f"kernel of {self.name}", remedy) from error
 
-    def share(self, K: Array, J: Array) -> float:
-        """How far off K may be on the way, over |J|_F^2, from what it is off by at the start.
+    def require(self, K: Array, J: Array) -> None:
+        """That it is J J^T at the start.
 
         Args:
             K: Its answer there.
             J: The Jacobian there (m, p).
 
-        Returns:
-            The share, the rounding of J J^T included.
-
         Raises:
-            InputError: It is no (m, m) matrix, or not J J^T.
+            InputError: It is no (m, m) matrix, or another one.
         """
         m = len(J)
         if K.shape != (m, m):
             remedy = f"give shape {(m, m)}, one row per output, or call it otherwise"
             raise InputError("model", f"kernel of {self.name}, of shape {K.shape}", remedy)
-        off = gap(K, J) / max(size(J), 1e-300)
-        if not off <= WRONG:
+        found, allowed = agreement(K, J)
+        if not found <= allowed:
             remedy = "give K = J J^T by all trained parameters, or call it otherwise"
-            said = f"kernel of {self.name}, off by {off:.2g} of |J|^2"
+            said = f"kernel of {self.name}, off by {found / max(size(J), 1e-300):.2g} of |J|^2"
             raise InputError("model", said, remedy)
-        return SAFETY * off + rounding(J)
+
+
+def agreement(K: Array, J: Array) -> tuple[float, float]:
+    """How far K is from J J^T, and what is allowed at the first and at the last iterate.
+
+    Args:
+        K: The kernel, of any shape.
+        J: The Jacobian (m, p).
+
+    Returns:
+        |K - J J^T|_F, infinite for another shape, and (1e-11 / 8 + rounding) |J|_F^2.
+
+    Example:
+        >>> agreement(np.eye(2), np.eye(2))[0]
+        0.0
+    """
+    m = len(J)
+    found = gap(K, J) if K.shape == (m, m) else float("inf")
+    return found, (OFF / SAFETY + rounding(J)) * size(J)
 
 
 def given_kernel(source: object, module: nn.Module, name: str) -> GivenKernel | None:

@@ -20,6 +20,7 @@ from gdconv.data.problem import Problem
 from gdconv.models.generic.formulas import ModulePass
 from gdconv.models.generic.kernel import (
     JACOBIAN,
+    OFF,
     GivenKernel,
     in_directions,
     rounding,
@@ -81,6 +82,9 @@ class Anchor:
 
         Args:
             moved: Distance from `theta`, from above.
+
+        Returns:
+            The wider enclosure.
         """
         if not moved <= self.rho:
             return None
@@ -108,7 +112,7 @@ class Followed:
         self.model, self.problem, self.trained = model, problem, trained
         self.graph = model.graph if model.separate else None
         self.given: GivenKernel | None = model.given
-        self.share, self.layered = 0.0, True
+        self.layered = True
         self.vector: Array | None = None
         self.anchor: Anchor | None = None
         self.proved: Proved | None = None
@@ -120,7 +124,10 @@ class Followed:
         self.t += 1
         assert here.params is not None
         blocks = here.params.blocks()
-        theta = np.concatenate([np.zeros(0), *(blocks[b].reshape(-1).numpy() for b in self.trained)])
+        theta = np.concatenate([
+            np.zeros(0),
+            *(blocks[b].reshape(-1).numpy() for b in self.trained),
+        ])
         anchor = self.anchor
         moved = inf if anchor is None else distance(theta, anchor.theta)
         if anchor is not None and (kept := anchor.drifted(moved)) is not None:
@@ -157,7 +164,7 @@ class Followed:
         at = Calculus(self.graph, params, self.problem.X[0], centred=False)
         radii = up(fro_up(theta)) * RADII
         M = np.asarray(at.constants(radii, self.trained)[0])
-        fits = np.flatnonzero(M <= 2.0 * M[0]) if isfinite(M[0]) else np.zeros(0, int)
+        fits = np.flatnonzero(2.0 * M[0] >= M) if isfinite(M[0]) else np.zeros(0, int)
         self.asked = self.t + 1
         if len(fits):
             rho, M_2 = float(radii[fits[-1]]), float(M[fits[-1]])
@@ -211,26 +218,34 @@ class Followed:
 
     def _kernel(self, here: ModulePass) -> tuple[Array, float] | None:
         """K and its error; None where neither a kernel nor factors can be relied on."""
+        made = self.model.factors(self.problem, here, 0, self.trained) if self.layered else None
+        if self.given is not None and (self.t == 0 or made is None or made.rest):
+            found = self._from_user(here)
+            if found is not None and (made is None or made.rest):
+                return found
+        if made is not None:
+            K, slack = made.kernel()
+            slack = up(slack + JACOBIAN * float(np.trace(K)))
+            if self._true_here(K, slack, here):
+                return K, slack
+        self.layered = False
+        return None
+
+    def _from_user(self, here: ModulePass) -> tuple[Array, float] | None:
+        """The given kernel; what is no J J^T is refused at the start and not asked again later."""
         assert here.params is not None
-        if self.given is not None:
-            theta = {k: v[0] for k, v in here.params.blocks().items()}
-            K = self.given.at(theta, self.problem.X[0])
-            if self.t == 0:
-                self.share = self.given.share(K, self._jacobian(here))
-            if K.shape == (here.F[0].numel(),) * 2:
-                K = (K + K.T) / 2
-                slack = up(self.share * abs(float(np.trace(K))) * (1 + 1e-9))
-                if self._true_here(K, slack, here):
-                    return K, slack
-            self.given = None  # what it gives is not J J^T here: J from now on
-        if self.layered:
-            made = self.model.factors(self.problem, here, 0, self.trained)
-            if made is not None:
-                K, slack = made.kernel()
-                slack = up(slack + JACOBIAN * float(np.trace(K)))
-                if self._true_here(K, slack, here):
-                    return K, slack
-            self.layered = False
+        assert self.given is not None
+        theta = {k: v[0] for k, v in here.params.blocks().items()}
+        K = self.given.at(theta, self.problem.X[0])
+        if self.t == 0:
+            self.given.require(K, self._jacobian(here))
+        if K.shape == (here.F[0].numel(),) * 2 and np.isfinite(K).all():
+            K = (K + K.T) / 2
+            share = OFF + gamma(sum(p.numel() for p in theta.values()) + 4) + JACOBIAN
+            slack = up(share * abs(float(np.trace(K))) * (1 + 1e-9))
+            if self._true_here(K, slack, here):
+                return K, slack
+        self.given = None
         return None
 
     def _true_here(self, K: Array, slack: float, here: ModulePass) -> bool:
@@ -269,16 +284,21 @@ class JacobianFollower(SigmaFollower):
         self, model: Any, problem: Problem, params: ModuleWeights, trained: tuple[str, ...]
     ) -> None:
         self.model, self.params = model, params
-        data = [problem[r if problem.R > 1 else 0].to("cpu", torch.float64) for r in range(params.R)]
-        self.runs = [Followed(model, one, trained) for one in data]
+        alone = [problem[r if problem.R > 1 else 0] for r in range(params.R)]
+        self.runs = [Followed(model, one.to("cpu", torch.float64), trained) for one in alone]
+        if set(trained) != set(params.trained):  # a given kernel is of all of them
+            for run in self.runs:
+                run.given = None
 
     def at(self, forward: ModulePass, replicas: list[int]) -> list[tuple[float, float]]:
         """One enclosure per replica."""
-        return [tuple(self.runs[r].at(self._alone(forward, r))) for r in replicas]
+        found = [self.runs[r].at(self._alone(forward, r)) for r in replicas]
+        return [(box.lo, box.hi) for box in found]
 
     def _alone(self, forward: ModulePass, r: int) -> ModulePass:
         """The pass of one replica, in float64 on the CPU."""
-        assert forward.params is not None and forward.gradient is not None
+        assert forward.params is not None
+        assert forward.gradient is not None
         if forward.F.dtype != torch.float64 or forward.F.device.type != "cpu":
             here = forward.params[r].to("cpu", torch.float64)
             return self.model.gradient(self.runs[r].problem, here)[0]

@@ -19,6 +19,9 @@ PRODUCTS = ("matmul", "mm", "__matmul__")
 SUMS = ("add", "__add__", "__radd__")
 """Functions and methods of torch by name."""
 
+NESTED = (tuple, list, dict)
+"""Arguments that may hold tensors."""
+
 
 @dataclass(frozen=True)
 class Use:
@@ -72,8 +75,9 @@ class Tape(TorchFunctionMode):
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.names = {id(p): name for name, p in leaves.items()}
-        self.turned: dict[int, tuple[str, Tensor]] = {}  # transposed views, held alive
+        self.leaves = {id(p) for p in leaves.values()}
+        self.names = {id(p): name for name, p in leaves.items()}  # and their transposed views
+        self.turned: list[Tensor] = []  # those views, held alive
         self.count = dict.fromkeys(leaves, 0)
         self.uses: list[Use] = []
 
@@ -83,20 +87,23 @@ class Tape(TorchFunctionMode):
         """Call it, and note what it does with the parameters."""
         kwargs = kwargs or {}
         z = func(*args, **kwargs)
-        met = [name for x in _tensors((args, kwargs)) if (name := self._name(x))]
-        if met and any(x.requires_grad for x in _tensors(z)):
-            self._note(func, args, kwargs, z, met)
+        for x in (*args, *kwargs.values()):
+            if type(x) in NESTED or id(x) in self.names:
+                met = [self._name(x) for x in _tensors((args, kwargs)) if id(x) in self.names]
+                if met and any(x.requires_grad for x in _tensors(z)):
+                    self._note(func, args, kwargs, z, met)
+                break
         return z
 
     def _name(self, x: Any) -> str:
-        found = self.turned.get(id(x))
-        return found[0] if found else self.names.get(id(x), "")
+        return self.names.get(id(x), "")
 
     def _note(self, func: Any, args: Any, kwargs: Any, z: Any, met: list[str]) -> None:
-        if len(met) == 1 and isinstance(z, Tensor) and _is_transpose(z, args[0] if args else None):
-            if id(args[0]) in self.names:
-                self.turned[id(z)] = met[0], z
-                return
+        W = args[0] if args else None
+        if len(met) == 1 and id(W) in self.leaves and _is_transpose(z, W):
+            self.turned.append(z)
+            self.names[id(z)] = met[0]
+            return
         use = self._understood(func, args, kwargs, z) if isinstance(z, Tensor) else None
         if use is not None and sorted(met) == sorted(filter(None, (use.weight, use.bias))):
             self.uses.append(use)
@@ -125,7 +132,7 @@ class Tape(TorchFunctionMode):
 
     def _is_bias(self, b: Any, z: Tensor) -> bool:
         return (
-            isinstance(b, Tensor) and id(b) in self.names and b.ndim == 1 and z.ndim > 1
+            isinstance(b, Tensor) and id(b) in self.leaves and b.ndim == 1 and z.ndim > 1
             and b.shape[0] == z.shape[-1]
         )  # fmt: skip
 
@@ -141,7 +148,7 @@ class Tape(TorchFunctionMode):
             return Use("", bias, None, z, False, False, (0, z._version)) if bias else None
         if W.ndim > 2 or (W.ndim == 1 and out_first):
             return None
-        stored_out_first = out_first != (id(W) in self.turned)
+        stored_out_first = out_first != (id(W) not in self.leaves)
         vector = W.ndim == 1
         return Use(
             weight, bias, a, z, not stored_out_first and not vector, vector,
@@ -174,10 +181,10 @@ def _tensors(x: Any) -> Iterable[Tensor]:
         yield from _tensors(list(x.values()))
 
 
-def _is_transpose(z: Tensor, W: Any) -> bool:
+def _is_transpose(z: Any, W: Any) -> bool:
     """Whether z is W of two axes with these exchanged, on the same memory."""
     return (
-        isinstance(W, Tensor)
+        isinstance(z, Tensor)
         and W.ndim == z.ndim == 2
         and z.data_ptr() == W.data_ptr()
         and z.shape == W.shape[::-1]
