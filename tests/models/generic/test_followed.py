@@ -254,6 +254,10 @@ def given(fault: str = "", hidden: bool = True, **options: Any) -> tuple[gdconv.
     return gdconv.check("generic-gd", statement="product", **asked | options), source
 
 
+def sigmas(check: gdconv.Check) -> np.ndarray:
+    return check.trace[["sigma_min_lo", "sigma_min_hi"]].to_numpy()
+
+
 def test_a_given_kernel_is_used_where_products_are_hidden() -> None:
     plain = given(hidden=False)
     check, source = given()
