@@ -125,3 +125,11 @@ def test_the_range_of_a_matrix_through_its_gram_matrix(condition: float) -> None
                 assert found[1].lo <= top * (1 + 1e-12)
                 assert found[1].hi >= top * (1 - 1e-12)
     assert gram_range(np.ones((3, 2))) is None
+
+
+def test_what_a_long_sum_may_lose_is_counted() -> None:
+    """p u |A|^2, though summing in blocks loses far less."""
+    p = 30_000
+    found = gram_range(np.ones((1, p)))
+    assert found is not None
+    assert found[0].hi ** 2 - found[0].lo ** 2 >= 2 * p * p * 2.0**-53

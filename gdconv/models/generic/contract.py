@@ -138,7 +138,10 @@ def in_factors(model: ModuleFormulas, problem: Problem, params: ModuleWeights) -
     here, rng = params[0].to("cpu", torch.float64), np.random.default_rng(3)
     drawn = {b: torch.from_numpy(rng.standard_normal(v.shape)) for b, v in here.blocks().items()}
     for at in (here, here.with_blocks(drawn)):
-        found = tried.factors(data, tried.differentiable(data, at), 0, at.trained)
+        try:
+            found = tried.factors(data, tried.differentiable(data, at), 0, at.trained)
+        except Exception:  # whatever a user's module does when it is watched
+            return False
         if found is None:
             return False
         K, slack = found.kernel()

@@ -187,8 +187,6 @@ class Followed:
         if not np.isfinite(J).all():
             return Enclosure(0.0, inf)
         A = self.model.loss.directions(torch.from_numpy(J)[None], self.problem.y)[0].numpy()
-        if A.shape[0] > A.shape[1]:
-            return Enclosure(0.0, 0.0)
         if kernel is None:
             K = A @ A.T
             box = self._least((K + K.T) / 2, rounding(A) * size(A))

@@ -176,7 +176,18 @@ def test_the_rounding_of_the_kernel_is_covered(shape: tuple[int, int, int], scal
         off = exact(K) - J @ J.T
         wrong = float(sum(x * x for x in off.ravel())) ** 0.5
         assert wrong <= slack
+        terms = (5 + (7 if weight else 0) if not T else 2 * T + 5) - 2
+        lengths = (s**2).reshape(N, -1).sum(1) @ ((a**2).reshape(N, -1).sum(1) * (weight != ""))
+        assert slack >= 2.0**-53 * terms * float(lengths), "the bound itself, not what is seen"
         assert slack <= 1e-12 * float(np.trace(J @ J.T)) + 1e-290
+
+
+def test_the_rounding_of_all_parts_is_counted() -> None:
+    rng = np.random.default_rng(0)
+    parts = [Part(10.0**k * rng.standard_normal((3, 50)), rng.standard_normal((3, 1, 4)), "W", "")
+             for k in (3, 0)]  # fmt: skip
+    both = Factors(tuple(parts), {"c": rng.standard_normal((3, 2))}, 3).kernel()[1]
+    assert both >= sum(part.kernel()[1] for part in parts)
 
 
 def test_places_do_what_functional_call_does() -> None:

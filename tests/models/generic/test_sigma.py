@@ -15,9 +15,10 @@ import gdconv.models.generic.sigma as followed
 from gdconv.data.problem import Problem
 from gdconv.models.generic.family import ModuleFamily
 from gdconv.models.generic.kernel import OFF, in_directions
-from gdconv.models.generic.sigma import JacobianFollower
+from gdconv.models.generic.sigma import Anchor, JacobianFollower, Proved
 from gdconv.models.losses import CrossEntropy, Logistic, Squared
 from gdconv.models.sigma import TOLERANCE
+from gdconv.rigor.rounding import Enclosure
 from gdconv.support.errors import InputError
 
 
@@ -105,7 +106,8 @@ def test_every_step_is_enclosed(name: str, eta: float) -> None:
         if sigma > 1e-6 * S:
             assert hi - lo <= 2.1 * TOLERANCE * lo
         if name == "fewer":
-            assert box == (0.0, 0.0)
+            assert lo == 0.0
+            assert hi < 1e-6
 
 
 def test_replicas_and_float32_have_their_own() -> None:
@@ -202,6 +204,20 @@ def test_drift_by_the_constant_of_the_layers_is_sound_and_nearly_sharp(
     assert len(made) < 20, "drift that is proved needs no enclosure"
     monkeypatch.undo()
     assert any(lo > sigma for lo, _, sigma in slow(0.9, monkeypatch)), "the test sees a tenth"
+
+
+def test_an_enclosure_is_carried_as_far_as_its_constant_is_proved() -> None:
+    anchor = Anchor(np.zeros(2), Enclosure(10.0, 10.5), 0.2, 0.3)
+    assert anchor.drifted(0.31) is None
+    assert Anchor(np.zeros(2), Enclosure(10.0, 10.5), 1.0, 1.0).drifted(0.5) is None  # too wide
+    lo, hi = anchor.drifted(0.3) or (0.0, 0.0)
+    assert 9.93 < lo <= 9.94 < 10.56 <= hi < 10.57
+    model, problem, params = case(net())
+    run = model.sigma_follower(problem, params).runs[0]
+    assert run._proved_at(np.zeros(1)) == (np.inf, 0.0)
+    run.proved = Proved(np.zeros(2), 1.0, 5.0)
+    assert run._proved_at(np.array([0.6, 0.0])) == (5.0, pytest.approx(0.4))
+    assert run._proved_at(np.array([0.6, 0.9])) == (5.0, 0.0)
 
 
 class Given:
