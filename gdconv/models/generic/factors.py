@@ -173,7 +173,7 @@ def signals_of(F: Tensor, zs: Sequence[Tensor]) -> list[Array]:
     Returns:
         Arrays (N, C, ...).
     """
-    flat = F.reshape(len(F), -1)
+    flat = F.reshape(F.shape[0], -1)
     back = [
         torch.autograd.grad(
             flat[:, c].sum(), zs, retain_graph=True, allow_unused=True, materialize_grads=True
@@ -195,7 +195,7 @@ def parts_of(uses: Sequence[Use], signals: Sequence[Array]) -> tuple[Part, ...]:
     """
     made = []
     for use, s in zip(uses, signals, strict=True):
-        N = len(use.z)
+        N = use.z.shape[0]
         if use.vector:
             s = s[..., None]
         single = s.ndim == 3

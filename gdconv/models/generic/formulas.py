@@ -42,8 +42,8 @@ class Kept:
 
     def signals(self, S: Tensor) -> list[np.ndarray]:
         """dF_ic / dz_i of the products (N, C, ...); S is the slope of the gradient."""
-        if self.back and self.F.numel() == len(self.F):  # one output per sample: divide by S_i
-            s = S.reshape(len(self.F)).double().cpu().numpy()
+        if self.back and self.F.numel() == self.F.shape[0]:  # one output per sample: divide by S_i
+            s = S.reshape(-1).double().cpu().numpy()
             if np.abs(s).min(initial=np.inf) > SMALLEST_SLOPE:
                 return [
                     b.double().cpu().numpy()[:, None] / s.reshape(-1, *[1] * b.ndim)
@@ -156,7 +156,8 @@ class ModuleFormulas(Formulas):
         made = self.differentiable(problem, params)
         passed = made if at is None else replace(at, params=params, passes=made.passes)
         passes, slopes = [], []
-        for one, S in zip(made.passes, passed.residual, strict=True):
+        for r, one in enumerate(made.passes):
+            S = passed.residual[r]
             zs, leaves = [use.z for use in one.uses], list(one.leaves.values())
             found = torch.autograd.grad(
                 one.F, leaves + zs, S.to(one.F.dtype), retain_graph=True, allow_unused=True,
@@ -186,8 +187,9 @@ class ModuleFormulas(Formulas):
                 if self.separate and self.layered:
                     with Tape(leaves) as tape:
                         F = self.outputs(X, {**theta, **leaves})
-                    few = F.numel() <= MOST_OUTPUTS * len(F)
-                    passes.append(Kept(F, leaves, tape.understood(len(F)) if few else ()))
+                    N = F.shape[0]
+                    few = F.numel() <= MOST_OUTPUTS * N
+                    passes.append(Kept(F, leaves, tape.understood(N) if few else ()))
                 else:
                     passes.append(Kept(self.outputs(X, {**theta, **leaves}), leaves))
         passed = self._passed(problem, _stacked([one.F.detach() for one in passes]))

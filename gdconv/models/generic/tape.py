@@ -49,9 +49,9 @@ class Use:
         """Whether samples stand in front and nothing has been written over."""
         now = (0 if self.a is None else self.a._version, self.z._version)
         rows = 1 if self.vector else 2
-        front = self.z.ndim >= rows and len(self.z) == N
+        front = self.z.ndim >= rows and self.z.shape[0] == N
         if self.a is not None:
-            front = front and self.a.ndim == self.z.ndim + self.vector and len(self.a) == N
+            front = front and self.a.ndim == self.z.ndim + self.vector and self.a.shape[0] == N
         return front and self.z.requires_grad and now == self.versions
 
 
