@@ -39,6 +39,9 @@ RADII = np.geomspace(1e-6, 1.0, 7)
 LASTS = 4.0
 """M_2 is of use where an enclosure then serves for so many steps."""
 
+LOOKS = 16
+"""Where steps are too long for that, two out of so many are measured."""
+
 MOST = 1000
 """How often J is formed for sigma_m(J) alone; after that, ever more rarely."""
 
@@ -116,12 +119,16 @@ class Followed:
         self.vector: Array | None = None
         self.anchor: Anchor | None = None
         self.proved: Proved | None = None
+        self.idle = False  # steps are too long for drift of any use
         self.steepest = 0.0  # greatest |d sigma| / |d theta| seen: decides what is tried, no more
-        self.t, self.formed, self.next, self.asked = -1, 0, 0, 0
+        self.t, self.formed, self.next, self.asked, self.since = -1, 0, 0, 0, 0
 
     def at(self, here: ModulePass) -> Enclosure:
         """The next step."""
         self.t += 1
+        if self.graph is None or (self.idle and self.t % LOOKS > 1):
+            self.anchor = None
+            return self._enclosed(here)
         assert here.params is not None
         blocks = here.params.blocks()
         theta = np.concatenate([
@@ -138,7 +145,8 @@ class Followed:
             if anchor is not None:
                 change = abs(found.mid - anchor.box.mid)
                 self.steepest = max(self.steepest, change / max(moved, 1e-300))
-            self._prove(here, theta, found.lo, moved)
+            self._prove(here, theta, found.lo, moved / max(self.t - self.since, 1))
+            self.since = self.t
             self.anchor = Anchor(theta, found, *self._proved_at(theta))
         return found
 
@@ -155,7 +163,8 @@ class Followed:
             return
         ball = self.proved
         likely = self.steepest if ball is None else ball.M
-        if likely * step * LASTS > TOLERANCE * lo or self.t < self.asked:
+        self.idle = likely * step * LASTS > TOLERANCE * lo
+        if self.idle or self.t < self.asked:
             return
         if ball is not None and distance(theta, ball.centre) + step * LASTS <= ball.rho:
             return
