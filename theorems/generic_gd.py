@@ -46,6 +46,14 @@ def _derivative(outcome: Outcome) -> Inequality:
     return Inequality("J is the derivative: finite differences at theta_T", found, "<=", allowed)
 
 
+def _facts(outcome: Outcome) -> tuple[Inequality, ...]:
+    """What a run of a module rests on beside its bounds: its derivative, and a kernel if given."""
+    rows = (_derivative(outcome),)
+    if (found := outcome.end.kernel_gap) is None:
+        return rows
+    return *rows, Inequality("the given kernel is J J^T at theta_T", found[0], "<=", found[1])
+
+
 class GenericGD(Theorem):
     """The kernel theorem and the certificates of a run, for any torch module."""
 
@@ -63,7 +71,7 @@ class GenericGD(Theorem):
         """AP on [0, T] and TAIL at T: certified from the run itself, for later steps too."""
         found = loss_tail(outcome.end, outcome.eta)
         return Prediction(
-            (*descent_hypotheses(outcome), _derivative(outcome), *found.hypotheses),
+            (*descent_hypotheses(outcome), *_facts(outcome), *found.hypotheses),
             mean_rate(outcome, "run"),
             note=found.sentence,
         )
@@ -71,7 +79,7 @@ class GenericGD(Theorem):
     @statement("product", posterior=True, proof=f"{PROOFS}#ap", defaults=ORDINARY)
     def product(self, start: ModulePoint, outcome: Outcome) -> Prediction:
         """AP on [0, T] alone, for the energy of any algorithm: no constant is needed."""
-        rows = (*descent_hypotheses(outcome), _derivative(outcome))
+        rows = (*descent_hypotheses(outcome), *_facts(outcome))
         return Prediction(rows, mean_rate(outcome, "product"))
 
     @statement("kernel", proof=f"{PROOFS}#k", defaults=KERNEL, algorithm="gd")

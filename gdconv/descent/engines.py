@@ -206,7 +206,7 @@ class TorchEngine(Engine):
     def __init__(self, model: Model, problem: Problem, params: Any, plan: Plan) -> None:
         super().__init__(model, problem, params, plan)
         self.params = params
-        self.follower = model.sigma_follower(problem, params)
+        self.follower = model.sigma_follower(problem, params, plan.trained)
         self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
         self.grad: Any = None
         self.followed = [
@@ -245,6 +245,17 @@ class TorchEngine(Engine):
     def results(self, r: int) -> dict[str, dict[str, np.void]]:
         """The tests of the followed quantities."""
         return self.followed[r].results
+
+    def enclose_jacobian(self, r: int) -> Enclosure:
+        """As for any engine, unless the follower has told already."""
+        if self.follower is None or not self.follower.jacobian:
+            return super().enclose_jacobian(r)
+        led = self.ledgers[r]
+        if led["sigma_hi"][0] < np.inf:
+            return Enclosure(float(led["sigma_lo"][0]), float(led["sigma_hi"][0]))
+        least = super().enclose_jacobian(r)
+        led["jacobian_lo"] = 0.0  # it counts at this step alone
+        return least
 
     def _update(self, moving: list[int]) -> None:
         before, source = self.params, self.motion.source(self.params)

@@ -76,8 +76,15 @@ class Model(Formulas):
     def probe(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> Probe:
         """Error bars, and the gradient by a derivation that is not `gradient`'s."""
 
-    def sigma_follower(self, problem: Problem, params: Any) -> SigmaFollower | None:
+    def sigma_follower(
+        self, problem: Problem, params: Any, trained: tuple[str, ...] | None = None
+    ) -> SigmaFollower | None:
         """Follows sigma_min of the features at every step; Weyl around anchors, for any model.
+
+        Args:
+            problem: Data.
+            params: Start weights.
+            trained: Blocks that move, for a follower of sigma_m(J).
 
         Returns:
             The follower; None where the rate rests on sigma_m(J) alone, enclosed at some steps.

@@ -19,7 +19,13 @@ TOLERANCE = 0.01
 
 
 class SigmaFollower(ABC):
-    """Follows sigma_min of all replicas."""
+    """Follows sigma_min of all replicas.
+
+    Attributes:
+        jacobian: Whether it is sigma_m(J) that is followed, and not the features.
+    """
+
+    jacobian = False
 
     @abstractmethod
     def at(self, forward: Any, replicas: list[int]) -> list[tuple[float, float]]:

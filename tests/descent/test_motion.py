@@ -63,7 +63,7 @@ def run(
         np.full(params.R, eta),
         np.full(params.R, steps),
         [{"s": Bound(POSTERIOR)} for _ in range(params.R)],
-        np.zeros(params.R),
+        np.ones(params.R),
         np.ones(params.R),
         trained=params.moving,
         algorithm=algorithm,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from gdconv.data.problem import Problem
 from gdconv.models.generic.formulas import ModuleFormulas, replicas
+from gdconv.models.generic.kernel import gap, rounding, size
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.support.errors import InputError, cause
 
@@ -116,6 +119,36 @@ def derivative_gap(
     flat = torch.cat([v.flatten() for v in u.values()])
     difference = J @ flat - _along(model, data, at, u).flatten()
     return float(difference.norm()), 1e-5 * float(J.norm()) * float(flat.norm())
+
+
+def in_factors(model: ModuleFormulas, problem: Problem, params: ModuleWeights) -> bool:
+    """Whether the factors of products with parameters give K = J J^T, here and at drawn weights.
+
+    Args:
+        model: The model, with what `require_sound` has found of its samples.
+        problem: Data.
+        params: Weights.
+
+    Returns:
+        False as well where there are none.
+    """
+    tried, data = replace(model, layered=True), problem[0].to("cpu", torch.float64)
+    if not tried.separate:
+        return False
+    here, rng = params[0].to("cpu", torch.float64), np.random.default_rng(3)
+    drawn = {b: torch.from_numpy(rng.standard_normal(v.shape)) for b, v in here.blocks().items()}
+    for at in (here, here.with_blocks(drawn)):
+        try:
+            found = tried.factors(data, tried.differentiable(data, at), 0, at.trained)
+        except Exception:  # whatever a user's module does when it is watched
+            return False
+        if found is None:
+            return False
+        K, slack = found.kernel()
+        J = tried.jacobian(data, at, at.trained)[0].numpy()
+        if not gap(K, J) <= slack + rounding(J) * size(J):
+            return False
+    return True
 
 
 def _along(

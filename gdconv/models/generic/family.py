@@ -14,7 +14,8 @@ from torch import nn
 from gdconv.data.problem import Problem
 from gdconv.data.sources import read_arrays
 from gdconv.models.architecture import Architecture
-from gdconv.models.generic.contract import outputs_of, require_sound
+from gdconv.models.generic.contract import in_factors, outputs_of, require_sound
+from gdconv.models.generic.kernel import given_kernel
 from gdconv.models.generic.model import ModuleModel
 from gdconv.models.generic.weights import ModuleWeights, require_names
 from gdconv.models.losses.base import Loss
@@ -55,7 +56,8 @@ class ModuleFamily(Architecture):
         self.defaults = {"loss": self.loss.name, "data": OWN if hasattr(source, "data") else None}
         self._module = self._made(0)
         self._like = ModuleWeights.of(self._module)
-        self._model = ModuleModel(self._module, self.loss)
+        given = given_kernel(source, self._module, name)
+        self._model = ModuleModel(self._module, self.loss, given=given)
         self.refusal = ""
         self.blocks, self.trainable = tuple(self._like.values), self._like.trained  # type: ignore[misc]
         require_names(self.blocks)
@@ -156,7 +158,8 @@ class ModuleFamily(Architecture):
     def require_match(self, problem: Problem, params: Any) -> None:
         """The module takes these data, is differentiable and uses its parameters."""
         separate = require_sound(self._model, problem, params, self.name)
-        model = replace(self._model, separate=separate)
+        model = replace(self._model, separate=separate, layered=False)
+        model = replace(model, layered=in_factors(model, problem, params))
         known, self.refusal = model.layers(problem)
         self._model = replace(model, graph=known)
 

@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 
 from gdconv.data.problem import Problem
 from gdconv.models.base import Formulas
+from gdconv.models.generic.factors import MOST_OUTPUTS, Factors, parts_of, signals_of
+from gdconv.models.generic.places import Places
+from gdconv.models.generic.tape import Tape, Use
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.jets.graph import Graph, known_layers
 from gdconv.models.losses.base import Loss
+
+SMALLEST_SLOPE = 1e-130
+"""Slopes by which what comes back can be divided: nothing has underflown on the way."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One replica's forward pass with its graph.
+
+    Attributes:
+        F: Outputs (N, ...).
+        leaves: Parameters that the gradient was taken by.
+        uses: Products with parameters, for the Jacobian in factors.
+        back: What came back to their results with the gradient, S_i times the signals.
+    """
+
+    F: Tensor
+    leaves: dict[str, Tensor]
+    uses: tuple[Use, ...] = ()
+    back: Sequence[Tensor] = ()
+
+    def signals(self, S: Tensor) -> list[np.ndarray]:
+        """dF_ic / dz_i of the products (N, C, ...); S is the slope of the gradient."""
+        if self.back and self.F.numel() == self.F.shape[0]:  # one output per sample: divide by S_i
+            s = S.reshape(-1).double().cpu().numpy()
+            if np.abs(s).min(initial=np.inf) > SMALLEST_SLOPE:
+                return [
+                    b.double().cpu().numpy()[:, None] / s.reshape(-1, *[1] * b.ndim)
+                    for b in self.back
+                ]
+        return signals_of(self.F, [use.z for use in self.uses])
+
+    def pulled(self, v: np.ndarray, trained: Sequence[str]) -> tuple[Tensor, ...]:
+        """J^T v by parameter.
+
+        Args:
+            v: Shape (m,).
+            trained: The parameters.
+
+        Returns:
+            One tensor each.
+        """
+        along = torch.as_tensor(v).to(self.F).view_as(self.F)
+        return torch.autograd.grad(
+            self.F, [self.leaves[b] for b in trained], along, retain_graph=True,
+            allow_unused=True, materialize_grads=True,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,11 +76,17 @@ class ModulePass:
         F: Outputs (R, N, ...).
         loss: Gap l(F) - f*, shape (R,).
         residual: S = grad l(F), of the shape of F; F - y for the squared loss.
+        params: The weights it was made at, where a gradient was asked for.
+        gradient: Its blocks.
+        passes: What is kept of each replica.
     """
 
     F: Tensor
     loss: Tensor
     residual: Tensor
+    params: ModuleWeights | None = None
+    gradient: dict[str, Tensor] | None = None
+    passes: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +98,7 @@ class ModuleFormulas(Formulas):
         loss: The loss.
         separate: Whether the outputs of a sample depend on that sample alone; the Jacobian is
             then made of all samples at once.
+        layered: Whether factors of products give J, as `in_factors` has found.
 
     Example:
         >>> from gdconv.models.losses.squared import Squared
@@ -53,6 +112,7 @@ class ModuleFormulas(Formulas):
     module: nn.Module
     loss: Loss
     separate: bool = False
+    layered: bool = False
 
     def outputs(self, X: Tensor, theta: dict[str, Tensor]) -> Tensor:
         """F of one replica.
@@ -64,11 +124,13 @@ class ModuleFormulas(Formulas):
         Returns:
             Outputs (N, ...).
         """
-        buffers = {
-            k: v.to(X.device, X.dtype if v.is_floating_point() else v.dtype)
-            for k, v in self.module.named_buffers()
-        }
-        return functional_call(self.module, {**theta, **buffers}, (X,))
+        with self._places.holding(theta, X):
+            made: Tensor = self.module(X)
+        return made
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places.of(self.module)
 
     def layers(self, problem: Problem) -> tuple[Graph | None, str]:
         """The layers of the module on these data, and which one is unknown, "" where none is."""
@@ -91,24 +153,79 @@ class ModuleFormulas(Formulas):
         self, problem: Problem, params: ModuleWeights, at: ModulePass | None = None
     ) -> tuple[ModulePass, ModuleWeights]:
         """One backward pass per replica, from S of `at` or of this forward pass."""
-        slopes: list[dict[str, Tensor]] = []
-        made = []
-        for r, (X, theta) in enumerate(replicas(problem, params)):
-            moved = {b: theta[b].detach().requires_grad_() for b in params.trained}
-            with torch.enable_grad():
-                F = self.outputs(X, {**theta, **moved})
-            made.append(F.detach())
-            y = problem.y[r % len(problem.y)][None]
-            S = self.loss.slope(made[-1][None], y)[0] if at is None else at.residual[r]
-            found = torch.autograd.grad(F, list(moved.values()), S.to(F.dtype), allow_unused=True)
-            slopes.append({b: g for b, g in zip(moved, found, strict=True) if g is not None})
-        blocks = params.blocks()
-        gradient = {
-            b: torch.stack([s.get(b, torch.zeros_like(blocks[b][r])) for r, s in enumerate(slopes)])
-            for b in params.trained
-        }
-        passed = at or self._passed(problem, torch.stack(made))
+        made = self.differentiable(problem, params)
+        passed = made if at is None else replace(at, params=params, passes=made.passes)
+        passes, slopes = [], []
+        for r, one in enumerate(made.passes):
+            S = passed.residual[r]
+            zs, leaves = [use.z for use in one.uses], list(one.leaves.values())
+            found = torch.autograd.grad(
+                one.F, leaves + zs, S.to(one.F.dtype), retain_graph=True, allow_unused=True,
+                materialize_grads=True,
+            )  # fmt: skip
+            slopes.append(found[: len(leaves)])
+            passes.append(replace(one, back=found[len(leaves) :]))
+        by_block = zip(*slopes, strict=True)
+        gradient = {b: _stacked(g) for b, g in zip(params.trained, by_block, strict=True)}
+        passed = replace(passed, gradient=gradient, passes=tuple(passes))
         return passed, params.with_blocks(gradient)
+
+    def differentiable(self, problem: Problem, params: ModuleWeights) -> ModulePass:
+        """The forward pass with its graph, and the products with its parameters.
+
+        Args:
+            problem: Data.
+            params: Weights.
+
+        Returns:
+            The pass, without a gradient.
+        """
+        passes = []
+        for X, theta in replicas(problem, params):
+            leaves = {b: theta[b].detach().requires_grad_() for b in params.trained}
+            with torch.enable_grad():
+                if self.separate and self.layered:
+                    with Tape(leaves) as tape:
+                        F = self.outputs(X, {**theta, **leaves})
+                    N = F.shape[0]
+                    few = F.numel() <= MOST_OUTPUTS * N
+                    passes.append(Kept(F, leaves, tape.understood(N) if few else ()))
+                else:
+                    passes.append(Kept(self.outputs(X, {**theta, **leaves}), leaves))
+        passed = self._passed(problem, _stacked([one.F.detach() for one in passes]))
+        return replace(passed, params=params, passes=tuple(passes))
+
+    def factors(
+        self, problem: Problem, at: ModulePass, r: int, trained: tuple[str, ...]
+    ) -> Factors | None:
+        """The Jacobian of one replica in factors.
+
+        Args:
+            problem: Data.
+            at: A pass of `gradient`.
+            r: The replica.
+            trained: Blocks.
+
+        Returns:
+            The factors; None where no parameter is understood.
+        """
+        if not at.passes or at.params is None:
+            return None
+        kept = at.passes[r]
+        if not kept.uses or set(trained) != set(kept.leaves) or not kept.F.requires_grad:
+            return None
+        parts = parts_of(kept.uses, kept.signals(at.residual[r]))
+        covered = {name for p in parts for name in (p.weight, p.bias)}
+        others = tuple(b for b in trained if b not in covered)
+        rest = {}
+        if others:
+            J = self.jacobian(problem[r if problem.R > 1 else 0], at.params[r], others)[0]
+            sizes = [at.params.blocks()[b][0].numel() for b in others]
+            rest = {
+                b: part.cpu().double().numpy()
+                for b, part in zip(others, J.split(sizes, 1), strict=True)
+            }
+        return Factors(parts, rest, kept.F.numel())
 
     def features(self, problem: Problem, at: ModulePass) -> Tensor:
         """None: what is followed is the Jacobian itself, at enclosures."""
@@ -158,6 +275,11 @@ def replicas(problem: Problem, params: ModuleWeights) -> list[tuple[Tensor, dict
     """
     X, blocks = problem.X, params.blocks()
     return [(X[r % len(X)], {b: v[r] for b, v in blocks.items()}) for r in range(params.R)]
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Replicas side by side; a view where there is one."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def _row_by_row(of_all: Callable[[dict[str, Tensor]], Tensor], moved: dict[str, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isfinite, nan
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,22 +13,20 @@ from torch import Tensor
 
 from gdconv.data.problem import Problem
 from gdconv.models.generic.contract import derivative_gap
-from gdconv.models.generic.formulas import ModuleFormulas
+from gdconv.models.generic.kernel import agreement
 from gdconv.models.generic.probes import probe
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.jets.calculus import Calculus
 from gdconv.models.jets.graph import Graph
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
+from gdconv.rigor.definite import gram_range
 from gdconv.rigor.rounding import UNIT, Enclosure
 from gdconv.rigor.spectrum import enclose_singular_range
 from gdconv.support.trust import Estimate
 
-STEPS = np.array([1.5, 4.0, 12.0, 40.0, 150.0])
-"""Radii, in steps, within which sigma_m(J) may be followed between two enclosures."""
-
-DRIFT = 0.02
-"""Share of sigma_m(J) that it may lose within such a radius."""
+LARGE = 20_000
+"""Entries of J from which its least singular value is asked of J J^T first."""
 
 MOST_DENSE = 300
 """Parameters up to which the Hessian is formed for its greatest eigenvalue."""
@@ -45,7 +44,7 @@ class ModulePoint(Point):
         graph: The module's layers, if all are known: they prove M_2 and G.
     """
 
-    model: ModuleFormulas
+    model: Any
     problem: Problem
     params: ModuleWeights
     trained: tuple[str, ...]
@@ -73,10 +72,22 @@ class ModulePoint(Point):
         return derivative_gap(self.model, self.problem, self.params)
 
     @cached_property
+    def kernel_gap(self) -> tuple[float, float] | None:
+        """|K - J J^T|_F of the kernel that the user gives, and what is allowed; None without."""
+        if self.model.given is None:
+            return None
+        theta = {k: v[0].cpu().double() for k, v in self.params.blocks().items()}
+        K = self.model.given.at(theta, self.problem.X[0].cpu().double())
+        J = self.model.jacobian(self.problem, self.params, self.trained)[0].cpu().double().numpy()
+        return agreement(K, J)
+
+    @cached_property
     def J_range(self) -> tuple[Enclosure, Enclosure]:
         """(sigma_m(J), |J|_2) enclosed; sigma_m is 0 with fewer parameters than outputs."""
         if not self.slope_is_finite:
             return Enclosure(0.0, inf), Enclosure(0.0, inf)
+        if self.J.size > LARGE and (found := gram_range(self.J)) is not None:
+            return found
         return enclose_singular_range(self.J)
 
     @property
@@ -102,8 +113,8 @@ class ModulePoint(Point):
 
     @property
     def pl_constants(self) -> tuple[float, float]:
-        """No feature matrix: sigma_m(J) is enclosed, every enclosure renews its own M."""
-        return 0.0, 1.0
+        """No feature matrix: sigma_m(J) itself is followed at every step, and told at records."""
+        return 1.0, 1.0
 
     def constants(self, rho: float) -> tuple[float, float]:
         """(M_2, G^2) on the ball of radius rho around here; infinite where no layer proves them.
@@ -136,32 +147,9 @@ class ModulePoint(Point):
 
     @cached_property
     def _proved(self) -> Calculus:
-        return self._calculus(centred=True)
-
-    def _calculus(self, centred: bool) -> Calculus:
         assert self.graph is not None
         theta = {k: v[0].cpu().double() for k, v in self.params.blocks().items()}
-        return Calculus(self.graph, theta, self.problem.X[0].cpu().double(), centred)
-
-    def reach(self, step: float) -> tuple[float, float]:
-        """(M, rho): J is M-Lipschitz within rho of here, where sigma_m(J) loses at most a share.
-
-        Args:
-            step: Length of the next step; a radius that is less is of no use.
-
-        Returns:
-            (1, 0) where nothing is proved: sigma_m(J) is known here alone.
-        """
-        s = self.J_range[0].lo
-        if self.graph is None or not s > 0 or not 0 < step < 1e100:
-            return 1.0, 0.0
-        radii = step * STEPS
-        # asked for at every enclosure: the plain rules, without Jacobians of what lies between
-        M, _ = self._calculus(centred=False).constants(radii, self.trained)
-        fits = np.flatnonzero(np.asarray(M) * radii <= DRIFT * s)
-        if not len(fits):
-            return 1.0, 0.0
-        return max(float(np.asarray(M)[fits[-1]]), 1e-300), float(radii[fits[-1]])
+        return Calculus(self.graph, theta, self.problem.X[0].cpu().double())
 
     @cached_property
     def sharpness(self) -> Estimate:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.models.generic.formulas import ModuleFormulas, replicas
+from gdconv.models.generic.formulas import ModuleFormulas, ModulePass, replicas
 from gdconv.models.generic.weights import ModuleWeights
 from gdconv.models.probes import Probe, to_numpy
 
@@ -35,17 +35,12 @@ def probe(
     Returns:
         The numbers, and the gradient.
     """
-    at = model.forward(problem, params)
-    J = model.jacobian(problem, params, trained)
+    at = model.differentiable(problem, params)
     S, blocks = at.residual.flatten(1), params.blocks()
     unit = torch.finfo(at.F.dtype).eps / 2
-    pulled, norm_sq = {}, {}
-    sizes = [blocks[b][0].numel() for b in trained]
-    for b, part in zip(trained, J.split(sizes, 2), strict=True):
-        norm_sq[b] = part.square().sum((1, 2))
-        pulled[b] = torch.einsum("rm,rmp->rp", S.to(J.dtype), part).view_as(blocks[b])
+    pulled, norm_sq = _through_jacobian(model, problem, params, at, trained)
     frob = {b: blocks[b].reshape(params.R, -1).norm(dim=1) for b in trained}
-    none = torch.zeros(params.R, dtype=J.dtype, device=J.device)
+    none = torch.zeros(params.R, dtype=S.dtype, device=S.device)
     total = sum(norm_sq.values(), none).sqrt()
     scale = at.F.flatten(1).norm(dim=1) + problem.y.flatten(1).norm(dim=1)
     scale = scale + sum((norm_sq[b].sqrt() * frob[b] for b in trained), none)
@@ -59,6 +54,34 @@ def probe(
         entropy=None,
         gradient=params.with_blocks(pulled),
     )
+
+
+def _through_jacobian(
+    model: ModuleFormulas,
+    problem: Problem,
+    params: ModuleWeights,
+    at: ModulePass,
+    trained: tuple[str, ...],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """J^T S and |J_W|_F^2 by block, from the layers' factors where J has them, else from J."""
+    found = [model.factors(problem, at, r, trained) for r in range(params.R)]
+    S, blocks = at.residual.flatten(1), params.blocks()
+    if found and all(f is not None for f in found):
+        slopes = [f.pulled(S[r].cpu().double().numpy()) for r, f in enumerate(found) if f]
+        squares = [f.squares() for f in found if f]
+        return (
+            {b: torch.stack([torch.as_tensor(g[b]) for g in slopes]).to(S).view_as(blocks[b])
+             for b in trained},
+            {b: torch.tensor([q[b] for q in squares], dtype=S.dtype, device=S.device)
+             for b in trained},
+        )  # fmt: skip
+    J = model.jacobian(problem, params, trained)
+    sizes = [blocks[b][0].numel() for b in trained]
+    pulled, norm_sq = {}, {}
+    for b, part in zip(trained, J.split(sizes, 2), strict=True):
+        norm_sq[b] = part.square().sum((1, 2))
+        pulled[b] = torch.einsum("rm,rmp->rp", S.to(J.dtype), part).view_as(blocks[b])
+    return pulled, norm_sq
 
 
 @torch.no_grad()

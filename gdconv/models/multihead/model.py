@@ -49,7 +49,9 @@ class MultiHeadRegression(MultiHeadFormulas, Model):
         """Through the Jacobian, head by head."""
         return probe(self, problem, params, trained)
 
-    def sigma_follower(self, problem: Problem, params: Parameters) -> SigmaFollower:
+    def sigma_follower(
+        self, problem: Problem, params: Parameters, trained: tuple[str, ...] | None = None
+    ) -> SigmaFollower:
         """The compiled tracker of sigma_min(B_t); with padding the one for any features."""
         if problem.mask is not None:
             return FeatureFollower(self, problem, params.R)
