@@ -29,7 +29,9 @@ DESCENT = (
 
 RESERVED = {
     **dict.fromkeys(GLOBAL, "an option of every check"),
-    **dict.fromkeys(("X", "y", "weights", "progress", "own"), "an argument of gdconv.check"),
+    **dict.fromkeys(
+        ("X", "y", "mask", "weights", "progress", "own"), "an argument of gdconv.check"
+    ),
     "help": "what shows the options",
 }
 """Names that nobody may declare, and why."""

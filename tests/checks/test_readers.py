@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,8 @@ from matplotlib.text import Text
 from torch import nn
 
 import gdconv
+from gdconv.checks.given import Given
+from gdconv.checks.readers import RESERVED
 from gdconv.checks.replay import differences, replay
 from gdconv.checks.resolve import resolve, resolve_saved
 from gdconv.checks.store import run_name
@@ -271,6 +273,11 @@ def test_declared_twice_or_taken(options: dict[str, type], model: str | None, sa
     assert str(caught.value).startswith(said)
 
 
+def test_what_check_takes_in_memory_is_no_option_s_name() -> None:
+    taken = {f.name for f in fields(Given)}
+    assert taken - set(RESERVED) == {"loss"}  # a field that modules read: shared, as text
+
+
 def test_a_required_option_is_asked_for() -> None:
     def make(size: int) -> nn.Module:
         return nn.Linear(size, 1)
@@ -375,8 +382,6 @@ def test_an_algorithm_is_made_of_its_options() -> None:
 
 
 def test_an_algorithm_in_memory_is_named_where_a_text_can() -> None:
-    from gdconv.checks.given import Given
-
     given, rest = Given.split({"algorithm": HeavyBall(0.25)})
     assert given.algorithm is None
     assert rest == {"algorithm": "heavy-ball", "beta": 0.25}
