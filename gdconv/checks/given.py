@@ -10,7 +10,9 @@ import numpy as np
 from torch.nn import MultiheadAttention
 
 from gdconv.data.padding import stacked
+from gdconv.data.problem import Problem
 from gdconv.models.architecture import Architecture
+from gdconv.models.weights import Weights
 from gdconv.support.errors import InputError
 from gdconv.support.objects import text_of
 from gdconv.support.options import options_of
@@ -65,6 +67,13 @@ class Given:
         rest = dict(options)
         model, loss = rest.get("model"), rest.get("loss")
         X, y, mask, weights = (rest.pop(name, None) for name in ("X", "y", "mask", "weights"))
+        if isinstance(rest.get("problem"), Problem):
+            if X is not None or y is not None or mask is not None:
+                raise InputError("problem", "a Problem", "leave it out, or leave out X, y and mask")
+            made = _alone("problem", rest.pop("problem"))
+            X, y, mask = made.X[0], made.y[0], made.mask
+        if isinstance(weights, Weights):
+            weights = {b: v[0] for b, v in _alone("weights", weights).blocks().items()}
         if (X is None) != (y is None):
             missing = "X" if X is None else "y"
             raise InputError(missing, "nothing", "give X and y together")
@@ -99,6 +108,13 @@ class Given:
         if self.weights is None:
             return None
         return {name: _array(name, value) for name, value in self.weights.items()}
+
+
+def _alone(field_: str, given: Any) -> Any:
+    """A `Problem` or `Weights` of one replica."""
+    if given.R != 1:
+        raise InputError(field_, f"{given.R} replicas", f"give one of them, such as {field_}[0]")
+    return given
 
 
 def _attention(layer: MultiheadAttention, heads: Any) -> tuple[dict[str, Any], int]:

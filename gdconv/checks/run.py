@@ -44,7 +44,8 @@ def check(theorem: str, progress: Progress | None = None, **options: Any) -> Che
         **options: Any field of `gdconv.support.config.Config` that is read, but for out, json and
             quiet, which the command line reads; options that theorem, model and algorithm declare
             themselves; and in memory: `X` and `y`, arrays of samples, or lists of sequences of any
-            length; `mask`, true for real tokens; `weights`, arrays by block, or a torch
+            length; `mask`, true for real tokens; `problem`, a `Problem` of one replica instead of
+            them; `weights`, arrays by block, a model's own weights of one replica, or a torch
             `nn.MultiheadAttention` or its state_dict; `model`, a torch module or what makes one;
             `loss` and `algorithm` of one's own.
 
