@@ -186,6 +186,10 @@ def test_the_product_of_heavy_ball_is_that_of_its_energy() -> None:
     assert outcome.c_least > 0
     assert test["first_violation"] == test["first_undecided"] == -1
     assert outcome.log_posterior < 0
+    first = outcome.rows[1]
+    moved = 0.6 / (2 * ETA) * first["distance"] ** 2
+    assert first["energy"] == pytest.approx(first["loss"] + moved, rel=1e-9)
+    assert moved > 0.1 * first["loss"]
     for row in outcome.rows:  # E = f + beta |d|^2 / (2 eta), and E_0 = f_0
         assert np.log(row["energy"] / losses[0]) <= np.log(row["bound[s]"]) + 1e-12
     # a ledger that takes the loss for the energy finds no descent
