@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-COPIED = ("gdconv", "theorems", "experiments", "tests", "setup.cfg", "pyproject.toml")
+COPIED = ("gdconv", "theorems", "experiments", "tests", "docs", "setup.cfg", "pyproject.toml")
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR")}
 
