@@ -13,6 +13,9 @@ from gdconv.models.probes import Probe, to_numpy
 SAFETY = 8.0
 """Times the rounding that is seen or counted."""
 
+MOST = 1e-10
+"""Relative error of the Jacobian that rounding may explain, a million terms in one sum."""
+
 
 def probe(
     model: ModuleFormulas,
@@ -50,15 +53,39 @@ def probe(
     scale = at.F.flatten(1).norm(dim=1) + problem.y.flatten(1).norm(dim=1)
     scale = scale + sum((norm_sq[b].sqrt() * frob[b] for b in trained), none)
     seen = _seen_in_float32(model, problem, params, at.F) * (unit / 2.0**-24)
+    # a sum of thousands of terms of one sign rounds by more than 64 u, in J and in J^T S
+    bent = _bent_in_float32(model, problem, params, J, trained) * (unit / 2.0**-24)
+    slopes = model.gradient(problem, params)[1].blocks()
+    parts = [(slopes[b] - pulled[b]).reshape(params.R, -1).square().sum(1) for b in trained]
+    share = (sum(parts, none) / S.to(J).square().sum(1)).sqrt()
+    # beyond this it is no rounding, and the check of the stored steps must see it
+    most = MOST * total if at.F.dtype == torch.float64 else 0 * total
+    share = torch.nan_to_num(share, nan=0.0, posinf=0.0)
+    apart = [torch.minimum(SAFETY * seen_there, most) for seen_there in (bent, share)]
     return Probe(
         noise_scale=to_numpy(SAFETY * torch.maximum(unit * scale, seen)),
-        jacobian_error=to_numpy(64 * unit * total),
+        jacobian_error=to_numpy(torch.stack([64 * unit * total, *apart]).amax(0)),
         jacobian_norm=to_numpy(total),
         weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
         residual_norm=to_numpy(S.norm(dim=1)),
         entropy=None,
         gradient=params.with_blocks(pulled),
     )
+
+
+def _bent_in_float32(
+    model: ModuleFormulas,
+    problem: Problem,
+    params: ModuleWeights,
+    J: Tensor,
+    trained: tuple[str, ...],
+) -> Tensor:
+    """|J in float32 - J|_F, shape (R,); 0 for a run in float32, or where it overflows."""
+    if J.dtype != torch.float64:
+        return torch.zeros_like(J[:, 0, 0])
+    place = problem.X.device.type
+    low = model.jacobian(problem.to(place, torch.float32), params.to(place, torch.float32), trained)
+    return torch.nan_to_num((low.double() - J).flatten(1).norm(dim=1), nan=0.0, posinf=0.0)
 
 
 @torch.no_grad()
