@@ -73,10 +73,9 @@ class One:
 
     def _folded(self, fold: Any, so_far: Enclosure, new: Enclosure, seen: Seen) -> Enclosure:
         name = self.bounded.quantity.name
-        ends = [
-            asked(f"fold of {name}", lambda _, a=a, b=b: fold(a, b), seen)
-            for a, b in zip(so_far, new, strict=True)
-        ]
+        pairs = zip(so_far, new, strict=True)
+        ends = asked(f"fold of {name}", lambda _: [fold(a, b) for a, b in pairs], seen)
+        ends = [end.item() if isinstance(end, np.generic) else end for end in ends]
         lo, hi = (end if isinstance(end, int | float) else nan for end in ends)
         if any(not isinstance(end, int | float) for end in ends) or lo > hi:
             raise InputError(f"fold of {name}", ends, "fold two numbers to one, monotonely")

@@ -3,7 +3,9 @@
 A `Quantity` reads an iterate and gives a number that is not negative, with its error; `Bounded`
 sets a bound against it, any function of the run so far. The stored run is one whose steps carry
 defects: `Seen.drift` is the sum of what they may be, 8u |theta_s| and what the rounding of the
-gradient moves, each times the algorithm's echo. The quantities made here count what that changes.
+gradient moves, each times the algorithm's echo, and times |S_t| / |S_s| where a run moves away
+from its minimum. The quantities made here count what that changes, to first order; what a saddle
+does to a defect across the run is not counted, nor what bends J.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ ENERGY = Quantity("energy", lambda seen: _widened(seen.energy, seen.slope * seen
 """The algorithm's energy."""
 
 GRADIENT = Quantity("|grad f|^2", lambda seen: seen.grad_sq)
-"""|grad f|^2 over the trained blocks, of the stored iterate."""
+"""|grad f|^2 over the trained blocks, with h |J|_F^2 times what the defects add up to."""
 
 DISTANCE = Quantity("|theta_t - theta_0|", _distance)
 """How far all weights have moved."""

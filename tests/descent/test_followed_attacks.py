@@ -57,6 +57,8 @@ def test_a_bound_that_hardly_moves_is_compared_to_the_end() -> None:
     """0.9 (1 - 0.3^t) stands still from step 30 on; the distance, 1 - 0.9^t, passes it."""
     check = quadratic((constant(DISTANCE, lambda seen: 0.9 * (1 - 0.3**seen.t)),))
     assert check.verdict == "refuted"
+    (kept,) = followed([radius(lambda seen: 2.0 - 1e-15 * seen.t)], [0.0, 1.0, 1.5]).values()
+    assert (kept["floor_step"], kept["first_undecided"]) == (-1, -1)
     late = (constant(DISTANCE, lambda seen: 2.0 if seen.t < 30 else 0.5 + 1e-15 * seen.t),)
     assert quadratic(late).verdict == "refuted"
 
