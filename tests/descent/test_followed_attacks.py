@@ -18,6 +18,7 @@ from gdconv.descent.quantities import (
     LOSS,
     Bounded,
     Quantity,
+    Seen,
     constant,
     geometric,
     over_steps,
@@ -121,3 +122,12 @@ def test_a_loss_of_exactly_zero_is_a_number() -> None:
 def test_functions_that_fail_are_one_sentence(bounded: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         followed([bounded], [1.0, 1.0, 1.0])
+
+
+def test_a_bound_that_underflows_is_not_above_what_it_stands_for() -> None:
+    """0.2^600 lies below all floats: no lower bound of it is positive."""
+    bounded = geometric(GRADIENT, 8.0)
+    seen = Seen(600, 0.1, *[Enclosure(1.0, 1.0)] * 3, 0.0, 0.0, 0.0, {}, {}, Enclosure(1.0, 1.0))
+    found = bounded.bound(seen)
+    assert isinstance(found, Enclosure)
+    assert found.lo == 0.0 < found.hi < 1e-300
