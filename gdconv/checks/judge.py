@@ -51,6 +51,7 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
     violated, broken = _first(tests, "first_violation")
     undecided, unclear = _first(tests, "first_undecided")
     floor, informative = _first(tests, "floor_step")[0], _first(tests, "informative_step")[0]
+    silent = {q: t for q, t in tests.items() if t["informative_step"] < 0}
     if not all(h is not False for h in held):
         verdict, note = "outside", _outside_note(violated, bool(tests))
     elif None in held:
@@ -62,10 +63,11 @@ def judge(name: str, prediction: Prediction, outcome: Outcome, level: str = "flo
     elif undecided >= 0:
         both = f"bound and {unclear or 'loss'} overlap"
         verdict, note = "undecided", f"{both} within rounding at step {undecided}"
-    elif floor >= 0 and informative < 0:
+    elif (drowned := _first(silent, "floor_step"))[0] >= 0:
         verdict, note = (
             "undecided",
-            f"rounding drowns the bound from step {floor}, before it fell to 0.9",
+            f"rounding drowns the bound{_of(drowned[1])} from step {drowned[0]}, before it "
+            f"{'told anything' if drowned[1] else 'fell to 0.9'}",
         )
     elif informative < 0:
         verdict, note = "vacuous", "the bound never fell below 0.9: nothing was tested"

@@ -303,7 +303,7 @@ class TorchEngine(Engine):
         more = self.motion.kinetic(self.params, gap)
         for r in moving:
             led = self.ledgers[r]
-            led["echo"] = self.motion.algorithm.echo(int(led["step"][0]) + 1)
+            led["echo"] = self.motion.echo(int(led["step"][0]) + 1)
             if more is not None:
                 led["kinetic"], led["kinetic_error"] = more[0][r], more[1][r]
 

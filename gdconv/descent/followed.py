@@ -11,6 +11,7 @@ import numpy as np
 from gdconv.compiled.ledger import NOISE_SHARE, STEPS, TEST
 from gdconv.descent.quantities import Bounded, Seen, asked, distance, log_margin, read
 from gdconv.rigor.rounding import Enclosure
+from gdconv.support.errors import InputError
 
 if TYPE_CHECKING:
     from gdconv.descent.plan import Bound
@@ -34,6 +35,7 @@ class One:
     Attributes:
         statement: Whose bound it is.
         bounded: Quantity and bound.
+        label: The quantity's name, numbered where the statement bounds several of that name.
         test: As the ledger's; `log_bound` is the bound's logarithm as a share of the first value.
         first: Value at step 0.
         value: Last value, everything so far folded in.
@@ -42,6 +44,7 @@ class One:
 
     statement: str
     bounded: Bounded
+    label: str
     test: np.void = field(default_factory=_fresh)
     first: Enclosure | None = None
     value: Enclosure | None = None
@@ -52,19 +55,35 @@ class One:
         quantity, test = self.bounded.quantity, self.test
         found = read(quantity.name, asked(quantity.name, quantity.value, seen))
         if quantity.fold is not None and self.value is not None:
-            ends = zip(self.value, found, strict=True)
-            found = Enclosure(*(float(quantity.fold(a, b)) for a, b in ends))
+            found = self._folded(quantity.fold, self.value, found, seen)
         self.first = found if self.first is None else self.first
         self.value, before = found, self.bound
         what = f"bound of {quantity.name}"
         given = asked(what, self.bounded.bound, replace(seen, first=self.first))
         self.bound = None if given is None else read(what, given)
-        if self.bound is None or test["floor_step"] >= 0:
+        if self.bound is None:
             return
-        if self._drowned(found, self.bound, before):
+        small, large = self._sides(found, self.bound)
+        apart = small.hi <= large.lo or small.lo > large.hi
+        # what rounding cannot hide is compared however little the bound moves
+        if not apart and self._drowned(found, self.bound, before) and test["floor_step"] < 0:
             test["floor_step"] = seen.t
-            return
-        self._compare(seen.t, found, self.bound)
+        if test["floor_step"] < 0 or small.lo > large.hi:
+            self._compare(seen, found, self.bound)
+
+    def _folded(self, fold: Any, so_far: Enclosure, new: Enclosure, seen: Seen) -> Enclosure:
+        name = self.bounded.quantity.name
+        pairs = zip(so_far, new, strict=True)
+        ends = asked(f"fold of {name}", lambda _: [fold(a, b) for a, b in pairs], seen)
+        ends = [end.item() if isinstance(end, np.generic) else end for end in ends]
+        lo, hi = (end if isinstance(end, int | float) else nan for end in ends)
+        if any(not isinstance(end, int | float) for end in ends) or lo > hi:
+            raise InputError(f"fold of {name}", ends, "fold two numbers to one, monotonely")
+        return Enclosure(float(lo), float(hi))
+
+    def _sides(self, value: Enclosure, bound: Enclosure) -> tuple[Enclosure, Enclosure]:
+        """What is to be smaller, and what larger."""
+        return (value, bound) if self.bounded.relation == "<=" else (bound, value)
 
     @staticmethod
     def _drowned(value: Enclosure, bound: Enclosure, before: Enclosure | None) -> bool:
@@ -72,8 +91,8 @@ class One:
         lost = abs(bound.mid - before.mid) if before is not None else 0.0
         return value.width / 2 > NOISE_SHARE * (lost or bound.mid) and isfinite(value.width)
 
-    def _compare(self, t: int, value: Enclosure, bound: Enclosure) -> None:
-        small, large = (value, bound) if self.bounded.relation == "<=" else (bound, value)
+    def _compare(self, seen: Seen, value: Enclosure, bound: Enclosure) -> None:
+        t, (small, large) = seen.t, self._sides(value, bound)
         test, margin = self.test, log_margin(small, large)
         if self.first is not None and self.first.mid > 0:
             test["log_bound"] = log_margin(self.first, bound)
@@ -89,7 +108,10 @@ class One:
             test[kind] += 1
             name = "first_violation" if violated else "first_undecided"
             test[name] = t if test[name] < 0 else test[name]
-        if test["informative_step"] < 0 and self.bounded.tells(self.first or value, value, bound):
+        first, tells = self.first or value, self.bounded.tells
+        if test["informative_step"] < 0 and asked(
+            f"tells of {self.bounded.quantity.name}", lambda _: tells(first, value, bound), seen
+        ):
             test["informative_step"] = t
 
 
@@ -102,8 +124,13 @@ class Followed:
     """
 
     def __init__(self, bounds: dict[str, Bound], start: dict[str, Any]) -> None:
-        self.all = [One(name, one) for name, b in bounds.items() for one in b.followed]
-        self.start, self.before, self.drift = start, start, 0.0
+        self.all = [
+            One(name, one, label)
+            for name, b in bounds.items()
+            for one, label in zip(b.followed, _labels(b.followed), strict=True)
+        ]
+        self.start, self.before = start, start
+        self.defects = self.grown = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.all)
@@ -116,21 +143,28 @@ class Followed:
             weights: Every block, without the replica axis.
             defect: What the defect of the step that led here may add up to.
         """
-        self.drift += defect
-        slope = float(led["grad_sq"]) ** 0.5
-        off = float(led["bend"] * led["jacobian_norm"] * led["noise_scale"])
-        off += float(led["jacobian_error"] * led["slope"])
-        loss, bar = float(led["loss"]), float(led["two_nu"] * led["loss"])
+        # a run that moves away carries its defects with it, as its slope |S| grows
+        slope, out = float(led["grad_sq"]) ** 0.5, float(led["slope"])
+        self.defects += defect
+        self.grown += defect / out if out > 0 else 0.0
+        drift = self.defects + out * self.grown
+        bend, size = float(led["bend"]), float(led["jacobian_norm"])
+        off = bend * size * (float(led["noise_scale"]) + size * drift)
+        off += float(led["jacobian_error"]) * out
+        low, high = max(0.0, slope - off), slope + off
+        loss = float(led["loss"])
+        bar = float(led["two_nu"]) * loss if loss else bend * float(led["noise_scale"]) ** 2 / 2
         energy, width = float(led["energy"]), float(led["energy_error"])
+        width = width if loss else bar + float(led["kinetic_error"])
         seen = Seen(
             t=int(led["step"]),
             eta=float(led["eta"]),
             loss=Enclosure(loss - bar, loss + bar),
             energy=Enclosure(energy - width, energy + width),
-            grad_sq=Enclosure(max(0.0, slope - off) ** 2, (slope + off) ** 2),
+            grad_sq=Enclosure(low * low, high * high),
             grad_sum=float(led["grad_sum"]),
             moved=distance(weights, self.before),
-            drift=self.drift,
+            drift=drift,
             weights=weights,
             start=self.start,
         )
@@ -143,9 +177,9 @@ class Followed:
         """Last value of every quantity and its bound, for the trace."""
         made: dict[str, float] = {}
         for one in self.all:
-            name = one.bounded.quantity.name
-            made[name] = nan if one.value is None else one.value.mid
-            made[f"bound[{one.statement}: {name}]"] = nan if one.bound is None else one.bound.mid
+            made[one.label] = nan if one.value is None else one.value.mid
+            bound = nan if one.bound is None else one.bound.mid
+            made[f"bound[{one.statement}: {one.label}]"] = bound
         return made
 
     @property
@@ -153,5 +187,14 @@ class Followed:
         """Tests by statement and quantity."""
         made: dict[str, dict[str, np.void]] = {}
         for one in self.all:
-            made.setdefault(one.statement, {})[one.bounded.quantity.name] = one.test
+            made.setdefault(one.statement, {})[one.label] = one.test
         return made
+
+
+def _labels(bounds: tuple[Bounded, ...]) -> list[str]:
+    """Names of the quantities, the second of a name as `f (2)`: every bound has its own test."""
+    made: list[str] = []
+    for name in (one.quantity.name for one in bounds):
+        tries = (name, *(f"{name} ({k})" for k in range(2, len(bounds) + 2)))
+        made.append(next(label for label in tries if label not in made))
+    return made

@@ -146,7 +146,8 @@ def descend(
             rows[r][-1]["defect"] = float(after[r])
             if sharp_here and engine.motion.plain:
                 _enter_share(engine, rows[r][-1], r)
-            share = after[r] / allowed[r] if allowed[r] > 0 else float(after[r] > 0)
+            # an allowance that is no number leaves the share none, whatever the defect
+            share = after[r] / allowed[r] if allowed[r] != 0 else float(after[r] > 0)
             worst[r] = np.maximum(worst[r], share)  # nan stays
         ended = [r for r in steppers if engine.finished[r]]
         _record(engine, rows, ended, distances(here, params), probed)

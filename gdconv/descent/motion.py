@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from gdconv.descent.algorithms.base import State, same_blocks, squared_distance
 from gdconv.descent.algorithms.momentum import GradientDescent
 from gdconv.descent.plan import Plan
 from gdconv.models.probes import SAFETY, Probe, to_numpy
+from gdconv.support.errors import InputError, cause
 
 UNIT = 2.0**-53
 
@@ -30,7 +32,7 @@ class Motion:
         self.algorithm, self.trained = plan.algorithm, plan.trained
         self.eta = torch.as_tensor(plan.eta, dtype=problem.X.dtype, device=problem.X.device)
         self._exact = torch.as_tensor(plan.eta, dtype=torch.float64, device="cpu")
-        self.state = self.algorithm.state(self._blocks(params))
+        self.state = self._asked("state", self._blocks(params))
 
     @property
     def plain(self) -> bool:
@@ -41,11 +43,56 @@ class Motion:
         blocks = params.blocks()
         return {name: blocks[name] for name in self.trained}
 
+    def _asked(self, method: str, *args: Any) -> Any:
+        """What a method of somebody's algorithm says, its failure as one sentence."""
+        name = f"{method} of algorithm {self.algorithm.name}"
+        given: list[Tensor] = [
+            block for a in args if isinstance(a, dict) for block in a.values()
+        ] + [a for a in args if isinstance(a, Tensor)]
+        versions = [tensor._version for tensor in given]
+        function: Callable[..., Any] = getattr(self.algorithm, method)
+        try:
+            answer = function(*args)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a user's method raises
+            raise InputError(name, "an error", f"mend it ({cause(error)})") from error
+        if versions != [tensor._version for tensor in given]:
+            remedy = "return new tensors and leave those that it is given as they are"
+            raise InputError(name, "a change in place", remedy)
+        return answer
+
+    def _number(self, method: str, answer: Any) -> Tensor:
+        """One real number per replica, not negative where it is a bound."""
+        good = isinstance(answer, Tensor) and not answer.is_complex()
+        if not good or answer.numel() != self.eta.numel():
+            remedy = "return a real tensor with one number per replica"
+            raise InputError(f"{method} of algorithm {self.algorithm.name}", answer, remedy)
+        return answer.double().reshape(self.eta.shape)
+
+    def _spread(self, grad: Any, error: Tensor) -> np.ndarray:
+        """How far the next iterate may be off; infinity says nothing and allows nothing."""
+        found = self._number("spread", self._asked("spread", grad, error, self._exact))
+        if bool((found < 0).any()):
+            name = f"spread of algorithm {self.algorithm.name}"
+            raise InputError(name, float(found.min()), "give a distance, which is not negative")
+        return to_numpy(torch.where(torch.isinf(found), torch.nan, found))
+
+    def echo(self, t: int) -> float:
+        """What later steps make of a defect, at least 1."""
+        found = self._asked("echo", t)
+        if isinstance(found, bool) or not isinstance(found, int | float) or not found >= 1:
+            name = f"echo of algorithm {self.algorithm.name}"
+            raise InputError(name, found, "give a number of at least 1")
+        return float(found)
+
     def source(self, here: Any) -> Any:
         """Weights at which the gradient of the next step is taken; `here` itself where it can."""
         own = self._blocks(here)
-        point = self.algorithm.point(own, self.state)
-        return here if point is own else here.with_blocks(dict(point))
+        point = self._asked("point", own, self.state)
+        if point is own:
+            return here
+        return here.with_blocks(same_blocks(f"point of {self.algorithm.name}", own, point))
 
     def step(self, here: Any, gradient: Any) -> tuple[Any, State]:
         """The next iterate of every replica, and the state that belongs to it.
@@ -61,7 +108,11 @@ class Motion:
             InputError: The algorithm returns other blocks or shapes than it was given.
         """
         own = self._blocks(here)
-        new, state = self.algorithm.step(own, self._blocks(gradient), self.eta, self.state)
+        answer = self._asked("step", own, self._blocks(gradient), self.eta, self.state)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            name = f"step of algorithm {self.algorithm.name}"
+            raise InputError(name, type(answer).__name__, "return two things: blocks and state")
+        new, state = answer
         return here.with_blocks(same_blocks(self.algorithm.name, own, new)), state
 
     def take(self, here: Any, gradient: Any, moving: list[int]) -> Any:
@@ -93,9 +144,10 @@ class Motion:
             Two arrays (R,). The energy is a sum over p entries beside the gap.
         """
         own, gap = self._blocks(here), gap.double()
-        energy = self.algorithm.energy(gap, own, self.state, self._exact.to(gap.device))
+        energy = self._asked("energy", gap, own, self.state, self._exact.to(gap.device))
         if energy is gap:
             return None
+        energy = self._number("energy", energy)
         p = sum(block[0].numel() for block in own.values())
         more = energy - gap
         return to_numpy(more), to_numpy(UNIT * ((p + 16) * more.abs() + 4 * energy.abs()))
@@ -111,8 +163,8 @@ class Motion:
             16 (8u |theta| + what the step makes of the gradient's error).
         """
         error = SAFETY * torch.as_tensor(probed.gradient_error)
-        spread = self.algorithm.spread(self._blocks(probed.gradient), error, self._exact)
-        return SAFETY * (8 * unit * probed.weight_norm) + to_numpy(spread)
+        spread = self._spread(self._blocks(probed.gradient), error)
+        return SAFETY * (8 * unit * probed.weight_norm) + spread
 
     def defects(self, ledgers: list[np.ndarray], grad: Any) -> np.ndarray:
         """What the defect of the coming step may add up to in every replica, a distance (R,)."""
@@ -123,7 +175,7 @@ class Motion:
         error = told["bend"] * told["jacobian_norm"] * told["noise_scale"]
         error += told["jacobian_error"] * told["slope"]
         at = torch.as_tensor(error)
-        spread = self.algorithm.spread(self._blocks(grad), at, self._exact)
+        spread = self._spread(self._blocks(grad), at)
         rounded = np.array([8 * UNIT * float(led["weight_norm"][0]) for led in ledgers])
-        echo = [self.algorithm.echo(int(led["step"][0])) for led in ledgers]
-        return (rounded + to_numpy(spread)) * np.array(echo)
+        echo = [self.echo(int(led["step"][0])) for led in ledgers]
+        return (rounded + spread) * np.array(echo)

@@ -3,7 +3,9 @@
 A `Quantity` reads an iterate and gives a number that is not negative, with its error; `Bounded`
 sets a bound against it, any function of the run so far. The stored run is one whose steps carry
 defects: `Seen.drift` is the sum of what they may be, 8u |theta_s| and what the rounding of the
-gradient moves, each times the algorithm's echo. The quantities made here count what that changes.
+gradient moves, each times the algorithm's echo, and times |S_t| / |S_s| where a run moves away
+from its minimum. The quantities made here count what that changes, to first order; what a saddle
+does to a defect across the run is not counted, nor what bends J.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import numpy as np
 from torch import Tensor
 
 from gdconv.rigor.arithmetic import Number, bar
-from gdconv.rigor.rounding import Enclosure
+from gdconv.rigor.rounding import UNIT, Enclosure
 from gdconv.support.errors import InputError, cause
 
 LOWERED = 0.9
 """A bound that never falls below this share of the first value has tested nothing."""
+
+LEAST = -708.0
+"""e to this power is a normal float still."""
 
 REACHED = 0.1
 """A radius that the run never fills to this share has tested nothing."""
@@ -78,6 +83,10 @@ class Quantity:
     value: Callable[[Seen], Number]
     fold: Callable[[float, float], float] | None = None
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.strip()):
+            raise InputError("name of a quantity", repr(self.name), "give it a name")
+
 
 def least(quantity: Quantity) -> Quantity:
     """The least value so far."""
@@ -106,7 +115,7 @@ ENERGY = Quantity("energy", lambda seen: _widened(seen.energy, seen.slope * seen
 """The algorithm's energy."""
 
 GRADIENT = Quantity("|grad f|^2", lambda seen: seen.grad_sq)
-"""|grad f|^2 over the trained blocks, of the stored iterate."""
+"""|grad f|^2 over the trained blocks, with h |J|_F^2 times what the defects add up to."""
 
 DISTANCE = Quantity("|theta_t - theta_0|", _distance)
 """How far all weights have moved."""
@@ -155,6 +164,17 @@ class Bounded:
             raise InputError(f"bound of {self.quantity.name}", self.relation, "write <= or >=")
 
 
+def _decayed(start: float, x: float, n: int) -> Enclosure:
+    """start (1 - x)^n with the rounding of x, of the logarithm and below the normal floats."""
+    if not 0 < start < inf:
+        return bar(start)
+    step, level = log1p(-x), log(start)
+    off = 4 * UNIT * (n * (x / (1 - x) - step) + abs(level) + 1)
+    ends = (level + n * step - off, level + n * step + off)
+    lo, hi = (exp(min(max(end, LEAST), -LEAST)) for end in ends)
+    return Enclosure(bar(lo).lo if ends[0] > LEAST else 0.0, bar(hi).hi)
+
+
 def geometric(quantity: Quantity, rate: Number, prefactor: float = 1.0, power: int = 1) -> Bounded:
     """q_t <= C (1 - eta beta)^(p t) q_0.
 
@@ -170,11 +190,12 @@ def geometric(quantity: Quantity, rate: Number, prefactor: float = 1.0, power: i
     ends = rate if isinstance(rate, Enclosure) else Enclosure(float(rate), float(rate))
 
     def bound(seen: Seen) -> Number | None:
-        steps = [log1p(-seen.eta * b) if seen.eta * b < 1 else -inf for b in (ends.hi, ends.lo)]
-        if not (steps[0] > -inf and ends.lo > 0):
+        if not (seen.eta * ends.hi < 1 and ends.lo > 0):
             return None
-        lo, hi = (prefactor * exp(power * seen.t * step) for step in steps)
-        return Enclosure(bar(lo * seen.first.lo).lo, bar(hi * seen.first.hi).hi)
+        lo = _decayed(prefactor * seen.first.lo, seen.eta * ends.hi, power * seen.t).lo
+        return Enclosure(
+            lo, _decayed(prefactor * seen.first.hi, seen.eta * ends.lo, power * seen.t).hi
+        )
 
     return Bounded(quantity, bound, rate=rate, power=power)
 
@@ -261,6 +282,8 @@ def read(what: str, value: Any) -> Enclosure:
     found = bar(value)
     if found.hi < 0:
         raise InputError(what, value, "give a number that is not negative")
+    if found.lo > found.hi:
+        raise InputError(what, value, "give an Enclosure whose lo is at most its hi")
     return found
 
 

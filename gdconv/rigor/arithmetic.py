@@ -8,6 +8,7 @@ value for all values of its operands, rounded outwards. Whole numbers are exact.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Context
 from math import inf, isfinite, isnan, nan, nextafter
 
 from gdconv.rigor.rounding import Enclosure
@@ -168,6 +169,26 @@ def smaller(a: Number, b: Number) -> Enclosure:
     if any(map(isnan, (*x, *y))):
         return Enclosure(nan, nan)
     return Enclosure(min(x.lo, y.lo), min(x.hi, y.hi))
+
+
+def written(x: float, digits: int, rounding: str) -> str:
+    """A bound for a sentence: what is printed must still be true.
+
+    Args:
+        x: The bound.
+        digits: Significant digits.
+        rounding: ROUND_FLOOR for a lower bound, ROUND_CEILING for an upper one.
+
+    Returns:
+        Its digits.
+
+    Example:
+        >>> written(1.9051, 3, "ROUND_FLOOR"), written(1.9051, 3, "ROUND_CEILING")
+        ('1.9', '1.91')
+    """
+    if not isfinite(x):
+        return f"{x:g}"
+    return f"{float(Context(prec=digits, rounding=rounding).create_decimal(x)):.{digits}g}"
 
 
 def largest(values: Iterable[float]) -> float:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gdconv.models.point import Point
-from gdconv.rigor.arithmetic import minus, over, plus, positive_part, smaller, times
+from gdconv.rigor.arithmetic import minus, over, plus, positive_part, smaller, times, written
 from gdconv.rigor.spectrum import Enclosure
 from gdconv.theory.prediction import Inequality, Prediction
 
@@ -49,7 +50,7 @@ class Tail:
     def sentence(self) -> str:
         """One sentence for the table."""
         if all(h.holds for h in self.hypotheses):
-            rate, rho = f"{self.rate:.3g}", f"{self.rho:.2g}"
+            rate, rho = written(self.rate, 3, ROUND_FLOOR), written(self.rho, 2, ROUND_CEILING)
             return f"TAIL fires: rate {rate} for all later steps, zero loss within distance {rho}"
         return "TAIL does not fire at the last step: more steps, or a smaller step size, may help"
 

@@ -14,13 +14,14 @@ Proofs: docs/theory/generic.md, "TAIL".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from math import exp, sqrt
 from typing import Any
 
 import numpy as np
 import torch
 
-from gdconv.rigor.arithmetic import minus, over, plus, positive_part, smaller, times
+from gdconv.rigor.arithmetic import minus, over, plus, positive_part, smaller, times, written
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.trust import Estimate
 from gdconv.theory.prediction import Inequality, Side
@@ -84,13 +85,15 @@ def loss_tail(end: Any, eta: float) -> LossTail:
             "T3: sqrt(2 f) < c rho sqrt(phi) (s - M rho)", r, "<", _side(end, allowed)
         )
         rate = times(2, c, phi, room, room).lo
-        said = f"TAIL fires: rate {rate:.3g} for all later steps, a minimum within {rho:.2g}"
+        slow, far = written(rate, 3, ROUND_FLOOR), written(rho, 2, ROUND_CEILING)
+        said = f"TAIL fires: rate {slow} for all later steps, a minimum within {far}"
     else:
         used = times(eta, sqrt(max(G.hi, 0.0)), slope)
         third = Inequality("T3: one step stays within rho", _side(end, used), "<", rho)
         level = exp(-max(0.0, c.lo * k * room.lo * left)) if k > 0 else 1.0
         said = (
-            f"TAIL fires until the loss is {level:.3g} of its last value: the infimum is not "
+            f"TAIL fires until the loss is {written(level, 3, ROUND_CEILING)} of its last value: "
+            f"the infimum is not "
             f"attained, so no ball holds all later steps"
         )
     rows = (first, second, third)

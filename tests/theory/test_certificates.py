@@ -256,7 +256,7 @@ def test_the_grid_of_radii() -> None:
 def test_sentences() -> None:
     met, unmet = Inequality("a", 2, ">", 1), Inequality("a", 1, ">", 2)
     said = Tail(0.0123, 0.45678, (met, met)).sentence
-    assert said == "TAIL fires: rate 0.457 for all later steps, zero loss within distance 0.012"
+    assert said == "TAIL fires: rate 0.456 for all later steps, zero loss within distance 0.013"
     for hypotheses in ((met, unmet), (unmet, met)):
         said = Tail(0.0123, 0.45678, hypotheses).sentence
         assert said.startswith("TAIL does not fire at the last step: more steps, or a smaller step")

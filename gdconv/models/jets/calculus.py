@@ -103,15 +103,16 @@ class Calculus:
             flat = v.reshape(v.shape[0], -1)
             self.norm_F[name] = length(flat)[None]
             self.finite[name] = length(np.where(np.isfinite(flat), flat, 0.0))[None]
-            self.norm_2[name] = self._spectral(v, name in graph.parameters)[None]
+            leaf = name in graph.parameters or name in graph.constants
+            self.norm_2[name] = self._spectral(v, leaf)[None]
             self.tops[name] = np.abs(flat).max(axis=1, initial=0.0)[None]
             longest = max(longest, *v.shape[1:], int(flat.shape[1] / max(v.shape[1:2] or (1,))))
         self.unit = 8 * gamma(longest + 16) * sqrt(longest)
 
-    def _spectral(self, v: Array, parameter: bool) -> Array:
+    def _spectral(self, v: Array, leaf: bool) -> Array:
         if v.ndim <= 2:
             return length(v.reshape(v.shape[0], -1))
-        if parameter and v.ndim > 3:  # kernels of convolutions are (out, rest)
+        if leaf and v.ndim > 3:  # kernels of convolutions are (out, rest)
             v = v.reshape(*v.shape[:2], -1)
         return np.asarray(spectral(v).reshape(v.shape[0], -1).max(axis=1))
 

@@ -208,8 +208,9 @@ def _convolution(axes: int) -> Builder:
         positions = prod(tuple(call.value.shape)[2:])
 
         def product(_: Ball, j: Sequence[Jet]) -> Jet:  # the matrix W is (out, rest)
+            kernel = j[1] if W.leaf else jets.linear_map(j[1], 1.0)  # b_2 is of other matrices
             return jets.linear_map(
-                jets.product(jets.linear_map(j[0], sqrt(windows) * (1 + 1e-15)), j[1]), 1.0
+                jets.product(jets.linear_map(j[0], sqrt(windows) * (1 + 1e-15)), kernel), 1.0
             )
 
         operands = [h, W] + ([] if bias is None else [bias])
@@ -250,6 +251,7 @@ def _norm(centred: bool) -> Builder:
         weight, bias = call.get(2, "weight"), call.get(3, "bias") if centred else None
         epsilon = call.get(4, "eps", 1e-5) if centred else call.get(3, "eps")
         epsilon = torch.finfo(torch.float64).eps if epsilon is None else float(epsilon)
+        demand(epsilon >= 0, "its eps is negative")
         width = prod(shape)
         rows, delta = h.entries // width, width * epsilon * (1 - 1e-15)
         extra = [o for o in (weight, bias) if o is not None]

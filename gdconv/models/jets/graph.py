@@ -273,7 +273,7 @@ def _resolve(module: nn.Module, traced: fx.Graph, X: Tensor) -> Graph:
                 raise _RefusedError(node, "it is computed from parameters where no trace follows")
             else:
                 constants[node.name] = tensor.detach()
-            results[node.name] = Operand(node.name, tensor.detach(), False)
+            results[node.name] = Operand(node.name, tensor.detach(), False, leaf=True)
         else:
             results[node.name] = _one(module, node, results, steps)
     final = output.args[0]

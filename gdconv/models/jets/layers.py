@@ -62,11 +62,14 @@ class Operand:
         name: Its node.
         tensor: Its value for the batch at hand.
         sampled: Whether its first axis are the samples.
+        leaf: Whether it is a parameter or a buffer itself, whose b_2 bounds the matrix
+            (first axis, rest) too.
     """
 
     name: str
     tensor: Tensor
     sampled: bool
+    leaf: bool = False
 
     @property
     def each(self) -> tuple[int, ...]:
