@@ -270,7 +270,7 @@ def _step(s: Subject) -> str:
     off, allowed = gap(engine.parameters(), wanted), engine.motion.allowed(probed, UNIT)
     for r in range(s.params.R):
         require(
-            float(off[r]) <= allowed[r],
+            float(off[r]) <= float(allowed[r]),
             f"the engine's step is off the probe's by {off[r]:.3g}, rounding allows "
             f"{allowed[r]:.3g}",
         )
