@@ -59,8 +59,8 @@ def network(shape: tuple[int, int, int], act: str, hidden: bool, given: bool) ->
     class TwoLayer(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.W = torch.nn.Parameter(torch.randn(D, m).double() / D**0.5)
-            self.a = torch.nn.Parameter(torch.randn(m, 1).double() / m**0.5)
+            self.W = torch.nn.Parameter(torch.randn(D, m, device="cpu").double() / D**0.5)
+            self.a = torch.nn.Parameter(torch.randn(m, 1, device="cpu").double() / m**0.5)
 
         def forward(self, X: Any) -> Any:
             if hidden:

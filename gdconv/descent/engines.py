@@ -215,6 +215,8 @@ class TorchEngine(Engine):
         self.defects = np.zeros(len(plan.eta))
         for led in self.ledgers:
             led["features"] = self.follower is not None
+            if self.follower is not None and self.follower.jacobian:
+                led["o_squared"] = 1.0  # what is followed is sigma_m(J) itself
 
     def advance(self, until: int) -> None:
         """One batched gradient per step; replicas that have ended keep their weights."""

@@ -162,7 +162,7 @@ class Motion:
         Returns:
             16 (8u |theta| + what the step makes of the gradient's error).
         """
-        error = SAFETY * torch.as_tensor(probed.gradient_error)
+        error = SAFETY * torch.from_numpy(probed.gradient_error)
         spread = self._spread(self._blocks(probed.gradient), error)
         return SAFETY * (8 * unit * probed.weight_norm) + spread
 
@@ -174,7 +174,7 @@ class Motion:
         }
         error = told["bend"] * told["jacobian_norm"] * told["noise_scale"]
         error += told["jacobian_error"] * told["slope"]
-        at = torch.as_tensor(error)
+        at = torch.from_numpy(error)
         spread = self._spread(self._blocks(grad), at)
         rounded = np.array([8 * UNIT * float(led["weight_norm"][0]) for led in ledgers])
         echo = [self.echo(int(led["step"][0])) for led in ledgers]

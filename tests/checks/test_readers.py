@@ -58,9 +58,6 @@ class Slack(Theorem):
             if self.slack < 0:
                 raise ValueError("a negative slack")
 
-    def pl_constants(self, start: Any) -> tuple[float, float]:
-        return 0.0, 1.0
-
     def constants(self, start: Any, rho: float) -> tuple[float, float]:
         return start.constants(rho)  # type: ignore[no-any-return]
 

@@ -43,9 +43,6 @@ class Patience(Theorem):
         patience: int = 3
         strict: bool = True
 
-    def pl_constants(self, start):
-        return 0.0, 1.0
-
     def constants(self, start, rho):
         return start.constants(rho)
 

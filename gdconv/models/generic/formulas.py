@@ -61,7 +61,7 @@ class Kept:
         Returns:
             One tensor each.
         """
-        along = torch.as_tensor(v).to(self.F).view_as(self.F)
+        along = torch.as_tensor(v, device="cpu").to(self.F).view_as(self.F)
         return torch.autograd.grad(
             self.F, [self.leaves[b] for b in trained], along, retain_graph=True,
             allow_unused=True, materialize_grads=True,

@@ -62,7 +62,7 @@ class GivenKernel:
         """
         try:
             with torch.no_grad():
-                K = torch.as_tensor(self.function(dict(theta), X))
+                K = torch.as_tensor(self.function(dict(theta), X), device=X.device)
             return np.array(K.detach().cpu().double().numpy())
         except Exception as error:  # whatever a user's function raises
             remedy = f"give kernel(params, X), (m, m), or call it otherwise ({cause(error)})"

@@ -82,7 +82,7 @@ def _through_jacobian(
         slopes = [f.pulled(S[r].cpu().double().numpy()) for r, f in enumerate(found) if f]
         squares = [f.squares() for f in found if f]
         return (
-            {b: torch.stack([torch.as_tensor(g[b]) for g in slopes]).to(S).view_as(blocks[b])
+            {b: torch.stack([torch.from_numpy(g[b]) for g in slopes]).to(S).view_as(blocks[b])
              for b in trained},
             {b: torch.tensor([q[b] for q in squares], dtype=S.dtype, device=S.device)
              for b in trained},
