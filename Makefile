@@ -16,7 +16,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PIP_FLAGS ?=
-TESTFLAGS ?=
+TESTFLAGS ?= -m "not slow"
 SLICE ?= 0
 
 BIN := $(VENV)/bin

@@ -288,3 +288,11 @@ def test_the_compiled_model_is_followed_too() -> None:
 
 def _value_norm(seen: Any) -> float:
     return float(seen.weights["W_V"].norm())
+
+
+def test_a_clear_violation_counts_after_rounding_has_drowned_the_bound() -> None:
+    values = [1.0, 1.0, 1.0, 1.0, 2.0]
+    noisy = Quantity("noisy", lambda seen: Enclosure(seen.loss.mid - 1e-3, seen.loss.mid + 1e-3))
+    (test,) = followed([Bounded(noisy, lambda seen: 1.0005 + 1e-5 * seen.t)], values).values()
+    assert 0 <= test["floor_step"] < 4
+    assert test["first_violation"] == 4

@@ -55,16 +55,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module")
-def checks(place: Path) -> dict[str, Any]:
-    """One check of each, saved."""
-    made = {}
-    for name, (theorem, *_) in EXAMPLES.items():
-        made[name] = gdconv.check(theorem)
-        made[name].save(place / "runs" / name)
-    return made
-
-
 def test_the_page_has_them_all_and_each_is_short() -> None:
     assert blocks().keys() == EXAMPLES.keys()
     for name, text in blocks().items():
@@ -89,32 +79,17 @@ def test_help_shows_what_is_read(name: str, place: Path, capsys: Any) -> None:
     assert "--heads" not in shown
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_it_is_confirmed_and_its_quantity_is_followed(name: str, checks: dict[str, Any]) -> None:
-    check, (*_, quantity) = checks[name], EXAMPLES[name]
+def confirmed(check: Any, quantity: str) -> None:
+    """Its verdict, and the quantity followed below its bound."""
     assert check.verdict == "confirmed"
-    statement = check.statement
-    assert {quantity, f"bound[{statement}: {quantity}]"} <= set(check.trace.columns)
-    kept = check.trace[[quantity, f"bound[{statement}: {quantity}]"]].dropna()
+    bound = f"bound[{check.statement}: {quantity}]"
+    kept = check.trace[[quantity, bound]].dropna()
     assert len(kept) > 3
     assert (kept.iloc[1:, 0] <= kept.iloc[1:, 1] * (1 + 1e-9)).all()
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_a_wrong_constant_is_refuted(name: str, tmp_path: Path) -> None:
-    right, wrong = FAULTS[name]
-    assert blocks()[name].count(right) == 1
-    package = f"wrong_{name}"
-    text = blocks()[name].replace(right, wrong).replace("gdexamples.", f"{package}.")
-    theorem = EXAMPLES[name][0]
-    text = re.sub(r'(id, title, source[^=]*= ")', r"\1wrong-", text)
-    with installed(tmp_path, package, {name: text}):
-        assert gdconv.check(f"wrong-{theorem}").verdict == "refuted"
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_tables_and_figures_name_the_model_truthfully(name: str, checks: dict[str, Any]) -> None:
-    check, (_, _, quantity) = checks[name], EXAMPLES[name]
+def truthful(check: Any, name: str, quantity: str) -> None:
+    """Table, figure and hypotheses name model, algorithm and quantity."""
     axes = figure(check).axes
     title = axes[0].get_title(loc="left")
     assert f"gdexamples.{name}:" in title
@@ -129,8 +104,19 @@ def test_tables_and_figures_name_the_model_truthfully(name: str, checks: dict[st
     assert f"the stored steps are {rule}: defect over rounding" in rows
 
 
-def test_every_saved_run_replays_in_a_fresh_process(place: Path, checks: dict[str, Any]) -> None:
-    folders = [str(next((place / "runs" / name).iterdir())) for name in checks]
+def test_they_are_confirmed_shown_saved_and_replayed_in_a_fresh_process(place: Path) -> None:
+    """One test: every check is made once."""
+    for name, (theorem, _, quantity) in EXAMPLES.items():
+        check = gdconv.check(theorem)
+        confirmed(check, quantity)
+        truthful(check, name, quantity)
+        check.save(place / "runs" / name)
+        (statement,) = check.to_json()["statements"]
+        assert statement["worst_margin"] > 0
+        assert statement["first_violation"] is None
+        geometric = name in ("two_layer_relu", "deep_linear", "heavy_ball")
+        assert (statement["rate"] is not None) == geometric
+    folders = [str(next((place / "runs" / name).iterdir())) for name in EXAMPLES]
     script = (
         "import sys\nfrom gdconv.cli.main import main\n"
         "sys.exit(max(main(['replay', folder]) for folder in sys.argv[1:]))\n"
@@ -141,6 +127,18 @@ def test_every_saved_run_replays_in_a_fresh_process(place: Path, checks: dict[st
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("same verdicts and first violations as saved") == len(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_wrong_constant_is_refuted(name: str, tmp_path: Path) -> None:
+    right, wrong = FAULTS[name]
+    assert blocks()[name].count(right) == 1
+    package = f"wrong_{name}"
+    text = blocks()[name].replace(right, wrong).replace("gdexamples.", f"{package}.")
+    theorem = EXAMPLES[name][0]
+    text = re.sub(r'(id, title, source[^=]*= ")', r"\1wrong-", text)
+    with installed(tmp_path, package, {name: text}):
+        assert gdconv.check(f"wrong-{theorem}").verdict == "refuted"
 
 
 def test_options_change_what_they_name(place: Path) -> None:
@@ -169,11 +167,3 @@ def test_the_pytest_fixture_finds_them(place: Path) -> None:
         capture_output=True, text=True, cwd=place, env=environment(place),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_json_has_the_bounds_that_are_not_of_the_loss(checks: dict[str, Any]) -> None:
-    made = checks["logistic_regression"].to_json()
-    (statement,) = made["statements"]
-    assert statement["rate"] is None
-    assert statement["worst_margin"] > 0
-    assert statement["first_violation"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,10 +62,18 @@ def test_statement_is_documented_and_its_proof_exists(theorem: Theorem, name: st
     assert f'id="{anchor}"' in (ROOT / page).read_text(encoding="utf-8")
 
 
+def _slow(theorem: Theorem, model: str, name: str, kernel: str | None) -> list[Any]:
+    """The second kernel of the slowest theorem: its own tests run it on smaller settings."""
+    twice = theorem.id == "ntk-regime" and model == "multihead" and kernel == "gaussian"
+    return [pytest.mark.slow] if twice else []
+
+
 @pytest.mark.parametrize(
     ("theorem", "model", "name", "kernel"),
-    RUNS,
-    ids=[f"{t.id}:{m}:{n}:{k}" for t, m, n, k in RUNS],
+    [
+        pytest.param(*run, id=f"{run[0].id}:{run[1]}:{run[2]}:{run[3]}", marks=_slow(*run))
+        for run in RUNS
+    ],
 )
 def test_default_settings_give_a_whole_check(
     theorem: Theorem, model: str, name: str, kernel: str | None
