@@ -63,9 +63,9 @@ def test_statement_is_documented_and_its_proof_exists(theorem: Theorem, name: st
 
 
 def _slow(theorem: Theorem, model: str, name: str, kernel: str | None) -> list[Any]:
-    """The second kernel of the slowest theorem: its own tests run it on smaller settings."""
-    twice = theorem.id == "ntk-regime" and model == "multihead" and kernel == "gaussian"
-    return [pytest.mark.slow] if twice else []
+    """The slowest theorem on its second model: its own tests run it on smaller settings."""
+    second = theorem.id == "ntk-regime" and model == "multihead"
+    return [pytest.mark.slow] if second and (kernel == "gaussian" or name != "run") else []
 
 
 @pytest.mark.parametrize(
