@@ -243,6 +243,8 @@ def test_a_statement_is_the_conjunction_of_its_bounds() -> None:
     assert row["note"] == "the bound of f is violated from step 1"
     assert row["worst_margin"] == pytest.approx(min(np.log(0.1 / t / exact(1, 0.1, 40)[t])
                                                     for t in range(1, 41)))  # fmt: skip
+    both = quadratic((radius(0.5), bad)).verdicts.iloc[0]  # from steps 7 and 1
+    assert (both["first_violation"], both["note"]) == (1, row["note"])
     # with a bound of the loss beside them: f falls by 0.81, and 1 - eta 1.8 is below that
     assert quadratic((good,), rate=1.8).verdict == "confirmed"
     assert quadratic((good,), rate=1.95).verdict == "refuted"
