@@ -15,8 +15,8 @@ from gdconv.checks.requirements import device_named, require_descent, require_si
 from gdconv.checks.resolve import FALLBACK, Resolved, resolve
 from gdconv.data.padding import blanked
 from gdconv.data.problem import Problem
-from gdconv.descent.algorithms.momentum import GradientDescent
 from gdconv.descent.engines import runs_in_torch
+from gdconv.descent.plan import in_python
 from gdconv.models.base import Model
 from gdconv.models.weights import Weights
 from gdconv.support.arrays import real_array
@@ -63,9 +63,8 @@ class Setting:
     def batched(self) -> bool:
         """Whether the runs advance together (torch engine) or one after another (compiled loop)."""
         resolved = self.resolved
-        plain = type(resolved.algorithm) is GradientDescent
         quantities = any(p.bounds for made in self.predictions for p in made.values())
-        follows = resolved.theorem.watch is not None or quantities or not plain
+        follows = in_python(resolved.algorithm, resolved.theorem.watch, quantities)
         return runs_in_torch(self.model, self.problem, self.config.engine, follows)
 
     @property

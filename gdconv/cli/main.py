@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gdconv.cli.output import say, show
 from gdconv.cli.parser import Parser, add_config_options, config_options, dashed
 from gdconv.support.errors import (
     MOST_SAID,
@@ -26,7 +27,6 @@ from gdconv.support.errors import (
     GdconvError,
     InputError,
     cause,
-    printable,
     quoted,
 )
 from gdconv.support.files import require_working_directory
@@ -35,7 +35,6 @@ from gdconv.theory.verdict import EXIT_CODES
 
 BAD_INPUT, INTERRUPTED = 2, 130
 CHECK = "gdconv check"
-MOST_LINE = 10_000
 FORMATS = ("text", "csv", "markdown", "latex")
 
 
@@ -71,22 +70,22 @@ def _run_command(argv: Sequence[str]) -> int:
         options = _parser().parse_args(words)
         return int(options.command(options))
     except GdconvError as error:
-        return _say(str(error), BAD_INPUT)
+        return say(str(error), BAD_INPUT)
     except KeyboardInterrupt as stop:
-        return _say(str(stop) or "interrupted; nothing was saved", INTERRUPTED)
+        return say(str(stop) or "interrupted; nothing was saved", INTERRUPTED)
     except SystemExit as stop:  # --help and --version
         with contextlib.suppress(GdconvError):
-            _show("")
+            show("")
             return int(stop.code or 0)
         return BAD_INPUT
     except Exception as error:  # never 1, which would say that a theorem is refuted
         if _interrupted(error):
-            return _say("interrupted; nothing was saved", INTERRUPTED)
+            return say("interrupted; nothing was saved", INTERRUPTED)
         if os.environ.get("GDCONV_DEBUG"):
             import traceback
 
             traceback.print_exc()
-        return _say(_unexpected(error), BAD_INPUT)
+        return say(_unexpected(error), BAD_INPUT)
 
 
 def _interrupted(error: BaseException) -> bool:
@@ -175,7 +174,7 @@ def _list(options: Any) -> int:
 
     found, broken = all_theorems()
     for module, reason in broken.items():
-        _say(f"{module} is left out, it cannot be imported: {reason}")
+        say(f"{module} is left out, it cannot be imported: {reason}")
     rows: list[dict[str, Any]] = [
         {
             "id": theorem.id,
@@ -189,14 +188,14 @@ def _list(options: Any) -> int:
         for theorem in found.values()
     ]
     if options.json:
-        _show(json.dumps({"theorems": jsonable(rows)}, indent=1))
+        show(json.dumps({"theorems": jsonable(rows)}, indent=1))
         return 0
     lines = []
     for row in rows:
         lines += [f"{row['id']}: {row['title']}", f"  source: {row['source']}"]
         for s in row["statements"]:
             lines.append(f"  {s['name']:<12} {s['summary']}{' (default)' if s['default'] else ''}")
-    _show("\n".join(lines))
+    show("\n".join(lines))
     return 0
 
 
@@ -213,13 +212,13 @@ def _check(words: Sequence[str]) -> int:
     except InputError:
         if not asked:
             raise
-        _show(general_help(CHECK))
+        show(general_help(CHECK))
         return 0
     at = glance(vars(found))
     readers = _readers(at)
     parser = check_parser(readers, at, CHECK, asked)
     if asked:
-        _show(parser.format_help())
+        show(parser.format_help())
         return 0
     options = parser.parse_args(words)
     given = config_options(vars(options), readers.own)
@@ -284,7 +283,7 @@ def _run(
         place = place_of(out, setting.config.canonical(), setting.arrays)
         places.append(place)
         if is_run(place):
-            _say(f"{place} is complete already; read, not run again")
+            say(f"{place} is complete already; read, not run again")
             return load(place), place
     try:
         made = run(setting, progress)
@@ -317,21 +316,21 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
 
     with tqdm(unit="step", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
 
-        def show(phase: str, step: int, last: int) -> None:
+        def advance(phase: str, step: int, last: int) -> None:
             bar.set_description(phase, refresh=False)
             bar.total, bar.n = last, step
             bar.refresh()
 
-        yield show
+        yield advance
 
 
 def _report(check: Any, folder: Path | None, as_json: bool, notes: bool) -> int:
     from gdconv.report.summary import summary
 
     if as_json:
-        _show(json.dumps(check.to_json(), indent=1, allow_nan=False))
+        show(json.dumps(check.to_json(), indent=1, allow_nan=False))
     else:
-        _show(summary(check, folder, notes))
+        show(summary(check, folder, notes))
     return EXIT_CODES[check.verdict]
 
 
@@ -359,7 +358,7 @@ def _table(options: Any) -> int:
             table.insert(0, "theorem", check.theorem)
             table.insert(0, "folder", folder.name)
             tables.append(table)
-        _show(pd.concat(tables).to_csv(index=False, lineterminator="\n"))
+        show(pd.concat(tables).to_csv(index=False, lineterminator="\n"))
         return 0
     mark = {"text": "", "markdown": "### ", "latex": "% "}[options.format]
     parts = []
@@ -367,7 +366,7 @@ def _table(options: Any) -> int:
         line = f"{folder.name}: {check.theorem}, {check.statement}: {check.verdict}"
         line = f"{mark}{quoted(line, MOST_SAID)}\n\n"
         parts.append(line + render(check, options.format, options.statement))
-    _show("\n".join(parts))
+    show("\n".join(parts))
     return 0
 
 
@@ -382,46 +381,4 @@ def _replay(options: Any) -> int:
     lines = differences(saved, again)
     code = _report(again, None, options.json, not options.quiet)
     text = "; ".join(lines) or "same verdicts and first violations as saved"
-    return _say(f"replay of {quoted(options.folder)}: {text}.", 3 if lines else code)
-
-
-def _show(text: str) -> None:
-    """Print to standard output; a reader that has gone (`| head`) is no error, a full disk is.
-
-    A terminal that cannot show a character, or would obey it, gets its code instead.
-
-    Raises:
-        InputError: Standard output cannot be written.
-    """
-    if sys.stdout is None:  # closed by the caller (>&-)
-        return
-    try:
-        text = _encodable(printable(text), sys.stdout)
-        print(text.rstrip("\n"), end="\n" if text else "", flush=True)
-    except BrokenPipeError:
-        _discard(sys.stdout)
-    except OSError as error:
-        _discard(sys.stdout)
-        remedy = "give it a place that can be written"
-        raise InputError("standard output", error.strerror or error, remedy) from None
-
-
-def _say(text: str, code: int = 0) -> int:
-    """Print one line to standard error, where nothing can be done about an error; the exit code."""
-    try:
-        text = _encodable(f"gdconv: {quoted(text, MOST_LINE)}", sys.stderr)
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        _discard(sys.stderr)
-    return code
-
-
-def _encodable(text: str, stream: Any) -> str:
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _discard(stream: Any) -> None:
-    """The interpreter flushes once more at exit: give it a place to write to."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return say(f"replay of {quoted(options.folder)}: {text}.", 3 if lines else code)

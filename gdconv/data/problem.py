@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gdconv.data.notes import degeneracies, merge_notes, notes_of
 from gdconv.data.padding import blanked, note
+from gdconv.data.targets import matched, shape_of
 from gdconv.rigor.lapack import singular_values
 from gdconv.support.arrays import real_array as real_array
 from gdconv.support.errors import InputError
@@ -85,14 +86,14 @@ class Problem:
         targets, y_notes = real_array("y", y)
         if tokens.ndim not in (3, 4):
             raise InputError(
-                "X", _shape(tokens), "give shape (N, n, D): samples, tokens, embedding"
+                "X", shape_of(tokens), "give shape (N, n, D): samples, tokens, embedding"
             )
         for axis, size in zip(("samples", "tokens", "embedding"), tokens.shape[-3:], strict=True):
             if size == 0:
-                raise InputError("X", _shape(tokens), f"give at least one entry along {axis}")
+                raise InputError("X", shape_of(tokens), f"give at least one entry along {axis}")
         if tokens.ndim == 4 and tokens.shape[0] == 0:
-            raise InputError("X", _shape(tokens), "give at least one replica")
-        targets = _match_targets(targets, tokens)
+            raise InputError("X", shape_of(tokens), "give at least one replica")
+        targets = matched(targets, tokens)
         if tokens.ndim == 3:
             tokens, targets = tokens[None], targets[None]
         said = [*notes, *x_notes, *y_notes, *([] if real is None else [note(real)])]
@@ -137,7 +138,7 @@ class Problem:
             labels = np.repeat(labels.reshape(*lead[:-1], 1), lead[-1], axis=-1)
         elif tokens.ndim in (3, 4) and labels.ndim < tokens.ndim - 1:
             remedy = f"give one label per sample, shape {lead[:-1]}, or one per token, {lead}"
-            raise InputError("y", _shape(labels), remedy)
+            raise InputError("y", shape_of(labels), remedy)
         made = cls.from_arrays(tokens, labels, name)
         if made.D_y != 1:
             raise InputError("y", f"{made.D_y} outputs", "give one label per sample")
@@ -170,9 +171,9 @@ class Problem:
         """
         (inputs, x_notes), (targets, y_notes) = real_array("X", X), real_array("y", y)
         if inputs.ndim < 1 or inputs.size == 0:
-            raise InputError("X", _shape(inputs), "give at least one sample, shape (N, ...)")
+            raise InputError("X", shape_of(inputs), "give at least one sample, shape (N, ...)")
         if targets.ndim < 1 or targets.size == 0 or len(targets) != len(inputs):
-            raise InputError("y", _shape(targets), f"give {len(inputs)} targets, one per sample")
+            raise InputError("y", shape_of(targets), f"give {len(inputs)} targets, one per sample")
         said = (*notes, *x_notes, *y_notes)
         return cls(torch.from_numpy(inputs)[None], torch.from_numpy(targets)[None], name, said)
 
@@ -383,23 +384,3 @@ class Problem:
                 "weights and the theorem is silent; take more heads, or fewer samples or tokens."
             )
         return None
-
-
-def _shape(array: np.ndarray) -> str:
-    return f"array of shape {array.shape}"
-
-
-def _match_targets(y: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """Y with a last axis D_y, after checking it against X (both still without an added R)."""
-    lead = X.shape[:-1]
-    axes = "(N, n)" if X.ndim == 3 else "(R, N, n)"
-    wanted = f"give one target per token, shape {axes} = {lead} or {(*lead, 'D_y')}".replace(
-        "'", ""
-    )
-    if y.ndim == X.ndim - 1 and y.shape == lead:
-        return y[..., None]
-    if y.ndim != X.ndim or y.shape[:-1] != lead:
-        raise InputError("y", _shape(y), wanted)
-    if y.shape[-1] == 0:
-        raise InputError("y", _shape(y), "give at least one number per target")
-    return y

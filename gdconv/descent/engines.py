@@ -38,9 +38,6 @@ from gdconv.support.errors import InputError
 FINITE_LIMIT = 1e12
 """A loss above this many times f_0 counts as diverged."""
 
-ASK_AGAIN = 16
-"""Enclosures after which bounds of M_2 that did not last a step are asked for again."""
-
 MOST_ENCLOSURES = 1000
 """How often sigma_m(J) is enclosed between records before it is followed at records only."""
 
@@ -63,7 +60,7 @@ class Engine(ABC):
         self.tests = [_tests(plan, r) for r in R]
         self.status = np.full(len(R), DONE)
         self.finished = np.zeros(len(R), bool)
-        self.enclosures, self.in_vain = np.zeros(len(R), int), np.zeros(len(R), int)
+        self.enclosures = np.zeros(len(R), int)
         self.watch: Watch | None = None
         self.motion = Motion(plan, problem, params)
         for r in R:
@@ -96,19 +93,9 @@ class Engine(ABC):
         at = self.model.point(problem, here, self.plan.trained)
         least, led = at.J_range[0], self.ledgers[r]
         if not led["features"][0]:
-            led["jacobian_drift"], led["radius"] = self._reach(r, at)
+            led["jacobian_drift"], led["radius"] = 1.0, 0.0  # it counts at this step alone
         enter_jacobian(led, least.lo, least.hi)
         return least
-
-    def _reach(self, r: int, at: Any) -> tuple[float, float]:
-        """(M, rho) around an enclosure; bounds that last no step are asked for more rarely."""
-        if self.in_vain[r] % ASK_AGAIN:
-            self.in_vain[r] += 1
-            return 1.0, 0.0
-        led = self.ledgers[r]
-        found: tuple[float, float] = at.reach(float(led["eta"][0] * np.sqrt(led["grad_sq"][0])))
-        self.in_vain[r] = 0 if found[1] > 0 else self.in_vain[r] + 1
-        return found
 
     def freshen(self, r: int) -> None:
         """Answer a stale ledger; once the budget is spent, sigma_m(J) counts at records only."""
@@ -265,7 +252,7 @@ class TorchEngine(Engine):
         if any(self.followed):
             self.defects = self.motion.defects(self.ledgers, grad)
         self.params = self.motion.take(before, grad, moving)
-        if not self.motion.plain:
+        if not self.motion.algorithm.plain:
             length = self.motion.length(before, self.params)
             for r in moving:
                 self.ledgers[r]["moved"] = length[r]
@@ -300,7 +287,7 @@ class TorchEngine(Engine):
 
     def _tell(self, moving: list[int], gap: torch.Tensor) -> None:
         """What the ledger is to know of another algorithm before the iterate is entered."""
-        if self.motion.plain:
+        if self.motion.algorithm.plain:
             return
         more = self.motion.kinetic(self.params, gap)
         for r in moving:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdconv.compiled.ledger import NOISE_SHARE, STEPS, TEST
+from gdconv.descent.motion import gradient_error
 from gdconv.descent.quantities import Bounded, Seen, asked, distance, log_margin, read
 from gdconv.rigor.rounding import Enclosure
 from gdconv.support.errors import InputError
@@ -149,8 +150,7 @@ class Followed:
         self.grown += defect / out if out > 0 else 0.0
         drift = self.defects + out * self.grown
         bend, size = float(led["bend"]), float(led["jacobian_norm"])
-        off = bend * size * (float(led["noise_scale"]) + size * drift)
-        off += float(led["jacobian_error"]) * out
+        off = gradient_error(led) + bend * size * size * drift
         low, high = max(0.0, slope - off), slope + off
         loss = float(led["loss"])
         bar = float(led["two_nu"]) * loss if loss else bend * float(led["noise_scale"]) ** 2 / 2

@@ -144,7 +144,7 @@ def descend(
         after = gap(here, wanted)
         for r in steppers:
             rows[r][-1]["defect"] = float(after[r])
-            if sharp_here and engine.motion.plain:
+            if sharp_here and engine.motion.algorithm.plain:
                 _enter_share(engine, rows[r][-1], r)
             # an allowance that is no number leaves the share none, whatever the defect
             share = after[r] / allowed[r] if allowed[r] != 0 else float(after[r] > 0)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gdconv.data.problem import Problem
 from gdconv.descent.algorithms.base import State, same_blocks, squared_distance
-from gdconv.descent.algorithms.momentum import GradientDescent
 from gdconv.descent.plan import Plan
 from gdconv.models.probes import SAFETY, Probe, to_numpy
 from gdconv.support.errors import InputError, cause
@@ -33,11 +32,6 @@ class Motion:
         self.eta = torch.as_tensor(plan.eta, dtype=problem.X.dtype, device=problem.X.device)
         self._exact = torch.as_tensor(plan.eta, dtype=torch.float64, device="cpu")
         self.state = self._asked("state", self._blocks(params))
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is gradient descent, for which the compiled loop and the ledger are made."""
-        return type(self.algorithm) is GradientDescent
 
     def _blocks(self, params: Any) -> dict[str, Tensor]:
         blocks = params.blocks()
@@ -168,14 +162,14 @@ class Motion:
 
     def defects(self, ledgers: list[np.ndarray], grad: Any) -> np.ndarray:
         """What the defect of the coming step may add up to in every replica, a distance (R,)."""
-        told = {
-            name: np.array([float(led[name][0]) for led in ledgers])
-            for name in ("bend", "jacobian_norm", "noise_scale", "jacobian_error", "slope")
-        }
-        error = told["bend"] * told["jacobian_norm"] * told["noise_scale"]
-        error += told["jacobian_error"] * told["slope"]
-        at = torch.from_numpy(error)
-        spread = self._spread(self._blocks(grad), at)
+        error = np.array([gradient_error(led[0]) for led in ledgers])
+        spread = self._spread(self._blocks(grad), torch.from_numpy(error))
         rounded = np.array([8 * UNIT * float(led["weight_norm"][0]) for led in ledgers])
         echo = [self.echo(int(led["step"][0])) for led in ledgers]
         return (rounded + spread) * np.array(echo)
+
+
+def gradient_error(led: Any) -> float:
+    """Rounding of a gradient as its ledger knows it: bend |J|_F nu + the error of J times |S|."""
+    noise = float(led["bend"]) * float(led["jacobian_norm"]) * float(led["noise_scale"])
+    return noise + float(led["jacobian_error"]) * float(led["slope"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,10 @@ class Plan:
     @property
     def follows(self) -> bool:
         """Whether Python sees every iterate, so that the compiled loop cannot run."""
-        plain = type(self.algorithm) is GradientDescent
         quantities = any(bound.followed for run in self.bounds for bound in run.values())
-        return self.watch is not None or quantities or not plain
+        return in_python(self.algorithm, self.watch, quantities)
+
+
+def in_python(algorithm: Algorithm, watch: Any, quantities: bool) -> bool:
+    """Whether Python must see every iterate: another algorithm, a watch, or further quantities."""
+    return not algorithm.plain or watch is not None or quantities

@@ -118,10 +118,6 @@ class Point(ABC):
         size = self.sharpness.value + self.sharpness.error
         return max(self.J_range[1].hi ** 2, size if np.isfinite(size) else 0.0)
 
-    def reach(self, step: float) -> tuple[float, float]:
-        """(M, rho): J is M-Lipschitz within rho of here; (1, 0) where nothing is known."""
-        return 1.0, 0.0
-
     @property
     def pl_constants(self) -> tuple[float, float]:
         """(c, M) of `Theorem.pl_constants`; (0, 0): nothing is followed."""

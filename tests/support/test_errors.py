@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gdconv.cli import main as cli
+from gdconv.cli import output
 from gdconv.report.example import example_check
 from gdconv.report.summary import summary
 from gdconv.report.tables import FORMATS, render
@@ -226,7 +227,7 @@ def test_what_a_saved_run_says(name: str, runs: int, capsys: pytest.CaptureFixtu
         assert text.count("\n") == render(sound, format).count("\n")
         assert all(line.isprintable() for line in text.split("\n"))
         assert max(map(len, text.split("\n"))) < 2 * MOST_SAID
-    cli._show(summary(check) + render(check, "csv"))
+    output.show(summary(check) + render(check, "csv"))
     said = capsys.readouterr().out
     assert all(line.isprintable() for line in said.split("\n"))
     assert all(map(str.isprintable, summary(check).split("\n")))

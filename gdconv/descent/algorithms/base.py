@@ -67,6 +67,11 @@ class Algorithm(ABC):
         return params
 
     @property
+    def plain(self) -> bool:
+        """Whether it is gradient descent itself, for which the compiled loop is made."""
+        return False
+
+    @property
     def monotone(self) -> bool:
         """Whether `energy` cannot rise for any f that is L-smooth, eta <= longest_step(L)."""
         return False

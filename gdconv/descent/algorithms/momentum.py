@@ -38,6 +38,11 @@ class GradientDescent(Algorithm):
         return moved(params, grad, eta), state
 
     @property
+    def plain(self) -> bool:
+        """True, but not for a class that derives from it."""
+        return type(self) is GradientDescent
+
+    @property
     def monotone(self) -> bool:
         """The loss falls."""
         return True
