@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from gdconv.models.reads import attends
+from gdconv.models.reads import OWN, attends
 from gdconv.report.labels import place_labels
 from gdconv.report.quantity_plots import draw_quantity, quantities
 from gdconv.report.source import CheckLike
@@ -142,7 +142,8 @@ def _colours(checks: Sequence[CheckLike]) -> dict[str, Any]:
 
 def _title(check: CheckLike) -> str:
     config, shapes = check.config, {k: np.shape(v) for k, v in check.starts.items()}
-    parts = [quoted(config.get("problem") or config.get("data") or "")]
+    data = config.get("problem") or config.get("data") or ""
+    parts = [] if data == OWN else [quoted(data)]  # the model, which is named, brings its data
     encoder = "w_O" in shapes
     if not attends(config) and "X" in shapes:  # no heads, no tokens
         parts += [quoted(config.get("model")), f"loss {config.get('loss')}", f"N={shapes['X'][1]}"]
