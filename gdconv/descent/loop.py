@@ -149,8 +149,8 @@ def descend(
             # an allowance that is no number leaves the share none, whatever the defect
             share = after[r] / allowed[r] if allowed[r] != 0 else float(after[r] > 0)
             worst[r] = np.maximum(worst[r], share)  # nan stays
-        ended = [r for r in steppers if engine.finished[r]]
-        _record(engine, rows, ended, distances(here, params), probed)
+        if ended := [r for r in steppers if engine.finished[r]]:
+            _record(engine, rows, ended, distances(here, params), probed)
     return [_outcome(engine, model, problem, plan, r, rows[r], float(worst[r])) for r in runs]
 
 

@@ -41,7 +41,7 @@ class Weights:
     @property
     def R(self) -> int:
         """Replicas."""
-        return len(next(iter(self.blocks().values())))
+        return int(next(iter(self.blocks().values())).shape[0])  # len() of a tensor is slow
 
     def __getitem__(self: W, r: int | list[int]) -> W:
         """Replica r (or replicas r); the replica axis stays."""

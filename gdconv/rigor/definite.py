@@ -40,7 +40,7 @@ def least_eigenvalue(K: Array, v: Array | None = None) -> tuple[Enclosure, Array
         >>> box.lo <= 1.0 <= box.hi, box.width < 2e-3
         (True, True)
     """
-    m, trace = len(K), float(np.trace(K))
+    m, trace = len(K), float(K.trace())
     if not SMALLEST < trace < LARGEST:
         return _whole(K), None
     with np.errstate(all="ignore"):
@@ -151,7 +151,7 @@ def gram_range(A: Array) -> tuple[Enclosure, Enclosure] | None:
     with np.errstate(all="ignore"):
         K = A @ A.T
         K = (K + K.T) / 2  # exactly symmetric already where BLAS fills one triangle
-        trace = float(np.trace(K))
+        trace = float(K.trace())
         if m > p or not SMALLEST < trace < LARGEST:
             return None
         slack = up(gamma(p + 4) * trace * (1.0 + 2.0 * gamma(p + m + 4)) + m * m * p * TINY)

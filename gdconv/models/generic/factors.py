@@ -79,7 +79,7 @@ class Part:
             if C > 1:
                 inner = np.repeat(np.repeat(inner, C, 0), C, 1)
             K, terms = (S @ S.T) * inner, S.shape[1] + self.a.shape[1] + 3
-            most = float(np.trace(K))
+            most = float(K.trace())
         else:
             J = self.formed
             K, terms = J @ J.T, J.shape[1] + 2 * self.a.shape[1] + 4

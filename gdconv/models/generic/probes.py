@@ -49,7 +49,7 @@ def probe(
     scale = scale + sum((norm_sq[b].sqrt() * frob[b] for b in trained), none)
     seen = _seen_in_float32(model, problem, params, at.F) * (unit / 2.0**-24)
     # a sum of thousands of terms of one sign rounds by more than 64 u, in J and in J^T S
-    slopes = model.gradient(problem, params)[1].blocks()
+    slopes = model.gradient(problem, params, at)[1].blocks()
     parts = [(slopes[b] - pulled[b]).reshape(params.R, -1).square().sum(1) for b in trained]
     share = (sum(parts, none) / S.square().sum(1)).sqrt()
     # beyond this it is no rounding, and the check of the stored steps must see it

@@ -232,7 +232,7 @@ class Followed:
                 return found
         if made is not None:
             K, slack = made.kernel()
-            slack = up(slack + JACOBIAN * float(np.trace(K)))
+            slack = up(slack + JACOBIAN * float(K.trace()))
             if self._true_here(K, slack, here):
                 return K, slack
         self.layered = False
@@ -249,7 +249,7 @@ class Followed:
         if K.shape == (here.F[0].numel(),) * 2 and np.isfinite(K).all():
             K = (K + K.T) / 2
             share = OFF + gamma(sum(p.numel() for p in theta.values()) + 4) + JACOBIAN
-            slack = up(share * abs(float(np.trace(K))) * (1 + 1e-9))
+            slack = up(share * abs(float(K.trace())) * (1 + 1e-9))
             if self._true_here(K, slack, here):
                 return K, slack
         self.given = None
@@ -269,8 +269,9 @@ class Followed:
 
 def _matches(K: Array, slack: float, v: Array, g: Sequence[Tensor]) -> bool:
     """Whether |g|^2 = v^T K v within what rounding allows, for g = J^T v."""
-    square, count = sum(float(x.square().sum()) for x in g), sum(x.numel() for x in g)
-    room = slack + gamma(2 * len(v) + 4) * fro_up(K) + JACOBIAN * float(np.trace(K))
+    flat = [x.reshape(-1).numpy() for x in g]
+    square, count = sum(float(x @ x) for x in flat), sum(x.size for x in flat)
+    room = slack + gamma(2 * len(v) + 4) * fro_up(K) + JACOBIAN * float(K.trace())
     room = float(v @ v) * room + gamma(count + 4) * square + TINY
     return abs(float(v @ (K @ v)) - square) <= room
 
