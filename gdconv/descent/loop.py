@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from gdconv.compiled.descent import DIVERGED, DONE, ROSE, TARGET
 from gdconv.compiled.ledger import UNTESTED
 from gdconv.data.problem import Problem
-from gdconv.descent.engines import FINITE_LIMIT, Engine, make_engine
+from gdconv.descent.engine import FINITE_LIMIT, Engine
+from gdconv.descent.engines import make_engine
 from gdconv.descent.plan import Plan
 from gdconv.descent.records import measured_steps, record_steps, share
 from gdconv.models.base import Model
-from gdconv.models.probes import Probe, distances, gap
+from gdconv.models.probes import Probe
 from gdconv.support.errors import DivergenceError, InputError
 
 STOPPED = {
@@ -116,32 +116,28 @@ def descend(
         >>> # see gdconv.checks.run.check, which prepares the plan
     """
     engine = make_engine(model, problem, params, plan)
-    unit = torch.finfo(problem.X.dtype).eps / 2
     runs = range(len(plan.eta))
     rows: list[list[dict[str, float]]] = [[] for _ in runs]
     worst = np.zeros(len(plan.eta))
     last = int(plan.limits.max())
-    _refresh(engine, model.probe(problem, params, plan.trained))
+    probed = engine.probe()
+    _refresh(engine, probed)
     sharp = measured_steps(record_steps(last)) if plan.sharpness else set()
     for t in record_steps(last):
         active = engine.live()
         _advance(engine, t)
-        here = engine.parameters()
-        probed = model.probe(problem, here, plan.trained)
-        _refresh(engine, probed)
-        _record(engine, rows, active, distances(here, params), probed)
-        sharp_here = t in sharp and _measure_curvature(engine, rows, active, here)
+        if t > 0:
+            probed = engine.probe()
+            _refresh(engine, probed)
+        _record(engine, rows, active, probed)
+        sharp_here = t in sharp and _measure_curvature(engine, rows, active, engine.parameters())
         if progress:
             progress(t, last)
         if not (steppers := engine.live()):
             break
-        source = engine.motion.source(here)
-        near = probed if source is here else model.probe(problem, source, plan.trained)
-        wanted, _ = engine.motion.step(here, near.gradient)
-        allowed = engine.motion.allowed(near, unit)
+        wanted, allowed = engine.expected(probed)
         _advance(engine, t + 1)
-        here = engine.parameters()
-        after = gap(here, wanted)
+        after = engine.missed(wanted)
         for r in steppers:
             rows[r][-1]["defect"] = float(after[r])
             if sharp_here and engine.motion.algorithm.plain:
@@ -150,7 +146,7 @@ def descend(
             share = after[r] / allowed[r] if allowed[r] != 0 else float(after[r] > 0)
             worst[r] = np.maximum(worst[r], share)  # nan stays
         if ended := [r for r in steppers if engine.finished[r]]:
-            _record(engine, rows, ended, distances(here, params), probed)
+            _record(engine, rows, ended, probed)
     return [_outcome(engine, model, problem, plan, r, rows[r], float(worst[r])) for r in runs]
 
 
@@ -184,9 +180,9 @@ def _record(
     engine: Engine,
     rows: list[list[dict[str, float]]],
     active: list[int],
-    moved: dict[str, np.ndarray],
     probed: Probe,
 ) -> None:
+    moved = engine.distances()
     for r in active:
         if not np.isfinite(engine.ledgers[r]["loss"][0]):  # it rose beyond all numbers: run again
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ class Probe:
         entropy: Mean entropy of the normalised attention rows over log n: 0 one-hot, 1 uniform;
             None without attention.
         gradient: The gradient of the loss by the trained blocks, derived another way than the
-            one that the run takes its steps with; zero elsewhere.
+            one that the run takes its steps with; `Weights`, or what the engine that asked
+            keeps weights in.
     """
 
     noise_scale: np.ndarray
@@ -39,7 +41,7 @@ class Probe:
     weight_norm: np.ndarray
     residual_norm: np.ndarray
     entropy: np.ndarray | None
-    gradient: Weights
+    gradient: Any
 
     @property
     def gradient_error(self) -> np.ndarray:
@@ -83,10 +85,11 @@ def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:
     before, after = start.blocks(), params.blocks()
     moved = {b: (after[b] - before[b]).reshape(params.R, -1).norm(dim=1) for b in params.moving}
     total = sum(m.square() for m in moved.values()).sqrt()
-    return {"distance": to_numpy(total)} | {_column(b): to_numpy(m) for b, m in moved.items()}
+    return {"distance": to_numpy(total)} | {column(b): to_numpy(m) for b, m in moved.items()}
 
 
-def _column(block: str) -> str:
+def column(block: str) -> str:
+    """Name of the column with the distance of a block."""
     short = len(block) == 3 and block[:2] in ("W_", "w_")
     return f"distance_{block[2]}" if short else f"distance[{block}]"
 

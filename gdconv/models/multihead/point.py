@@ -96,9 +96,15 @@ class MultiHeadPoint(Point):
         """O_h = |W_O,h|_2, shape (H,)."""
         return spectral_norm(self.arrays["W_O"])
 
+    @cached_property
+    def _norms(self) -> dict[str, np.ndarray]:
+        return {}  # by block, as they are asked for: constants on 57 balls ask for the same
+
     def norm(self, block: str) -> np.ndarray:
         """|W_h|_2 of a block, shape (H,)."""
-        return spectral_norm(self.arrays[block])
+        if block not in self._norms:
+            self._norms[block] = spectral_norm(self.arrays[block])
+        return self._norms[block]
 
     @cached_property
     def o(self) -> Enclosure:

@@ -9,8 +9,10 @@ At a recorded step the Jacobian is built head by head. It gives, apart from the 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from gdconv.compiled import probes as compiled
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.formulas import Forward, MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
@@ -23,7 +25,37 @@ def probe(
     params: Parameters,
     trained: tuple[str, ...] = BLOCKS,
 ) -> Probe:
-    """Evaluate the probes through the Jacobian formulas, head by head.
+    """Evaluate the probes: compiled in float64 on the CPU, in torch elsewhere and with padding.
+
+    Args:
+        model: The model.
+        problem: Data, R replicas.
+        params: Weights, R replicas.
+        trained: Blocks that move.
+
+    Returns:
+        The numbers, and the gradient.
+    """
+    X = problem.X
+    if X.dtype != torch.float64 or X.device.type != "cpu" or problem.mask is not None:
+        return in_torch(model, problem, params, trained)
+    letters, made = "".join(block[-1] for block in trained), []
+    for r in range(params.R):
+        W = [getattr(params, b)[r].detach().contiguous().numpy() for b in (*BLOCKS, "W_O")]
+        tokens, y = (data[r % len(data)].contiguous().numpy() for data in (X, problem.y))
+        made.append(compiled.probe(model.kernel.name, tokens, y, (W[0], W[1], W[2], W[3]), letters))
+    by_block = zip(*(slopes for _, slopes in made), strict=True)
+    slopes = (torch.from_numpy(np.stack(parts)) for parts in by_block)
+    return Probe(
+        **{name: np.array([numbers[name] for numbers, _ in made]) for name in compiled.NUMBERS},
+        gradient=params.with_blocks(dict(zip(BLOCKS, slopes, strict=True))),
+    )
+
+
+def in_torch(
+    model: MultiHeadFormulas, problem: Problem, params: Parameters, trained: tuple[str, ...]
+) -> Probe:
+    """The same through `MultiHeadFormulas.jacobian_heads`, on any device, with padding or without.
 
     Args:
         model: The model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +16,13 @@ from samples import KERNELS, draw, model, motion
 from gdconv.data.problem import Problem
 from gdconv.descent.records import record_steps
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
-from gdconv.models.multihead.probes import probe
-from gdconv.models.probes import attention_entropy, distances, gap
+from gdconv.models.multihead.probes import in_torch, probe
+from gdconv.models.probes import Probe, attention_entropy, distances, gap
 
 UNIT = 2.0**-53
+
+BOTH = pytest.mark.parametrize("probe", [probe, in_torch], ids=["compiled", "torch"])
+"""Float64 on the CPU is compiled, everything else is torch."""
 
 
 @given(st.integers(1, 3_000_000))
@@ -30,12 +34,15 @@ def test_recorded_steps_are_few_and_complete(limit: int) -> None:
     assert all(a < b <= max(a + 1, a * 1.06 + 1) for a, b in zip(steps, steps[1:], strict=False))
 
 
+@BOTH
 @pytest.mark.parametrize("kernel", KERNELS)
 @given(seed=st.integers(0, 10**6))
-def test_a_gradient_step_has_a_defect_within_rounding(kernel: str, seed: int) -> None:
+def test_a_gradient_step_has_a_defect_within_rounding(
+    kernel: str, probe: Callable[..., Probe], seed: int
+) -> None:
     problem, params = draw((2, 3, 4, 3, 2, 2), seed, runs=2)
     descent = motion(problem, params, np.array([1e-2, 1e-3]), BLOCKS)
-    probed = probe(model(kernel), problem, params)
+    probed = probe(model(kernel), problem, params, BLOCKS)
     _, grad = model(kernel).gradient(problem, params)
     (wanted, _), (moved, _) = descent.step(params, probed.gradient), descent.step(params, grad)
     allowed = descent.allowed(probed, UNIT)
@@ -88,9 +95,12 @@ def elementary(kernel: str, problem: Problem, params: Parameters) -> dict[str, f
     }
 
 
+@BOTH
 @pytest.mark.parametrize("trained", [BLOCKS, ("W_Q",)])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_error_bars_are_the_documented_ones(kernel: str, trained: tuple[str, ...]) -> None:
+def test_the_error_bars_are_the_documented_ones(
+    kernel: str, trained: tuple[str, ...], probe: Callable[..., Probe]
+) -> None:
     problem, params = draw((2, 3, 4, 3, 2, 2), 11, 0.7)
     probed = probe(model(kernel), problem, params, trained)
     at, parts = model(kernel).forward(problem, params), elementary(kernel, problem, params)
@@ -122,8 +132,9 @@ def test_entropy_is_that_of_the_normalised_rows() -> None:
     assert attention_entropy(torch.ones(1, 1, 1, 1, 1)).tolist() == [0.0]
 
 
+@BOTH
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_noise_covers_the_rounding_of_the_loss(kernel: str) -> None:
+def test_noise_covers_the_rounding_of_the_loss(kernel: str, probe: Callable[..., Probe]) -> None:
     """The loss in float64 against ball arithmetic: |r - r_true| within the noise scale."""
     from gdconv.models.multihead.balls import ball_loss
 
@@ -132,13 +143,14 @@ def test_noise_covers_the_rounding_of_the_loss(kernel: str) -> None:
         W = {b: v[0] for b, v in params.numpy().items()}
         exact = ball_loss(problem.X[0].numpy(), problem.y[0].numpy(), **W, kernel=kernel)
         at = model(kernel).forward(problem, params)
-        scale = probe(model(kernel), problem, params).noise_scale[0]
+        scale = probe(model(kernel), problem, params, BLOCKS).noise_scale[0]
         assert abs(np.sqrt(2 * float(at.loss[0])) - np.sqrt(2 * exact.mid)) <= scale
         assert scale < 1e-11  # and it is not so large that it hides everything
 
 
+@BOTH
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_noise_counts_tokens_that_cancel(kernel: str) -> None:
+def test_noise_counts_tokens_that_cancel(kernel: str, probe: Callable[..., Probe]) -> None:
     """Two large opposite tokens under uniform attention: S X is small, its rounding is not."""
     from gdconv.models.multihead.balls import ball_loss
 
@@ -156,14 +168,15 @@ def test_noise_counts_tokens_that_cancel(kernel: str) -> None:
     exact = ball_loss(X, y, **W, kernel=kernel)
     at = model(kernel).forward(problem, params)
     error = abs(np.sqrt(2 * float(at.loss[0])) - np.sqrt(2 * exact.mid))
-    scale = probe(model(kernel), problem, params).noise_scale[0]
+    scale = probe(model(kernel), problem, params, BLOCKS).noise_scale[0]
     assert error <= scale
     assert scale < 1e-10
 
 
-def test_frozen_blocks_do_not_move() -> None:
+@BOTH
+def test_frozen_blocks_do_not_move(probe: Callable[..., Probe]) -> None:
     problem, params = draw((2, 2, 4, 3, 2, 1), 0)
-    found = probe(model("softmax"), problem, params, trained=("W_Q",)).gradient
+    found = probe(model("softmax"), problem, params, ("W_Q",)).gradient
     down, _ = motion(problem, params, np.array([0.1]), ("W_Q",)).step(params, found)
     moved = distances(down, params)
     assert moved["distance_Q"][0] > 0
