@@ -180,7 +180,7 @@ class FusedRun:
         track: False switches the enclosure off (sigma 0 is reported), for timing only.
 
     Attributes:
-        W_Q: The iterate of step led["step"], shape (H, D, d); W_K and W_V likewise.
+        W: The iterate of step led["step"], shape (3, H, D, d): W_Q, W_K and W_V, parts of it.
         led: The ledger; tests: the tests; tracker: the `Tracker`.
 
     Raises:
@@ -223,8 +223,10 @@ class FusedRun:
                 )
         (N, n, D), (H, _, d), D_y = tokens.shape, heads.shape, last.shape[2]
         targets = _numbers("y", y, (N, n, D_y))
-        self.W_Q, self.W_K = _numbers("W_Q", W_Q, (H, D, d)), _numbers("W_K", W_K, (H, D, d))
-        self.W_V, self.W_O = _numbers("W_V", W_V, (H, D, d)), _numbers("W_O", W_O, (H, d, D_y))
+        blocks = {"W_Q": W_Q, "W_K": W_K, "W_V": W_V}
+        self.W = np.stack([_numbers(name, W, (H, D, d)) for name, W in blocks.items()])
+        self.W_Q, self.W_K, self.W_V = self.W
+        self.W_O = _numbers("W_O", W_O, (H, d, D_y))
         self.kernel, self.code = kernel, GAUSSIAN if kernel == "gaussian" else SOFTMAX
         self.trained = np.array([block in trained for block in "QKV"], dtype=np.uint8)
         self.led = new_ledger(eta, 0.0) if led is None else led

@@ -46,11 +46,29 @@ def _product(A, B, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
+def _packed(blocks, column, out):  # type: ignore[no-untyped-def]
+    """Matrices (H, D, c) side by side in columns of `out`, from one column on."""
+    for h in range(blocks.shape[0]):
+        for x in range(blocks.shape[1]):
+            for c in range(blocks.shape[2]):
+                out[x, column + h * blocks.shape[2] + c] = blocks[h, x, c]
+
+
+@njit(nogil=True)
+def _taken(Z, row, column, out):  # type: ignore[no-untyped-def]
+    """A block of Z."""
+    for r in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            out[r, c] = Z[row + r, column + c]
+
+
+@njit(nogil=True)
 def _square(A):  # type: ignore[no-untyped-def]
     """Sum of squares."""
     total = 0.0
-    for x in A.flat:
-        total += x * x
+    flat = A.ravel()
+    for x in range(len(flat)):
+        total += flat[x] * flat[x]
     return total
 
 
@@ -123,17 +141,19 @@ def _rounded_scores(gaussian, q, k, q_abs, k_abs, v, mean, S, out):  # type: ign
 def _terms(x, q, k, v, S):  # type: ignore[no-untyped-def]
     """Squared size of the terms of J_Q and J_K before they cancel, without 1 / d."""
     n = len(x)
+    q_size, k_size, v_size = np.empty(n), np.empty(n), np.empty(n)
     far_q = far_k = 0.0
     for r in range(n):
-        far_q, far_k = max(far_q, _length(q[r])), max(far_k, _length(k[r]))
+        q_size[r], k_size[r], v_size[r] = _length(q[r]), _length(k[r]), _length(v[r])
+        far_q, far_k = max(far_q, q_size[r]), max(far_k, k_size[r])
     total = 0.0
     for r in range(n):
         by_query = by_key = 0.0
         for j in range(n):
-            u = S[r, j] * _length(v[j])
-            by_query += u * (_length(k[j]) + far_q)
+            u = S[r, j] * v_size[j]
+            by_query += u * (k_size[j] + far_q)
             by_key += u * x[j]
-        total += (x[r] * by_query) ** 2 + ((_length(q[r]) + far_k) * by_key) ** 2
+        total += (x[r] * by_query) ** 2 + ((q_size[r] + far_k) * by_key) ** 2
     return total
 
 
@@ -228,11 +248,18 @@ def _probe(gaussian, X, y, W_Q, W_K, W_V, W_O, trained, g_Q, g_K, g_V, out):  # 
         out: The numbers of `NUMBERS`, overwritten.
     """
     (N, n, D), (H, _, d), outputs = X.shape, W_Q.shape, W_O.shape[2]
-    VO, VO_abs = np.empty((H, D, outputs)), np.empty((H, D, outputs))
-    Q_abs, K_abs = np.abs(W_Q), np.abs(W_K)
+    keys, values, columns = H * d, 2 * H * d, H * (2 * d + outputs)
+    tokens, VO = X.reshape(N * n, D), np.empty((2, H, D, outputs))
     for h in range(H):
-        _product(W_V[h], W_O[h], VO[h])
-        _product(np.abs(W_V[h]), np.abs(W_O[h]), VO_abs[h])
+        _product(W_V[h], W_O[h], VO[0, h])
+        _product(np.abs(W_V[h]), np.abs(W_O[h]), VO[1, h])
+    W, Z, Z_abs = np.empty((D, columns)), np.empty((N * n, columns)), np.empty((N * n, columns))
+    _packed(W_Q, 0, W)
+    _packed(W_K, keys, W)
+    _packed(VO[0], values, W)
+    _product(tokens, W, Z)
+    _packed(VO[1], values, W)
+    _product(np.abs(tokens), np.abs(W), Z_abs)
     q, k, v = np.empty((H, n, d)), np.empty((H, n, d)), np.empty((H, n, outputs))
     mean_k, mean_v = np.empty((H, n, d)), np.empty((H, n, outputs))
     q_abs, k_abs, sizes = np.empty((n, d)), np.empty((n, d)), np.empty((n, outputs))
@@ -244,19 +271,18 @@ def _probe(gaussian, X, y, W_Q, W_K, W_V, W_O, trained, g_Q, g_K, g_V, out):  # 
     J_Q = J_K = J_V = of_F = of_R = of_large = of_rounded = terms = entropy = 0.0
     for i in range(N):
         F[:], large[:], rounded[:] = 0.0, 0.0, 0.0
-        X_abs = np.abs(X[i])
         for r in range(n):
             x[r] = _length(X[i, r])
         for h in range(H):
-            _product(X[i], W_Q[h], q[h])
-            _product(X[i], W_K[h], k[h])
-            _product(X[i], VO[h], v[h])
+            _taken(Z, i * n, h * d, q[h])
+            _taken(Z, i * n, keys + h * d, k[h])
+            _taken(Z, i * n, values + h * outputs, v[h])
             _weights(gaussian, q[h], k[h], S[h])
             _product(S[h], v[h], mean_v[h])
             _product(S[h], k[h], mean_k[h])
-            _product(X_abs, Q_abs[h], q_abs)
-            _product(X_abs, K_abs[h], k_abs)
-            _product(X_abs, VO_abs[h], sizes)
+            _taken(Z_abs, i * n, h * d, q_abs)
+            _taken(Z_abs, i * n, keys + h * d, k_abs)
+            _taken(Z_abs, i * n, values + h * outputs, sizes)
             _product(S[h], sizes, wide)
             for r in range(n):
                 for a in range(outputs):
@@ -290,7 +316,7 @@ def _probe(gaussian, X, y, W_Q, W_K, W_V, W_O, trained, g_Q, g_K, g_V, out):  # 
 
 def probe(
     kernel: str, X: Array, y: Array, weights: tuple[Array, Array, Array, Array], trained: str
-) -> tuple[dict[str, float], tuple[Array, Array, Array]]:
+) -> tuple[dict[str, float], Array]:
     """The numbers of a record and the gradient J^T (F - y), at one replica.
 
     Args:
@@ -301,7 +327,8 @@ def probe(
         trained: Blocks by which the Jacobian's norm and rounding are taken, some of "QKV".
 
     Returns:
-        The numbers by name and the gradient by W_Q, W_K, W_V, all three whatever is trained.
+        The numbers by name, and the gradient by W_Q, W_K and W_V in one array (3, H, D, d), all
+        of it whatever is trained.
 
     Example:
         >>> one = np.ones((1, 1, 1))
@@ -310,7 +337,6 @@ def probe(
         (1.0, 1.0, 1.0)
     """
     flags = np.array([block in trained for block in "QKV"], dtype=np.float64)
-    slopes = np.empty_like(weights[0]), np.empty_like(weights[1]), np.empty_like(weights[2])
-    out = np.empty(len(NUMBERS))
+    slopes, out = np.empty((3, *weights[0].shape)), np.empty(len(NUMBERS))
     _probe(kernel == "gaussian", X, y, *weights, flags, *slopes, out)
     return dict(zip(NUMBERS, out.tolist(), strict=True)), slopes

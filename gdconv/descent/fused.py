@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 import numpy as np
 import torch
 
@@ -17,7 +15,7 @@ from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.probes import SAFETY, Probe, column
 from gdconv.rigor.rounding import UNIT
 
-Blocks = tuple[np.ndarray, ...]
+COLUMNS = tuple(column(block) for block in BLOCKS)
 
 
 class FusedEngine(Engine):
@@ -31,29 +29,27 @@ class FusedEngine(Engine):
         arrays = params.numpy()
         X, y = np.ascontiguousarray(problem.X), np.ascontiguousarray(problem.y)
         self.trained = trained = "".join(block[-1] for block in plan.trained)
+        self.moving = [BLOCKS.index(block) for block in plan.trained]
         self.data = [(X[r % len(X)], y[r % len(y)]) for r in range(len(plan.eta))]
-        self.starts: list[Blocks] = [tuple(arrays[b][r] for b in BLOCKS) for r in range(params.R)]
         self.runs = [
             FusedRun(
                 model.kernel.name,
-                X[r % len(X)],
-                y[r % len(y)],
-                W_Q=arrays["W_Q"][r],
-                W_K=arrays["W_K"][r],
-                W_V=arrays["W_V"][r],
-                W_O=arrays["W_O"][r],
+                *data,
+                **{block: arrays[block][r] for block in (*BLOCKS, "W_O")},
                 led=self.ledgers[r],
                 tests=self.tests[r],
                 trained=trained,
             )
-            for r in range(len(plan.eta))
+            for r, data in enumerate(self.data)
         ]
+        self.starts = [run.W.copy() for run in self.runs]
 
     def advance(self, until: int) -> None:
         """Every live replica in turn, inside compiled code."""
         for r in self.live():
             goal = min(until, int(self.plan.limits[r]))
-            self.status[r] = self._step_to(r, goal)
+            if self.ledgers[r]["step"][0] < goal or goal == 0:
+                self.status[r] = self._step_to(r, goal)
             while self.status[r] == DONE and self.ledgers[r]["step"][0] < goal:
                 self.freshen(r)
                 self.status[r] = self._step_to(r, goal)
@@ -68,53 +64,44 @@ class FusedEngine(Engine):
 
     def parameters(self) -> Parameters:
         """Weights copied out of the compiled loop's layout."""
-        stacked = {
-            b: np.stack([getattr(run, b) for run in self.runs]) for b in ("W_Q", "W_K", "W_V")
-        }
-        return Parameters(
-            **{b: torch.from_numpy(W) for b, W in stacked.items()}, W_O=self.weights_O
-        )
+        W_Q, W_K, W_V = torch.from_numpy(np.stack([run.W for run in self.runs], axis=1))
+        return Parameters(W_Q, W_K, W_V, self.weights_O)
 
     def probe(self) -> Probe:
-        """The compiled probes, the gradient as arrays by replica."""
+        """The compiled probes, the gradient as one array by replica."""
         found = [
-            probe(run.kernel, *data, (run.W_Q, run.W_K, run.W_V, run.W_O), self.trained)
+            probe(run.kernel, *data, (*run.W, run.W_O), self.trained)
             for run, data in zip(self.runs, self.data, strict=True)
         ]
         numbers = {name: np.array([one[name] for one, _ in found]) for name in NUMBERS}
         return Probe(**numbers, gradient=[slopes for _, slopes in found])
 
+    @np.errstate(all="ignore")  # a step that overflows is seen by its loss
     def distances(self) -> dict[str, np.ndarray]:
         """From the start, without a tensor."""
-        squares = np.array([
-            _squares(*pair) for pair in zip(self._here(), self.starts, strict=True)
-        ])
-        columns = {column(b): np.sqrt(squares[:, i]) for i, b in enumerate(BLOCKS)}
+        pairs = zip(self.runs, self.starts, strict=True)
+        squares = np.array([_squares(run.W, start) for run, start in pairs])
+        columns = {name: np.sqrt(squares[:, i]) for i, name in enumerate(COLUMNS)}
         return {"distance": np.sqrt(squares.sum(1))} | columns
 
-    def expected(self, probed: Probe) -> tuple[list[Blocks], np.ndarray]:
+    def expected(self, probed: Probe) -> tuple[list[np.ndarray], np.ndarray]:
         """Theta - eta g by replica, and the same allowance as `Motion.allowed` gives."""
         eta = self.plan.eta
-        wanted = [
-            tuple(
-                W - eta[r] * g if b in self.plan.trained else W.copy()
-                for b, W, g in zip(BLOCKS, here, probed.gradient[r], strict=True)
-            )
-            for r, here in enumerate(self._here())
-        ]
+        wanted = [run.W.copy() for run in self.runs]
+        for W, length, slopes in zip(wanted, eta, probed.gradient, strict=True):
+            for i in self.moving:
+                W[i] -= length * slopes[i]
         return wanted, SAFETY * (8 * UNIT * probed.weight_norm + eta * probed.gradient_error)
 
-    def missed(self, wanted: list[Blocks]) -> np.ndarray:
+    @np.errstate(all="ignore")
+    def missed(self, wanted: list[np.ndarray]) -> np.ndarray:
         """|theta - wanted| by replica."""
-        pairs = zip(self._here(), wanted, strict=True)
-        return np.array([sqrt(sum(_squares(*pair))) for pair in pairs])
-
-    def _here(self) -> list[Blocks]:
-        return [(run.W_Q, run.W_K, run.W_V) for run in self.runs]
+        pairs = zip(self.runs, wanted, strict=True)
+        return np.sqrt([_squares(run.W, there).sum() for run, there in pairs])
 
 
-@np.errstate(all="ignore")  # a step that overflows is none, and is seen by its loss
-def _squares(a: Blocks, b: Blocks) -> list[float]:
-    """|a - b|^2 block by block."""
-    apart = ((x - y).ravel() for x, y in zip(a, b, strict=True))
-    return [float(d @ d) for d in apart]
+def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|a - b|^2 block by block, shape (3,)."""
+    apart = (a - b).reshape(len(a), -1)
+    squares: np.ndarray = np.einsum("bx,bx->b", apart, apart)
+    return squares

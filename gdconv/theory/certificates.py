@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 RHO_GRID = np.geomspace(1e-7, 1.0, 57)
 """Radii tried by TAIL; the best margin of (T3) wins."""
 
+CLOSE = 1e-9
+"""Far more than rounding changes in a margin, or in what is subtracted to make one."""
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -69,9 +72,13 @@ def tail(end: Point, eta: float, constants: Callable[[float], tuple[float, float
         The certificate with the best margin of (T3), fulfilled or not.
     """
     (s, S), r = end.J_range, end.r_range
+    found = [constants(rho) for rho in map(float, RHO_GRID)]
+    most = _most(np.array(found, dtype=float), (s.hi, S.lo, r), eta)
     best, best_margin = None, -np.inf
-    for rho in map(float, RHO_GRID):
-        M, G_squared = constants(rho)
+    for i in np.argsort(-most, kind="stable"):  # most radii cannot be the best, and need no bars
+        if most[i] < best_margin:
+            break
+        (M, G_squared), rho = found[i], float(RHO_GRID[i])
         drift = times(M, rho)
         reach = plus(S, drift)
         L = plus(smaller(G_squared, times(reach, reach)), times(M, r))
@@ -91,6 +98,17 @@ def tail(end: Point, eta: float, constants: Callable[[float], tuple[float, float
     )
     rate = times(2, c, room, room).lo if c.lo > 0 and room.lo > 0 else float("nan")
     return Tail(rho, rate, hypotheses)
+
+
+@np.errstate(all="ignore")  # infinite constants, or a loss of zero, leave nothing to fire
+def _most(found: np.ndarray, ends: tuple[float, float, Enclosure], eta: float) -> np.ndarray:
+    """No margin of (T3) is greater: c rho (s - M rho) / r of each radius from above, or -rho."""
+    (M, G_squared), (s, S, r) = found.T, ends
+    drift = M * RHO_GRID
+    c = 1 - eta * (np.minimum(G_squared, (S + drift) ** 2) + M * r.lo) / 2 + CLOSE
+    room = s - drift + CLOSE * s
+    margin = c * RHO_GRID * room / r.hi * (1 + CLOSE)
+    return np.where((c > 0) & (room > 0) & (margin > 0), margin, -RHO_GRID * (1 - CLOSE))
 
 
 def run_certificate(

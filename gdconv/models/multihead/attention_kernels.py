@@ -104,7 +104,7 @@ class Softmax(Kernel):
     ) -> Float[Tensor, "*b n o d"]:
         """sum_j S_kj (k_j - kbar_k) v_ja / sqrt(d): covariance of keys and values under row k."""
         centred = k.unsqueeze(-3) - (S @ k).unsqueeze(-2)
-        return torch.einsum("...kj,...kjd,...ja->...kad", S, centred, v) / sqrt(q.shape[-1])
+        return v.mT.unsqueeze(-3) @ (S.unsqueeze(-1) * centred) / sqrt(q.shape[-1])
 
     def key_tangent(
         self,
@@ -116,8 +116,8 @@ class Softmax(Kernel):
     ) -> Float[Tensor, "*b n o D d"]:
         """(sum_j S_kj (v_ja - vbar_ka) x_j) tensor q_k / sqrt(d)."""
         centred = v.unsqueeze(-3) - (S @ v).unsqueeze(-2)
-        m = torch.einsum("...kj,...kja,...jD->...kaD", S, centred, X)
-        return torch.einsum("...kaD,...kd->...kaDd", m, q) / sqrt(q.shape[-1])
+        m = (S.unsqueeze(-1) * centred).mT @ X.unsqueeze(-3)
+        return m.unsqueeze(-1) * (q / sqrt(q.shape[-1])).unsqueeze(-2).unsqueeze(-2)
 
 
 class Gaussian(Kernel):
@@ -158,8 +158,8 @@ class Gaussian(Kernel):
         self, S: Weights, q: Tokens, k: Tokens, v: Float[Tensor, "*b n o"]
     ) -> Float[Tensor, "*b n o d"]:
         """-sum_j S_kj (q_k - k_j) v_ja / sqrt(d)."""
-        gap = q.unsqueeze(-2) - k.unsqueeze(-3)
-        return -torch.einsum("...kj,...kjd,...ja->...kad", S, gap, v) / sqrt(q.shape[-1])
+        gap = k.unsqueeze(-3) - q.unsqueeze(-2)
+        return v.mT.unsqueeze(-3) @ (S.unsqueeze(-1) * gap) / sqrt(q.shape[-1])
 
     def key_tangent(
         self,
@@ -170,9 +170,11 @@ class Gaussian(Kernel):
         X: Float[Tensor, "*#b n D"],
     ) -> Float[Tensor, "*b n o D d"]:
         """sum_j S_kj v_ja x_j tensor (q_k - k_j) / sqrt(d)."""
-        gap = q.unsqueeze(-2) - k.unsqueeze(-3)
+        gap = (q.unsqueeze(-2) - k.unsqueeze(-3)) / sqrt(q.shape[-1])
         weighted = S.unsqueeze(-1) * v.unsqueeze(-3)
-        return torch.einsum("...kja,...jD,...kjd->...kaDd", weighted, X, gap) / sqrt(q.shape[-1])
+        by_token = (weighted.unsqueeze(-1) * gap.unsqueeze(-2)).flatten(-2)  # (k, j, a d)
+        m = X.mT.unsqueeze(-3) @ by_token
+        return m.unflatten(-1, (v.shape[-1], -1)).transpose(-3, -2)
 
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Softmax(), Gaussian())}

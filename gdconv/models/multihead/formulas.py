@@ -8,7 +8,7 @@ W_O (R, H, d, D_y) fixed, S (R, H, N, n, n), B (R, N n, H D). Output index (i, k
 that order: m = N n D_y. Padded tokens are zero in X, y, S, F and the residual, so sums over tokens
 hold as they stand; B and J have rows of real tokens only, N n standing for their number. Source:
 Song et al. 2024, section 2. Relative to the paper our D is its embedding dimension. The gradients
-and the Jacobian are two separate derivations; `jacobian_head` checks `gradient` during every run
+and the Jacobian are two separate derivations; `jacobian_heads` checks `gradient` during every run
 (gdconv.models.multihead.probes).
 """
 
@@ -113,10 +113,10 @@ class MultiHeadFormulas(Formulas):
         B = at.S @ problem.X.unsqueeze(1)
         return problem.rows(B.permute(0, 2, 3, 1, 4)).flatten(2)
 
-    def jacobian_head(
-        self, problem: Problem, params: Parameters, at: Forward, h: int
-    ) -> dict[str, Float[Tensor, "R m D d"]]:
-        """Jacobian of F with respect to the three blocks of head h.
+    def jacobian_heads(
+        self, problem: Problem, params: Parameters, at: Forward
+    ) -> Iterator[dict[str, Float[Tensor, "R m D d"]]]:
+        """Jacobian of F by the blocks of head h = 0 .. H-1, one at a time: never the whole one.
 
         J_V = (S X)_k tensor W_O[:, a]; J_Q = x_k tensor query tangent; J_K = key tangent.
 
@@ -124,25 +124,25 @@ class MultiHeadFormulas(Formulas):
             problem: Data.
             params: Weights.
             at: Forward pass at `params`.
-            h: Head.
 
-        Returns:
+        Yields:
             Blocks by name, each (R, m, D, d) with m = N n D_y; rows of padded tokens are zero.
         """
-        X = problem.X
-        S, q, k, v = at.S[:, h], at.q[:, h], at.k[:, h], at.u[:, h]
-        M = self.kernel.query_tangent(S, q, k, v)
-        J_Q = torch.einsum("rikD,rikad->rikaDd", X.expand(S.shape[0], -1, -1, -1), M)
-        J_K = self.kernel.key_tangent(S, q, k, v, X)
-        J_V = torch.einsum("rikD,rda->rikaDd", S @ X, params.W_O[:, h])
-        shape = (S.shape[0], -1, X.shape[-1], q.shape[-1])
-        return {"W_Q": J_Q.reshape(shape), "W_K": J_K.reshape(shape), "W_V": J_V.reshape(shape)}
+        tokens = problem.X.expand(params.R, -1, -1, -1)
+        for h in range(params.H):
+            one = (x[:, h] for x in (at.S, at.q, at.k, at.u, params.W_O))
+            yield self._by_blocks(tokens, *one)
 
-    def jacobian_heads(
-        self, problem: Problem, params: Parameters, at: Forward
-    ) -> Iterator[dict[str, Float[Tensor, "R m D d"]]]:
-        """`jacobian_head` for h = 0 .. H-1, one at a time: never the whole Jacobian."""
-        return (self.jacobian_head(problem, params, at, h) for h in range(params.H))
+    def _by_blocks(
+        self, X: Tensor, S: Tensor, q: Tensor, k: Tensor, v: Tensor, W_O: Tensor
+    ) -> dict[str, Tensor]:
+        """Jacobian of one head or, with an axis for them before N, of all, (..., m, D, d)."""
+        blocks = {
+            "W_Q": X[..., None, :, None] * self.kernel.query_tangent(S, q, k, v).unsqueeze(-2),
+            "W_K": self.kernel.key_tangent(S, q, k, v, X),
+            "W_V": (S @ X)[..., None, :, None] * W_O.mT[..., None, None, :, None, :],
+        }
+        return {name: J.flatten(-5, -3) for name, J in blocks.items()}
 
     def jacobian(
         self, problem: Problem, params: Parameters, blocks: tuple[str, ...] = BLOCKS
@@ -160,8 +160,9 @@ class MultiHeadFormulas(Formulas):
             The dense Jacobian.
         """
         at = self.forward(problem, params)
-        heads = list(self.jacobian_heads(problem, params, at))
-        J = torch.cat([head[b].flatten(2) for b in blocks for head in heads], dim=2)
+        tokens = problem.X.expand(params.R, -1, -1, -1).unsqueeze(1)
+        made = self._by_blocks(tokens, at.S, at.q, at.k, at.u, params.W_O)  # (R, H, m, D, d)
+        J = torch.cat([made[b].transpose(1, 2).flatten(2) for b in blocks], dim=2)
         if problem.mask is None:
             return J
         return problem.rows(J.unflatten(1, (problem.N, problem.n, -1))).flatten(1, 2)

@@ -89,7 +89,13 @@ class MultiHeadPoint(Point):
 
     def s(self, p: int, q: int = 0) -> float:
         """s_p = (sum_i a_i^p)^(1/2); s_p,q = (sum_i (n_i/n)^q a_i^p)^(1/2), s_p without padding."""
-        return float(np.sqrt((self.fill**q * self.a**p).sum()))
+        if (p, q) not in self._sums:
+            self._sums[p, q] = float(np.sqrt((self.fill**q * self.a**p).sum()))
+        return self._sums[p, q]
+
+    @cached_property
+    def _sums(self) -> dict[tuple[int, int], float]:
+        return {}
 
     @cached_property
     def O(self) -> np.ndarray:  # noqa: E743
@@ -161,4 +167,6 @@ class MultiHeadPoint(Point):
         """sigma_m(J_V), the value block alone."""
         if self.problem.duplicate_tokens:
             return Enclosure(0.0, 0.0)
-        return enclose_singular_range(self._jacobian(("W_V",)))[0]
+        whole = self.trained == BLOCKS  # W_V is its last block
+        J = np.split(self.J, 3, axis=1)[2] if whole else self._jacobian(("W_V",))
+        return enclose_singular_range(J)[0]

@@ -44,8 +44,7 @@ def probe(
         W = [getattr(params, b)[r].detach().contiguous().numpy() for b in (*BLOCKS, "W_O")]
         tokens, y = (data[r % len(data)].contiguous().numpy() for data in (X, problem.y))
         made.append(compiled.probe(model.kernel.name, tokens, y, (W[0], W[1], W[2], W[3]), letters))
-    by_block = zip(*(slopes for _, slopes in made), strict=True)
-    slopes = (torch.from_numpy(np.stack(parts)) for parts in by_block)
+    slopes = torch.from_numpy(np.stack([one for _, one in made], axis=1))
     return Probe(
         **{name: np.array([numbers[name] for numbers, _ in made]) for name in compiled.NUMBERS},
         gradient=params.with_blocks(dict(zip(BLOCKS, slopes, strict=True))),

@@ -243,11 +243,8 @@ def test_block_norms_hold_head_by_head(kernel: str) -> None:
         start = MultiHeadPoint(model(kernel), problem, params)
         c = Constants(start, Radii.joint(0.0))
         at = model(kernel).forward(problem, params)
-        for h in range(2):
-            J = {
-                b: v[0].flatten(1).numpy()
-                for b, v in model(kernel).jacobian_head(problem, params, at, h).items()
-            }
+        for h, head in enumerate(model(kernel).jacobian_heads(problem, params, at)):
+            J = {b: v[0].flatten(1).numpy() for b, v in head.items()}
             assert np.linalg.norm(J["W_V"], 2) <= c.g_V()[h] * (1 + 1e-12)
             if kernel == "softmax":
                 assert np.linalg.norm(J["W_Q"], 2) <= c.g_Q()[h] * (1 + 1e-12)
