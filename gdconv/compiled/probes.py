@@ -158,12 +158,28 @@ def _terms(x, q, k, v, S):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
+def _outer(A, B, g):  # type: ignore[no-untyped-def]
+    """G += A^T B, four tokens at a time."""
+    (n, rows), columns = A.shape, B.shape[1]
+    whole = n - n % 4
+    for x in range(rows):
+        for r in range(0, whole, 4):
+            a, b, e, f = A[r, x], A[r + 1, x], A[r + 2, x], A[r + 3, x]
+            for c in range(columns):
+                s = a * B[r, c] + b * B[r + 1, c]
+                g[x, c] += s + (e * B[r + 2, c] + f * B[r + 3, c])
+        for r in range(whole, n):
+            for c in range(columns):
+                g[x, c] += A[r, x] * B[r, c]
+
+
+@njit(nogil=True)
 def _query_rows(gaussian, X, q, k, v, mean_k, S, R, g, row, pull):  # type: ignore[no-untyped-def]
     """Rows of J_Q of one sample and head: J^T R added to g; sum of squares."""
     n, d = q.shape
     root, total = np.sqrt(d), 0.0
+    pull[:] = 0.0
     for r in range(n):
-        pull[:] = 0.0
         length = _length(X[r]) ** 2
         for a in range(v.shape[1]):
             row[:] = 0.0
@@ -173,38 +189,46 @@ def _query_rows(gaussian, X, q, k, v, mean_k, S, R, g, row, pull):  # type: igno
                     row[c] += s * (k[j, c] - (q[r, c] if gaussian else mean_k[r, c]))
             total += length * _length(row) ** 2
             for c in range(d):
-                pull[c] += R[r, a] * row[c]
-        for x in range(X.shape[1]):
-            for c in range(d):
-                g[x, c] += X[r, x] * pull[c]
+                pull[r, c] += R[r, a] * row[c]
+    _outer(X, pull, g)
     return total
 
 
 @njit(nogil=True)
-def _key_rows(gaussian, X, q, k, v, mean_v, S, R, g, row, block):  # type: ignore[no-untyped-def]
-    """Rows of J_K of one sample and head: J^T R added to g; sum of squares."""
+def _key_rows(X, q, v, mean_v, S, R, g, row, pull):  # type: ignore[no-untyped-def]
+    """Rows of J_K of one sample and head, softmax: J^T R added to g; sum of squares."""
+    n, d = q.shape
+    root, total = np.sqrt(d), 0.0
+    pull[:] = 0.0
+    for r in range(n):
+        length = _length(q[r]) ** 2
+        for a in range(v.shape[1]):
+            row[:] = 0.0
+            for j in range(n):
+                s = S[r, j] * (v[j, a] - mean_v[r, a]) / root
+                for x in range(X.shape[1]):
+                    row[x] += s * X[j, x]
+            total += length * _length(row) ** 2
+            for x in range(X.shape[1]):
+                pull[r, x] += R[r, a] * row[x]
+    _outer(pull, q, g)
+    return total
+
+
+@njit(nogil=True)
+def _key_blocks(X, q, k, v, S, R, g, block):  # type: ignore[no-untyped-def]
+    """The same, Gaussian: a row is a matrix (D, d) of rank n."""
     (n, d), D = q.shape, X.shape[1]
     root, total = np.sqrt(d), 0.0
     for r in range(n):
         for a in range(v.shape[1]):
-            if gaussian:
-                block[:] = 0.0
-                for j in range(n):
-                    s = S[r, j] * v[j, a] / root
-                    for x in range(D):
-                        for c in range(d):
-                            block[x, c] += s * X[j, x] * (q[r, c] - k[j, c])
-                total += _square(block)
-            else:
-                row[:] = 0.0
-                for j in range(n):
-                    s = S[r, j] * (v[j, a] - mean_v[r, a]) / root
-                    for x in range(D):
-                        row[x] += s * X[j, x]
-                total += (_length(row) * _length(q[r])) ** 2
+            block[:] = 0.0
+            for j in range(n):
+                s = S[r, j] * v[j, a] / root
                 for x in range(D):
                     for c in range(d):
-                        block[x, c] = row[x] * q[r, c]
+                        block[x, c] += s * X[j, x] * (q[r, c] - k[j, c])
+            total += _square(block)
             for x in range(D):
                 for c in range(d):
                     g[x, c] += R[r, a] * block[x, c]
@@ -214,19 +238,15 @@ def _key_rows(gaussian, X, q, k, v, mean_v, S, R, g, row, block):  # type: ignor
 @njit(nogil=True)
 def _value_rows(SX, W_O, R, g, pull):  # type: ignore[no-untyped-def]
     """Rows of J_V of one sample and head: J^T R added to g; sum of squares."""
-    d, outputs = W_O.shape
-    total = 0.0
+    lengths = 0.0
     for r in range(len(SX)):
-        length = _length(SX[r]) ** 2
-        pull[:] = 0.0
-        for a in range(outputs):
-            for c in range(d):
-                total += length * W_O[c, a] ** 2
-                pull[c] += R[r, a] * W_O[c, a]
-        for x in range(SX.shape[1]):
-            for c in range(d):
-                g[x, c] += SX[r, x] * pull[c]
-    return total
+        lengths += _length(SX[r]) ** 2
+        for c in range(len(W_O)):
+            pull[r, c] = 0.0
+            for a in range(W_O.shape[1]):
+                pull[r, c] += R[r, a] * W_O[c, a]
+    _outer(SX, pull, g)
+    return lengths * _square(W_O)
 
 
 @njit(nogil=True)
@@ -266,7 +286,8 @@ def _probe(gaussian, X, y, W_Q, W_K, W_V, W_O, trained, g_Q, g_K, g_V, out):  # 
     S, SX, x = np.empty((H, n, n)), np.empty((n, D)), np.empty(n)
     F, R, wide = np.empty((n, outputs)), np.empty((n, outputs)), np.empty((n, outputs))
     large, rounded = np.empty((n, outputs)), np.empty((n, outputs))
-    row, long_row, pull, block = np.empty(d), np.empty(D), np.empty(d), np.empty((D, d))
+    row, pull, long_row, long_pull = np.empty(d), np.empty((n, d)), np.empty(D), np.empty((n, D))
+    block = np.empty((D, d))
     g_Q[:], g_K[:], g_V[:] = 0.0, 0.0, 0.0
     J_Q = J_K = J_V = of_F = of_R = of_large = of_rounded = terms = entropy = 0.0
     for i in range(N):
@@ -299,7 +320,11 @@ def _probe(gaussian, X, y, W_Q, W_K, W_V, W_O, trained, g_Q, g_K, g_V, out):  # 
         for h in range(H):
             at = X[i], q[h], k[h], v[h]
             J_Q += _query_rows(gaussian, *at, mean_k[h], S[h], R, g_Q[h], row, pull)
-            J_K += _key_rows(gaussian, *at, mean_v[h], S[h], R, g_K[h], long_row, block)
+            if gaussian:
+                J_K += _key_blocks(*at, S[h], R, g_K[h], block)
+            else:
+                args = X[i], q[h], v[h], mean_v[h], S[h]
+                J_K += _key_rows(*args, R, g_K[h], long_row, long_pull)
             _product(S[h], X[i], SX)
             J_V += _value_rows(SX, W_O[h], R, g_V[h], pull)
     w_Q, w_K, w_V = _square(W_Q), _square(W_K), _square(W_V)

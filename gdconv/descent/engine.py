@@ -63,7 +63,7 @@ class Engine(ABC):
 
     def live(self) -> list[int]:
         """Replicas that have not ended."""
-        return [r for r in range(len(self.status)) if not self.finished[r]]
+        return [r for r, finished in enumerate(self.finished.tolist()) if not finished]
 
     @abstractmethod
     def advance(self, until: int) -> None:

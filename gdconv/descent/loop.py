@@ -152,7 +152,7 @@ def descend(
 
 def _advance(engine: Engine, until: int) -> None:
     engine.advance(until)
-    for r in np.flatnonzero(engine.status == DIVERGED):
+    for r in [r for r, status in enumerate(engine.status.tolist()) if status == DIVERGED]:
         led = engine.ledgers[r][0]
         if led["step"] < 0:
             raise InputError(
@@ -167,7 +167,7 @@ def _advance(engine: Engine, until: int) -> None:
         observed = loss > FINITE_LIMIT * float(led["loss_0"]) and np.isfinite(loss)
         step = int(led["step"]) + (0 if observed else 1)  # what is not finite is not observed
         loss = loss if observed else float("inf")
-        raise DivergenceError(int(r), float(led["eta"]), step, loss)
+        raise DivergenceError(r, float(led["eta"]), step, loss)
 
 
 def _refresh(engine: Engine, probed: Probe) -> None:
