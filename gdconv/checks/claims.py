@@ -6,6 +6,7 @@ Resolved -> case (one per seed) -> finding (one per statement) -> Check
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from gdconv.checks.judge import hypothesis_row
+from gdconv.checks.parallel import in_processes
 from gdconv.checks.resolve import Resolved
 from gdconv.checks.result import Check, Interrupted, Progress
 from gdconv.support.config import Config
@@ -57,8 +59,14 @@ def evaluate(setting: Cases, progress: Progress | None = None) -> Check:
     seeds = range(setting.config.seed, setting.config.seed + setting.config.seeds)
     with one_thread():
         try:
-            for run, seed in enumerate(seeds):
-                cases.append(_evaluate(setting.resolved, run, seed, progress, len(seeds)))
+            jobs = setting.config.jobs or 1
+            told = progress if min(jobs, len(seeds)) == 1 else None  # each one tells its statements
+            tasks = [(setting.resolved, r, seed, told, len(seeds)) for r, seed in enumerate(seeds)]
+            with closing(in_processes(_evaluate, tasks, jobs)) as answers:
+                for case in answers:
+                    cases.append(case)
+                    if progress and not told:
+                        progress(f"{setting.resolved.theorem.id}, finished", len(cases), len(seeds))
         except KeyboardInterrupt:
             done = _check(setting.resolved, cases) if cases else None
             raise Interrupted(done, len(seeds) - len(cases)) from None

@@ -32,7 +32,7 @@ def collect(
     Returns:
         The check.
     """
-    setting = setting.first(len(outcomes)) if len(outcomes) < len(setting.starts) else setting
+    setting = setting.only(range(len(outcomes))) if len(outcomes) < len(setting.starts) else setting
     resolved = setting.resolved
     theorem, config = resolved.theorem, resolved.config
     verdicts, hypotheses, traces, runs = [], [], [], []

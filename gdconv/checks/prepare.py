@@ -77,16 +77,17 @@ class Setting:
             kept["mask"] = np.repeat(real[None], self.problem.R, axis=0)
         return kept | self.params.numpy()
 
-    def first(self, runs: int) -> Setting:
-        """The same setting with its first runs only."""
-        keep = list(range(runs))
+    def only(self, runs: range) -> Setting:
+        """The same setting with some runs that follow one another; what is cached stays behind."""
+        keep, asked = list(runs), self.config
+        config = replace(asked, seed=asked.seed + keep[0], seeds=len(keep))
         return replace(
             self,
-            resolved=replace(self.resolved, config=replace(self.config, seeds=runs)),
+            resolved=replace(self.resolved, config=config),
             problem=Problem.stack([self.problem[r] for r in keep]),
             params=self.params[keep],
-            starts=self.starts[:runs],
-            predictions=self.predictions[:runs],
+            starts=[replace(self.starts[r]) for r in keep],
+            predictions=[self.predictions[r] for r in keep],
         )
 
 

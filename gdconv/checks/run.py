@@ -5,6 +5,8 @@ options -> Resolved -> Setting -> Outcome -> Judgement -> Check
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ import numpy as np
 from gdconv.checks.claims import Cases, evaluate
 from gdconv.checks.collect import collect
 from gdconv.checks.given import Given
+from gdconv.checks.parallel import in_processes
 from gdconv.checks.prepare import Setting, prepare
 from gdconv.checks.result import Check, Interrupted, Progress
-from gdconv.checks.steps import plan_of, step_sizes
+from gdconv.checks.steps import StepSizes, plan_of, step_sizes
 from gdconv.compiled.descent import ROSE
 from gdconv.data.problem import Problem
 from gdconv.descent.loop import Outcome, descend
@@ -103,15 +106,12 @@ def run(setting: Setting | Cases, progress: Progress | None = None) -> Check:
         with deferred():
             return collect(setting, outcomes, sizes.rule, notes) if outcomes else None
 
-    # the compiled loop gains nothing from a batch: one seed after another, so that none is lost
-    batches = [list(range(R))] if setting.batched else [[r] for r in range(R)]
     with one_thread():
         try:
-            for runs in batches:
-                local = sizes.rule == "local"
-                made, said = _descend_batch(setting, runs, sizes.eta[runs], local, progress)
-                outcomes += made
-                notes += said
+            with closing(_descents(setting, sizes, progress)) as descents:
+                for made, said in descents:
+                    outcomes += made
+                    notes += said
         except KeyboardInterrupt:
             raise Interrupted(judged(), R - len(outcomes)) from None
         except DivergenceError as error:
@@ -124,10 +124,42 @@ def run(setting: Setting | Cases, progress: Progress | None = None) -> Check:
         return check
 
 
+Descent = tuple[list[Outcome], list[str]]
+"""Outcomes of some runs, and notes."""
+
+
+def _descents(setting: Setting, sizes: StepSizes, progress: Progress | None) -> Generator[Descent]:
+    """All runs in their order.
+
+    The torch engine takes them together; the compiled loop gains nothing from that, and with jobs
+    each is alone, so that its last digits do not depend on how many processes there are.
+
+    Yields:
+        Some of the runs.
+    """
+    R, jobs, local = len(setting.starts), setting.config.jobs, sizes.rule == "local"
+    if jobs is None or R == 1:
+        together = setting.batched
+        for runs in [list(range(R))] if together else [[r] for r in range(R)]:
+            yield _descend_batch(setting, runs, sizes.eta[runs], local, progress)
+        return
+    tasks = [(setting.only(range(r, r + 1)), [0], sizes.eta[[r]], local, None, r) for r in range(R)]
+    with closing(in_processes(_descend_batch, tasks, jobs)) as answers:
+        for done, found in enumerate(answers, 1):
+            if progress:
+                progress(f"{_phase(setting, list(range(R)), 0)}, finished", done, R)
+            yield found
+
+
 def _descend_batch(
-    setting: Setting, runs: list[int], eta: np.ndarray, local: bool, progress: Progress | None
-) -> tuple[list[Outcome], list[str]]:
-    """Some of the runs, and notes; with the local step those that rise start again with half."""
+    setting: Setting,
+    runs: list[int],
+    eta: np.ndarray,
+    local: bool,
+    progress: Progress | None,
+    first: int = 0,  # its number among all that were asked for, of which `setting` has a part
+) -> Descent:
+    """Some of the runs; with the local step those that rise start again with half."""
     outcomes: dict[int, Outcome] = {}
     pending, notes = dict(zip(runs, eta, strict=True)), []
     for halving in range(MOST_HALVINGS + 1):
@@ -140,12 +172,13 @@ def _descend_batch(
             made = descend(setting.model, problem, setting.params[replicas], plan, report)
         except DivergenceError as e:  # it counts within the batch
             r = replicas[e.run]
-            raise DivergenceError(r, e.eta, e.step, e.loss, setting.seeds[r], local) from None
+            seed = setting.seeds[r]
+            raise DivergenceError(first + r, e.eta, e.step, e.loss, seed, local) from None
         outcomes |= dict(zip(replicas, made, strict=True))
         pending = {r: pending[r] / 2 for r in replicas if outcomes[r].status == ROSE}
         if not pending:
             break
-        rose = ", ".join(map(str, pending))
+        rose = ", ".join(str(first + r) for r in pending)
         notes.append(f"the loss rose in run {rose}: restarted with half the step")
     return [outcomes[r] for r in runs], notes
 

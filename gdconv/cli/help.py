@@ -23,7 +23,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("init", "scales", "margin"),
     ),
     "descent": ("algorithm", "step", "sharpness", "steps", "until_bound", "until_loss"),
-    "run and output": ("seeds", "seed", "device", "dtype", "engine", "out", "json", "quiet"),
+    "run and output": (
+        "seeds",
+        "seed",
+        "device",
+        "dtype",
+        "engine",
+        "jobs",
+        "out",
+        "json",
+        "quiet",
+    ),
 }
 """Fields of `Config` by group."""
 

@@ -19,16 +19,16 @@ from gdconv.support.options import Option, plain, require_kind
 GLOBAL = (
     *("theorem", "statement", "model", "data", "problem", "algorithm", "step", "sharpness"),
     *("steps", "until_bound", "until_loss", "seeds", "seed", "device", "dtype", "engine"),
-    *("out", "json", "quiet"),
+    *("jobs", "out", "json", "quiet"),
 )
 """Fields that mean the same in every check: nobody declares an option of that name."""
 
-PRESENTATION = ("out", "json", "quiet")
+PRESENTATION = ("jobs", "out", "json", "quiet")
 """Fields that do not change the result; they are left out of the name of a saved run."""
 
 COUNTS = (
     *("samples", "tokens", "embedding", "outputs", "head_dim", "heads", "width"),
-    *("seeds", "steps"),
+    *("seeds", "steps", "jobs"),
 )
 """Fields that count something."""
 
@@ -120,6 +120,8 @@ class Config:
     """float64, or float32 for study: verdicts then say so"""
     engine: str = "auto"
     """auto, fused (compiled CPU loop) or torch"""
+    jobs: int | None = None
+    """processes that share the seeds, one after another within each; the same for every number"""
     out: str | None = None
     """folder in which the run is saved"""
     json: bool = False

@@ -111,6 +111,17 @@ class GdconvError(ValueError):
     def __init__(self, message: str = "") -> None:
         super().__init__(quoted(message, 2 * MOST_SAID))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whole, from another process: classes below take other arguments than the message."""
+        return _rebuilt, (type(self), str(self), self.__dict__)
+
+
+def _rebuilt(kind: type[GdconvError], message: str, rest: dict[str, Any]) -> GdconvError:
+    error = kind.__new__(kind)
+    GdconvError.__init__(error, message)
+    error.__dict__.update(rest)
+    return error
+
 
 class InputError(GdconvError):
     """A field has a value that cannot be used.
