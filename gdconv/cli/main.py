@@ -168,11 +168,10 @@ class _Version(argparse.Action):
 
 
 def _list(options: Any) -> int:
-    _import("gdconv.theory.theorem")
-    from gdconv.report.jsonable import jsonable
-    from gdconv.theory.registry import all_theorems
+    from gdconv.theory.registry import listed
 
-    found, broken = all_theorems()
+    with _waiting():  # a theorem whose file does not tell all is imported
+        found, broken = listed()
     for module, reason in broken.items():
         say(f"{module} is left out, it cannot be imported: {reason}")
     rows: list[dict[str, Any]] = [
@@ -188,7 +187,7 @@ def _list(options: Any) -> int:
         for theorem in found.values()
     ]
     if options.json:
-        show(json.dumps({"theorems": jsonable(rows)}, indent=1))
+        show(json.dumps({"theorems": rows}, indent=1, default=str))
         return 0
     lines = []
     for row in rows:
@@ -240,14 +239,15 @@ def _check(words: Sequence[str]) -> int:
 def _readers(given: Any) -> Any:
     """The parties of a check; the theorem is imported where its file does not tell all of it."""
     from gdconv.checks.readers import Readers
-    from gdconv.theory.outline import outline
-    from gdconv.theory.registry import theorem_named
+    from gdconv.theory.registry import outline, theorem_named
 
-    theorem: Any = outline(given.theorem)
-    models = [given.model] if given.model else list(theorem.models) if theorem else []
-    if theorem is None or given.algorithm or any(":" in m or m == "module" for m in models):
+    told = outline(given.theorem)
+    with _waiting():
+        theorem: Any = told or theorem_named(given.theorem)
+    models = [given.model] if given.model else list(theorem.models)
+    if told is None or given.algorithm or any(":" in m or m == "module" for m in models):
         _import("gdconv.checks.run", "gdconv.checks.store")
-    return Readers.of(theorem or theorem_named(given.theorem), given)
+    return Readers.of(theorem, given)
 
 
 def _last(places: list[Path]) -> str:
@@ -259,11 +259,18 @@ def _last(places: list[Path]) -> str:
 
 
 def _import(*modules: str) -> None:
-    """Import what a command needs; control-C waits, or it could abort the process."""
-    require_working_directory()
-    with deferred() as pressed:
+    """Import what a command needs."""
+    with _waiting():
         for module in modules:
             import_module(module)
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    """While modules are imported, control-C waits, or it could abort the process."""
+    require_working_directory()
+    with deferred() as pressed:
+        yield
     if pressed:
         raise KeyboardInterrupt
 

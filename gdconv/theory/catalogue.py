@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gdconv.theory.registry import registry
+from gdconv.theory.registry import listed
 
 
 def theorems() -> pd.DataFrame:
@@ -18,7 +18,7 @@ def theorems() -> pd.DataFrame:
         True
     """
     rows = []
-    for theorem in registry().values():
+    for theorem in listed()[0].values():
         ordered = sorted(theorem.statements(), key=lambda s: not s.default)
         names = ", ".join(s.name for s in ordered)
         rows.append({

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gdconv.theory.outline import Line, outline
-from gdconv.theory.registry import registry
+from gdconv.theory.outline import Line
+from gdconv.theory.registry import outline, registry
 
 
 @pytest.mark.parametrize("name", sorted(registry()))
@@ -62,7 +62,7 @@ def test_what_is_not_plainly_written_has_no_outline(
 ) -> None:
     file = tmp_path / "mine.py"
     file.write_text(text)
-    monkeypatch.setattr("gdconv.theory.outline.source_of", lambda name: file)
+    monkeypatch.setattr("gdconv.theory.registry.source_of", lambda name: file)
     found = outline("mine")
     assert (found is not None) == plain
     if found is not None:
@@ -76,7 +76,7 @@ def test_nothing_of_an_unknown_id() -> None:
 
 def test_it_imports_no_torch() -> None:
     code = (
-        "import sys; from gdconv.theory.outline import outline; print(outline('full-gd').title);"
+        "import sys; from gdconv.theory.registry import outline; print(outline('full-gd').title);"
         "print(sorted({'torch', 'numpy', 'pandas', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
