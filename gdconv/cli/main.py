@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,16 @@ from gdconv.support.errors import (
     quoted,
 )
 from gdconv.support.files import require_working_directory
+from gdconv.support.garbage import uncollected
 from gdconv.support.interruption import deferred, forget
 from gdconv.theory.verdict import EXIT_CODES
 
 BAD_INPUT, INTERRUPTED = 2, 130
 CHECK = "gdconv check"
 FORMATS = ("text", "csv", "markdown", "latex")
+
+_OWN: ContextVar[bool] = ContextVar("own", default=False)
+"""Whether this process runs one command and no more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if sys.stderr is None:  # closed by the caller (2>&-); libraries write there too
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
+    _OWN.set(argv is None)
     code = _run_command(sys.argv[1:] if argv is None else argv)
     if argv is None:  # all is said and the process ends: control-C has nothing left to break off
         with contextlib.suppress(ValueError):  # not in the main thread
@@ -269,7 +275,7 @@ def _import(*modules: str) -> None:
 def _waiting() -> Iterator[None]:
     """While modules are imported, control-C waits, or it could abort the process."""
     require_working_directory()
-    with deferred() as pressed:
+    with deferred() as pressed, uncollected(for_good=_OWN.get()):
         yield
     if pressed:
         raise KeyboardInterrupt

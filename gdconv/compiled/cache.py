@@ -20,6 +20,7 @@ import numba
 from numba.core.caching import FunctionCache
 
 from gdconv.support.errors import quoted
+from gdconv.support.garbage import uncollected
 
 HERE = Path(__file__).parent
 
@@ -66,7 +67,8 @@ class Cache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The stored code, None where there is none or it is damaged."""
         try:
-            return super().load_overload(sig, target_context)
+            with uncollected():  # the first one loads all of numba
+                return super().load_overload(sig, target_context)
         except Exception:  # pickle raises anything on a damaged entry
             with contextlib.suppress(OSError):
                 self.flush()

@@ -102,22 +102,23 @@ def source_of(name: str) -> Path | None:
     trying = _TRIED.get()
     if trying is not None and trying.id == name:
         return None
-    place = _places()[0].get(name)
+    place = _places(name)[0].get(name)
     return place[1] if place else None
 
 
-def _places() -> tuple[dict[str, tuple[str, Path]], dict[str, str]]:
-    """Module and file by id, and what cannot be read."""
+def _places(name: str = "") -> tuple[dict[str, tuple[str, Path]], dict[str, str]]:
+    """Module and file by id, and what cannot be read; of the files that have a name in them."""
     found: dict[str, tuple[str, Path]] = {}
     modules, broken = _modules()
     for module, file in modules:
         try:
-            ids = _ids(file, file.stat().st_mtime_ns)
+            changed = file.stat().st_mtime_ns
+            ids = _ids(file, changed) if name.encode() in _text(file, changed) else ()
         except (OSError, SyntaxError, ValueError) as error:
             broken[module] = cause(error)
             continue
-        for name in ids:
-            found.setdefault(name, (module, file))
+        for known in ids:
+            found.setdefault(known, (module, file))
     return dict(sorted(found.items())), broken
 
 
@@ -224,11 +225,12 @@ def theorem_named(name: str) -> Theorem:
     trying = _TRIED.get()
     if trying is not None and trying.id == name:
         return trying
-    if (made := _imported(name)) is not None:
+    place = _places(name)[0].get(name)
+    if (made := _imported(name, place[0] if place else None)) is not None:
         return made
     found, broken = listed()  # an id that is computed cannot be read; entry points are read anew
     if (known := found.get(name)) is not None:
-        made = _imported(name) if isinstance(known, Outline) else known
+        made = _imported(name, homes()[0].get(name)) if isinstance(known, Outline) else known
         if made is not None:
             return made
     remedy = f"{meant(name, found)}choose one of {', '.join(found)}"
@@ -237,15 +239,12 @@ def theorem_named(name: str) -> Theorem:
     raise InputError("theorem", name, remedy)
 
 
-def _imported(name: str) -> Theorem | None:
-    """The theorem in whose file that id is written; None where no file has it."""
-    place = _places()[0].get(name)
-    if place is None:
-        return None
+def _imported(name: str, module: str | None) -> Theorem | None:
+    """The theorem with that id of the module in whose file it is written, if it is one."""
     try:
-        made = _theorems_of(place[0])
+        made = _theorems_of(module) if module else []
     except Exception as error:
-        remedy = f"mend its module {place[0]}, which cannot be imported: {cause(error)}"
+        remedy = f"mend its module {module}, which cannot be imported: {cause(error)}"
         raise InputError("theorem", name, remedy) from error
     return next((theorem for theorem in made if theorem.id == name), None)
 
@@ -281,10 +280,16 @@ def _modules_of(package: str) -> Iterator[tuple[str, Path]]:
 
 
 @lru_cache(maxsize=256)
+def _text(file: Path, changed: int) -> bytes:
+    """The file as it was at that time."""
+    return file.read_bytes()
+
+
+@lru_cache(maxsize=256)
 def _ids(file: Path, changed: int) -> tuple[str, ...]:
     """Every `id = "..."` in the body of a class of the file as it was at that time."""
     found: list[str] = []
-    for node in ast.parse(file.read_bytes()).body:
+    for node in ast.parse(_text(file, changed)).body:
         for line in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(line, ast.Assign):
                 found += [v for target in line.targets for v in _given(target, line.value)]
