@@ -33,6 +33,7 @@ from gdconv.support.errors import (
 from gdconv.support.files import require_working_directory
 from gdconv.support.garbage import uncollected
 from gdconv.support.interruption import deferred, forget
+from gdconv.support.notices import announced
 from gdconv.theory.verdict import EXIT_CODES
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -321,8 +322,18 @@ def _kept(check: Any, out: str | None, places: list[Path]) -> str:
 
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on standard error when that is a terminal; what takes long is said in any case."""
+    if quiet:
+        yield None
+        return
+    with announced(say), _bar() as bar:
+        yield bar
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None] | None]:
     """A bar on standard error when that is a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm

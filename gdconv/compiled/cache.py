@@ -21,6 +21,7 @@ from numba.core.caching import FunctionCache
 
 from gdconv.support.errors import quoted
 from gdconv.support.garbage import uncollected
+from gdconv.support.notices import announce
 
 HERE = Path(__file__).parent
 
@@ -65,14 +66,17 @@ class Cache(FunctionCache):
         self._cache_file._source_stamp = (self._cache_file._source_stamp, stamp(HERE))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The stored code, None where there is none or it is damaged."""
+        """The stored code, None where there is none or it is damaged: it is compiled then."""
+        found = None
         try:
             with uncollected():  # the first one loads all of numba
-                return super().load_overload(sig, target_context)
+                found = super().load_overload(sig, target_context)
         except Exception:  # pickle raises anything on a damaged entry
             with contextlib.suppress(OSError):
                 self.flush()
-            return None
+        if found is None:
+            announce("compiling once, which takes about a minute ...")
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Store code; where that fails, for instance on a full disk, no more of it is tried."""

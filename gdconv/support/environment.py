@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-@cache  # 25 ms, and what is imported stays the version that it is
+@cache  # 25 ms, and what is imported stays what it is
 def _versions() -> tuple[tuple[str, str], ...]:
     return tuple((name, version) for name in PACKAGES if (version := _version(name)))
 

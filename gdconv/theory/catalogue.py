@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import pandas as pd
 
 from gdconv.theory.registry import listed
@@ -19,8 +21,8 @@ def theorems() -> pd.DataFrame:
     """
     rows = []
     for theorem in listed()[0].values():
-        ordered = sorted(theorem.statements(), key=lambda s: not s.default)
-        names = ", ".join(s.name for s in ordered)
+        told = [(not s.default, s.name) for s in theorem.statements()]
+        names = ", ".join(name for _, name in sorted(told, key=itemgetter(0)))
         rows.append({
             "id": theorem.id,
             "title": theorem.title,

@@ -16,7 +16,10 @@ import pytest
 from numba.core import caching
 
 import gdconv
+from gdconv.cli.main import main
 from gdconv.compiled import cache as compiled
+from gdconv.support.errors import GdconvError
+from gdconv.support.notices import announced
 
 PACKAGE = Path(gdconv.__file__).parent
 SOURCE = """
@@ -64,6 +67,52 @@ def test_code_is_kept_and_found_again(tmp_path: Path, said: Any) -> None:
     assert hits(again) == 1
     assert again.one.targetoptions["nogil"]
     assert said() == ""
+
+
+def test_a_compilation_is_announced_once_and_only_where_it_happens(
+    tmp_path: Path, said: Any
+) -> None:
+    told: list[str] = []
+    assert load(tmp_path).one(1) == 2  # nobody listens
+    with announced(told.append):
+        first = load(tmp_path)
+        assert told == []
+        assert first.two(1.0) == 3.0  # it compiles `one` too
+        assert first.two(2.0) == 4.0
+    assert told == ["compiling once, which takes about a minute ..."]
+    with announced(told.append):
+        assert load(tmp_path).two(1.0) == 3.0
+        assert load(tmp_path).one(1) == 2
+    assert len(told) == 1
+    for entry in tmp_path.rglob("*.nbc"):
+        entry.write_bytes(b"damaged")
+    with announced(told.append):
+        assert load(tmp_path).two(1.0) == 3.0
+    assert len(told) == 2
+    assert said() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        ([], ["gdconv: compiling once, which takes about a minute ...", "gdconv: 3.0"]),
+        (["--json"], ["gdconv: compiling once, which takes about a minute ...", "gdconv: 3.0"]),
+        (["--quiet"], ["gdconv: 3.0"]),
+    ],
+)
+def test_the_command_line_says_so_on_standard_error(
+    words: list[str], lines: list[str], tmp_path: Path, said: Any, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def run(*_: Any) -> None:
+        raise GdconvError(str(load(tmp_path).two(1.0)))
+
+    monkeypatch.setattr("gdconv.checks.run.run", run)
+    for expected in (lines, lines[-1:]):  # the second time it is there
+        assert main(["check", "full-gd", "--problem", "stacked-witness", *words]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.splitlines() == expected
+        assert shown.out == ""
 
 
 def test_an_edit_of_any_compiled_source_makes_all_entries_stale(
