@@ -46,10 +46,14 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _version(name: str) -> str | None:
+    """As `importlib.metadata.version`, which reads the whole description as an email."""
     try:
-        return importlib.metadata.version(name)
+        found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+    head = (found.read_text("METADATA") or "").partition("\n\n")[0]
+    lines = [line for line in head.splitlines() if line.startswith("Version: ")]
+    return lines[0].removeprefix("Version: ").strip() if lines else found.version
 
 
 def _threads() -> dict[str, Any]:

@@ -107,13 +107,13 @@ def source_of(name: str) -> Path | None:
 
 
 def _places(name: str = "") -> tuple[dict[str, tuple[str, Path]], dict[str, str]]:
-    """Module and file by id, and what cannot be read; of the files that have a name in them."""
+    """Module and file by id, and what cannot be read; of the files that quote a name."""
     found: dict[str, tuple[str, Path]] = {}
     modules, broken = _modules()
     for module, file in modules:
         try:
             changed = file.stat().st_mtime_ns
-            ids = _ids(file, changed) if name.encode() in _text(file, changed) else ()
+            ids = _ids(file, changed) if _quotes(_text(file, changed), name) else ()
         except (OSError, SyntaxError, ValueError) as error:
             broken[module] = cause(error)
             continue
@@ -277,6 +277,11 @@ def _modules_of(package: str) -> Iterator[tuple[str, Path]]:
                 yield f"{name}.theorem", path / "theorem.py"
             elif (path / "__init__.py").is_file():
                 yield name, path / "__init__.py"
+
+
+def _quotes(text: bytes, name: str) -> bool:
+    """Whether a name stands in quotes; an id that is written in another way is found by reading."""
+    return not name or any(f"{mark}{name}{mark}".encode() in text for mark in "\"'")
 
 
 @lru_cache(maxsize=256)
