@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.util
 import os
 import re
@@ -113,6 +114,43 @@ def test_the_command_line_says_so_on_standard_error(
         shown = capsys.readouterr()
         assert shown.err.splitlines() == expected
         assert shown.out == ""
+
+
+LATER = """
+import numpy, sys
+from numba.core.base import BaseContext
+from mine import njit, one, two
+
+refreshed, refresh = [], BaseContext.refresh
+BaseContext.refresh = lambda self: (refreshed.append(1), refresh(self))[1]
+assert two(1.0) == 3.0
+assert sum(two.stats.cache_hits.values()) == 1
+print(bool(refreshed), "numba.np.linalg" in sys.modules)
+
+@njit()
+def three(x):
+    return numpy.sort(x)[0] + two(x[0]) + one(1)
+
+assert three(numpy.array([2.0, 1.0])) == 7.0
+print(bool(refreshed))
+"""
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_stored_code_runs_without_what_compiles_and_new_code_calls_it(
+    lean: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert importlib.import_module("mine").two(1.0) == 3.0
+    del sys.modules["mine"]
+    text = LATER if lean else "import gdconv.compiled.cache as c\nc.LEAN = False" + LATER
+    done = subprocess.run(
+        [sys.executable, "-c", text], check=False, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == (["False", "False", "True"] if lean else ["True"] * 3)
 
 
 def test_an_edit_of_any_compiled_source_makes_all_entries_stale(
