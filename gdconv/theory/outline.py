@@ -130,7 +130,7 @@ def _possible(tree: ast.Module) -> int:
     if made or nested or not all(map(_declares, tree.body)):
         return -1
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    return sum(bool(node.bases or node.keywords) for node in classes)
+    return sum(bool(node.bases) for node in classes)
 
 
 def _declares(line: ast.stmt) -> bool:

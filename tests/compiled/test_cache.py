@@ -116,15 +116,27 @@ def test_the_command_line_says_so_on_standard_error(
         assert shown.out == ""
 
 
+TOTAL = """
+import numpy
+
+@njit()
+def total(x):
+    made = numpy.full(4, x)
+    found = 0.0
+    for value in made:
+        found += value
+    return found
+"""
 LATER = """
 import numpy, sys
 from numba.core.base import BaseContext
-from mine import njit, one, two
+from mine import njit, one, total, two
 
 refreshed, refresh = [], BaseContext.refresh
 BaseContext.refresh = lambda self: (refreshed.append(1), refresh(self))[1]
 assert two(1.0) == 3.0
-assert sum(two.stats.cache_hits.values()) == 1
+assert total(1.0) == 4.0
+assert sum(two.stats.cache_hits.values()) == sum(total.stats.cache_hits.values()) == 1
 print(bool(refreshed), "numba.np.linalg" in sys.modules)
 
 @njit()
@@ -140,10 +152,11 @@ print(bool(refreshed))
 def test_stored_code_runs_without_what_compiles_and_new_code_calls_it(
     lean: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine.py").write_text(SOURCE)
+    (tmp_path / "mine.py").write_text(SOURCE + TOTAL)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    assert importlib.import_module("mine").two(1.0) == 3.0
+    mine = importlib.import_module("mine")
+    assert (mine.two(1.0), mine.total(1.0)) == (3.0, 4.0)
     del sys.modules["mine"]
     text = LATER if lean else "import gdconv.compiled.cache as c\nc.LEAN = False" + LATER
     done = subprocess.run(

@@ -45,9 +45,8 @@ def test_the_commit_is_gits_and_looked_up_once(monkeypatch: pytest.MonkeyPatch) 
         (None, None),
     ],
 )
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
 def test_what_git_says(
-    said: str | None, commit: str | None, monkeypatch: pytest.MonkeyPatch
+    said: str | None, commit: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def git(*_: object) -> str:
         if said is None:
@@ -55,4 +54,7 @@ def test_what_git_says(
         return said
 
     monkeypatch.setattr(module, "_git", git)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "gdconv" / "support" / "x.py"))
+    assert module._commit.__wrapped__() is None  # no checkout
+    (tmp_path / ".git").mkdir()
     assert module._commit.__wrapped__() == commit
