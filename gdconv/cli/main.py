@@ -2,8 +2,8 @@
 
 Exit codes: 0 confirmed, 1 refuted, 2 bad input, 3 vacuous, outside or undecided, 130 interrupted.
 Results go to standard output, everything else to standard error. torch, numpy and pandas are
-imported when a check runs, not for lists, help and slips. GDCONV_DEBUG=1 shows the traceback of what should
-not have happened.
+imported when a check runs, not for lists, help and slips. GDCONV_DEBUG=1 shows the traceback of
+what should not have happened.
 """
 
 from __future__ import annotations
