@@ -2,8 +2,8 @@
 
 Exit codes: 0 confirmed, 1 refuted, 2 bad input, 3 vacuous, outside or undecided, 130 interrupted.
 Results go to standard output, everything else to standard error. torch, numpy and pandas are
-imported when a command runs, not for its help. GDCONV_DEBUG=1 shows the traceback of what should
-not have happened.
+imported when a check runs, not for lists, help and slips. GDCONV_DEBUG=1 shows the traceback of
+what should not have happened.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,17 @@ from gdconv.support.errors import (
     quoted,
 )
 from gdconv.support.files import require_working_directory
+from gdconv.support.garbage import uncollected
 from gdconv.support.interruption import deferred, forget
+from gdconv.support.notices import announced
 from gdconv.theory.verdict import EXIT_CODES
 
 BAD_INPUT, INTERRUPTED = 2, 130
 CHECK = "gdconv check"
 FORMATS = ("text", "csv", "markdown", "latex")
+
+_OWN: ContextVar[bool] = ContextVar("own", default=False)
+"""Whether this process runs one command and no more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if sys.stderr is None:  # closed by the caller (2>&-); libraries write there too
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open as long as the process
+    _OWN.set(argv is None)
     code = _run_command(sys.argv[1:] if argv is None else argv)
     if argv is None:  # all is said and the process ends: control-C has nothing left to break off
         with contextlib.suppress(ValueError):  # not in the main thread
@@ -168,11 +175,10 @@ class _Version(argparse.Action):
 
 
 def _list(options: Any) -> int:
-    _import("gdconv.theory.theorem")
-    from gdconv.report.jsonable import jsonable
-    from gdconv.theory.registry import all_theorems
+    from gdconv.theory.registry import listed
 
-    found, broken = all_theorems()
+    with _waiting():  # a theorem whose file does not tell all is imported
+        found, broken = listed()
     for module, reason in broken.items():
         say(f"{module} is left out, it cannot be imported: {reason}")
     rows: list[dict[str, Any]] = [
@@ -188,7 +194,7 @@ def _list(options: Any) -> int:
         for theorem in found.values()
     ]
     if options.json:
-        show(json.dumps({"theorems": jsonable(rows)}, indent=1))
+        show(json.dumps({"theorems": rows}, indent=1, default=str))
         return 0
     lines = []
     for row in rows:
@@ -240,14 +246,15 @@ def _check(words: Sequence[str]) -> int:
 def _readers(given: Any) -> Any:
     """The parties of a check; the theorem is imported where its file does not tell all of it."""
     from gdconv.checks.readers import Readers
-    from gdconv.theory.outline import outline
-    from gdconv.theory.registry import theorem_named
+    from gdconv.theory.registry import outline, theorem_named
 
-    theorem: Any = outline(given.theorem)
-    models = [given.model] if given.model else list(theorem.models) if theorem else []
-    if theorem is None or given.algorithm or any(":" in m or m == "module" for m in models):
+    told = outline(given.theorem)
+    with _waiting():
+        theorem: Any = told or theorem_named(given.theorem)
+    models = [given.model] if given.model else list(theorem.models)
+    if told is None or given.algorithm or any(":" in m or m == "module" for m in models):
         _import("gdconv.checks.run", "gdconv.checks.store")
-    return Readers.of(theorem or theorem_named(given.theorem), given)
+    return Readers.of(theorem, given)
 
 
 def _last(places: list[Path]) -> str:
@@ -259,11 +266,18 @@ def _last(places: list[Path]) -> str:
 
 
 def _import(*modules: str) -> None:
-    """Import what a command needs; control-C waits, or it could abort the process."""
-    require_working_directory()
-    with deferred() as pressed:
+    """Import what a command needs."""
+    with _waiting():
         for module in modules:
             import_module(module)
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    """While modules are imported, control-C waits, or it could abort the process."""
+    require_working_directory()
+    with deferred() as pressed, uncollected(for_good=_OWN.get()):
+        yield
     if pressed:
         raise KeyboardInterrupt
 
@@ -308,8 +322,18 @@ def _kept(check: Any, out: str | None, places: list[Path]) -> str:
 
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on standard error when that is a terminal; what takes long is said in any case."""
+    if quiet:
+        yield None
+        return
+    with announced(say), _bar() as bar:
+        yield bar
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None] | None]:
     """A bar on standard error when that is a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm

@@ -18,10 +18,16 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 
 from gdconv.support.errors import quoted
+from gdconv.support.garbage import uncollected
+from gdconv.support.notices import announce
 
 HERE = Path(__file__).parent
+
+LEAN = numba.__version__.startswith("0.68.")
+"""Whether this numba is known to run stored code without what it compiles with, 0.15 s a start."""
 
 SOURCES = tuple(sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__init__", "cache")))
 """The modules beside this one: compiled functions, which call one another."""
@@ -64,13 +70,24 @@ class Cache(FunctionCache):
         self._cache_file._source_stamp = (self._cache_file._source_stamp, stamp(HERE))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The stored code, None where there is none or it is damaged."""
+        """The stored code, None where there is none or it is damaged: it is compiled then."""
+        found = None
         try:
-            return super().load_overload(sig, target_context)
+            with uncollected():  # the first one loads much of numba
+                found = self._stored(sig, target_context)
         except Exception:  # pickle raises anything on a damaged entry
             with contextlib.suppress(OSError):
                 self.flush()
-            return None
+        if found is None:
+            announce("compiling once, which takes about a minute ...")
+        return found
+
+    def _stored(self, sig: Any, target_context: Any) -> Any:
+        """As numba's; what is only needed to compile is loaded when something is compiled."""
+        if not LEAN:
+            return super().load_overload(sig, target_context)
+        rtsys.initialize(target_context)  # the memory of compiled code
+        return self._load_overload(sig, target_context)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Store code; where that fails, for instance on a full disk, no more of it is tried."""

@@ -16,16 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from gdconv.hessian.layer import AttentionLayer, check_part
 from gdconv.hessian.point import evaluate
 from gdconv.support.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 __all__ = ["HessianOperator"]
 
@@ -281,6 +284,8 @@ class HessianOperator:
 
     def linear_operator(self) -> LinearOperator:
         """The map as a SciPy operator, symmetric, float64."""
+        from scipy.sparse.linalg import LinearOperator  # a tenth of a second
+
         apply: Callable[[np.ndarray], np.ndarray] = self.numpy
         shape = (self.size, self.size)
         return LinearOperator(shape, matvec=apply, rmatvec=apply, dtype=np.float64)

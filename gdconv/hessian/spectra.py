@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
 from gdconv.hessian.dense import hessian
 from gdconv.hessian.layer import AttentionLayer
@@ -26,6 +26,9 @@ from gdconv.rigor.eigen import eigenvalue_range, symmetric
 from gdconv.rigor.lapack import eigh, spectral_norm
 from gdconv.rigor.rounding import UNIT, Array, fro_up, gamma, up
 from gdconv.support.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 DENSE = 48
 """Up to this size all eigenvalues are computed; ARPACK wants some room."""
@@ -80,6 +83,8 @@ def _pair(A: SymmetricMap, vector: Array) -> Eigenpair:
 
 def _arnoldi(A: LinearOperator, count: int, start: Array, tolerance: float) -> tuple[Array, Array]:
     """Eigenpairs of largest magnitude; the best there are where ARPACK does not converge."""
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh  # a tenth of a second
+
     for tried in (tolerance, max(tolerance, 1e-2)):
         try:
             w, V = eigsh(A, k=count, which="LM", v0=start, tol=tried, maxiter=MAX_RESTARTS)
@@ -124,6 +129,8 @@ def _outermost(
     Returns:
         Vectors (P, count).
     """
+    from scipy.sparse.linalg import LinearOperator
+
     P = moved.shape[0]
     Q: Array = np.empty((P, 0))
     least = -inf  # of the values that belong to Q, once there are `count`
@@ -193,6 +200,8 @@ def extreme_eigenpairs(
         V = eigh(made.dense())[1]
         chosen = V[:, ::-1][:, :count] if largest else V[:, :count]
     else:
+        from scipy.sparse.linalg import LinearOperator
+
         rng, sign = np.random.default_rng(seed), 1.0 if largest else -1.0
         plain = LinearOperator((P, P), made.product, dtype=np.float64)
         start = rng.standard_normal(P)

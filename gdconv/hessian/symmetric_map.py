@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse.linalg import LinearOperator
 
 from gdconv.hessian.operators import HessianOperator
 from gdconv.rigor.eigen import symmetric
 from gdconv.rigor.rounding import Array, fro_up
 from gdconv.rigor.svd import exponent
 from gdconv.support.errors import InputError
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 SYMMETRY = 1e-5
 """Asymmetry of an operator beyond which it is refused, relative to |A u| and |A v|."""
@@ -110,6 +112,8 @@ def symmetric_map(A: HessianOperator | LinearOperator | ArrayLike | Any) -> Symm
         >>> made.size, bool(0.5 <= made.product(np.array([1.0, 0.0]))[0] <= 1.0)
         (2, True)
     """
+    from scipy.sparse.linalg import LinearOperator  # a tenth of a second
+
     if isinstance(A, LinearOperator):
         return _from_operator(A, trusted=False)
     if hasattr(A, "linear_operator"):  # symmetric by construction

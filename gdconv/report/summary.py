@@ -206,9 +206,9 @@ def _start_advice(check: CheckLike) -> str:
 
 def _own_model(theorem: str) -> str | None:
     """The model that a theorem's own initialization is made for."""
-    from gdconv.theory.registry import registry
+    from gdconv.theory.registry import listed, outline
 
-    found = registry().get(theorem)
+    found = outline(theorem) or listed()[0].get(theorem)
     return found.models[0] if found and found.models else None
 
 

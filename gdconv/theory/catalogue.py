@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import pandas as pd
 
-from gdconv.theory.registry import registry
+from gdconv.theory.registry import listed
 
 
 def theorems() -> pd.DataFrame:
@@ -18,9 +20,9 @@ def theorems() -> pd.DataFrame:
         True
     """
     rows = []
-    for theorem in registry().values():
-        ordered = sorted(theorem.statements(), key=lambda s: not s.default)
-        names = ", ".join(s.name for s in ordered)
+    for theorem in listed()[0].values():
+        told = [(not s.default, s.name) for s in theorem.statements()]
+        names = ", ".join(name for _, name in sorted(told, key=itemgetter(0)))
         rows.append({
             "id": theorem.id,
             "title": theorem.title,

@@ -1,4 +1,4 @@
-"""What a theorem's file says of its options, read without importing it: help needs no torch.
+"""What a theorem's file says of it, read without importing it: help and lists need no torch.
 
 Only what is plainly written is taken: a class derived from `Theorem` or `ClaimTheorem` of gdconv,
 whose attributes and statements are constants. Of anything else there is no outline, and whoever
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
-
-from gdconv.theory.registry import source_of
 
 FACTS = ("title", "source", "models", "reads", "algorithms")
 """Attributes of a theorem's class that an outline has too."""
@@ -74,28 +73,84 @@ class Outline:
         return [line for line in self.lines if line.speaks_of(kernel, model, algorithm)]
 
 
-def outline(name: str) -> Outline | None:
+def outline_in(file: Path, name: str) -> Outline | None:
     """The outline of a theorem.
 
     Args:
+        file: The file in which it is written.
         name: Its id.
 
     Returns:
         The outline; None where the theorem must be imported, or there is none.
 
     Example:
-        >>> found = outline("full-gd")
+        >>> from gdconv.theory.registry import source_of
+        >>> found = outline_in(source_of("full-gd"), "full-gd")
         >>> found.models, [line.name for line in found.statements()][:2]
         (('multihead',), ['stacked', 'per-head'])
     """
-    file = source_of(name)
     try:
-        return None if file is None else _read(ast.parse(file.read_bytes()), name)
-    except Exception:  # not plainly written, whatever it is: an import says what is wrong
+        read = _read(ast.parse(file.read_bytes()))
+    except (OSError, SyntaxError, ValueError):  # an import says what is wrong
         return None
+    return next((found for known, found in read if known == name), None)
 
 
-def _read(tree: ast.Module, name: str) -> Outline | None:
+def outlines_in(file: Path) -> list[Outline] | None:
+    """The outlines of every theorem of a file.
+
+    Args:
+        file: A Python file.
+
+    Returns:
+        The outlines; None where an import could tell of more theorems, of others or of a fault.
+
+    Example:
+        >>> from gdconv.theory.registry import source_of
+        >>> [found.id for found in outlines_in(source_of("full-gd"))]
+        ['full-gd']
+        >>> outlines_in(Path(__file__)) is None
+        True
+    """
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # an import says what is wrong
+        return None
+    found = [made for _, made in _read(tree)]
+    told = [made for made in found if made is not None]
+    return told if told and len(told) == len(found) == _possible(tree) else None
+
+
+def _possible(tree: ast.Module) -> int:
+    """How many classes of a file may be theorems; -1 where reading it cannot tell."""
+    inside = [node for line in tree.body for node in ast.walk(line) if node is not line]
+    calls = [node for node in inside if isinstance(node, ast.Call)]
+    made = any(getattr(call.func, "id", "") == "type" and len(call.args) > 1 for call in calls)
+    nested = any(isinstance(node, ast.ClassDef) for node in inside)
+    if made or nested or not all(map(_declares, tree.body)):
+        return -1
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return sum(bool(node.bases) for node in classes)
+
+
+def _declares(line: ast.stmt) -> bool:
+    """Whether a line of a module does no more than name something."""
+    if isinstance(line, ast.If):  # __name__ == "__main__", TYPE_CHECKING
+        test = line.test.left if isinstance(line.test, ast.Compare) else line.test
+        return getattr(test, "id", "") in ("__name__", "TYPE_CHECKING")
+    if isinstance(line, ast.Expr):  # a docstring
+        return isinstance(line.value, ast.Constant)
+    if isinstance(line, ast.ImportFrom):
+        return all(alias.name != "*" for alias in line.names)
+    if isinstance(line, ast.Assign | ast.AnnAssign):
+        targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+        return all(isinstance(target, ast.Name | ast.Tuple) for target in targets)
+    return isinstance(line, ast.Import | ast.FunctionDef | ast.ClassDef)
+
+
+def _read(tree: ast.Module) -> list[tuple[str, Outline | None]]:
+    """Every id that a class of the file gives itself, with the outline where there is one."""
+    read: list[tuple[str, Outline | None]] = []
     known: dict[str, Any] = {"__builtins__": {}}
     ours: dict[str, str] = {}
     for node in tree.body:
@@ -107,10 +162,14 @@ def _read(tree: ast.Module, name: str) -> Outline | None:
             except Exception:  # no constant: what needs it will fail in turn
                 known.pop(target, None)
         if isinstance(node, ast.ClassDef):
-            inside = [pair for line in node.body for pair in _assigned(line)]
-            if any(t == "id" and getattr(v, "value", None) == name for t, v in inside):
-                return _theorem(node, dict(inside), name, known, ours)
-    return None
+            inside = dict(pair for line in node.body for pair in _assigned(line))
+            name = getattr(inside.get("id"), "value", None)
+            if isinstance(name, str):
+                try:
+                    read.append((name, _theorem(node, inside, name, known, ours)))
+                except Exception:  # not plainly written, whatever it is
+                    read.append((name, None))
+    return read
 
 
 def _theorem(

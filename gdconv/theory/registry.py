@@ -2,8 +2,8 @@
 
 An entry names a package or a module; in a package every module counts, and of a folder in it the
 module `theorem`. Ids are read from the source (`id = "..."` in a class), so that one theorem is
-found without importing all; what cannot be read or imported is left out and told, and breaks
-nothing else.
+found without importing all, and lists are made of outlines (`gdconv.theory.outline`); what cannot
+be read or imported is left out and told, and breaks nothing else.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gdconv.support.choices import meant
 from gdconv.support.errors import InputError, cause
+from gdconv.theory.outline import Outline, outline_in, outlines_in
 
 if TYPE_CHECKING:
     from gdconv.theory.theorem import Theorem
@@ -61,7 +63,13 @@ def packages() -> list[str]:
         >>> "gdconv.gallery" in packages()
         True
     """
-    return sorted({point.value for point in entry_points(group="gdconv.theorems")})
+    return list(_named(tuple(sys.path)))
+
+
+@lru_cache(maxsize=1)  # reading every installed package's entry points takes 5 ms
+def _named(path: tuple[str, ...]) -> tuple[str, ...]:
+    """What the entry points on that path named when they were read last."""
+    return tuple(sorted({point.value for point in entry_points(group="gdconv.theorems")}))
 
 
 def homes() -> tuple[dict[str, str], dict[str, str]]:
@@ -94,23 +102,41 @@ def source_of(name: str) -> Path | None:
     trying = _TRIED.get()
     if trying is not None and trying.id == name:
         return None
-    place = _places()[0].get(name)
+    place = _places(name)[0].get(name)
     return place[1] if place else None
 
 
-def _places() -> tuple[dict[str, tuple[str, Path]], dict[str, str]]:
-    """Module and file by id, and what cannot be read."""
+def _places(name: str = "") -> tuple[dict[str, tuple[str, Path]], dict[str, str]]:
+    """Module and file by id, and what cannot be read; of the files that quote a name."""
     found: dict[str, tuple[str, Path]] = {}
     modules, broken = _modules()
     for module, file in modules:
         try:
-            ids = _ids(file, file.stat().st_mtime_ns)
+            changed = file.stat().st_mtime_ns
+            ids = _ids(file, changed) if _quotes(_text(file, changed), name) else ()
         except (OSError, SyntaxError, ValueError) as error:
             broken[module] = cause(error)
             continue
-        for name in ids:
-            found.setdefault(name, (module, file))
+        for known in ids:
+            found.setdefault(known, (module, file))
     return dict(sorted(found.items())), broken
+
+
+def outline(name: str) -> Outline | None:
+    """The outline of a theorem; nothing of it is imported.
+
+    Args:
+        name: Its id.
+
+    Returns:
+        The outline; None where the theorem must be imported, or there is none.
+
+    Example:
+        >>> outline("full-gd").title
+        'Full-parameter gradient descent on multi-head attention'
+    """
+    file = source_of(name)
+    return None if file is None else outline_in(file, name)
 
 
 def registry() -> dict[str, Theorem]:
@@ -143,11 +169,33 @@ def all_theorems() -> tuple[dict[str, Theorem], dict[str, str]]:
         >>> broken
         {}
     """
-    found: dict[str, Theorem] = {}
+    return _every(lambda module, _: _theorems_of(module))
+
+
+def listed() -> tuple[dict[str, Theorem | Outline], dict[str, str]]:
+    """Every theorem as its file tells of it, imported only where the file does not tell all.
+
+    Returns:
+        Theorems and outlines by id, sorted; reason by package or module that was imported in vain.
+
+    Raises:
+        InputError: Two theorems share an id.
+
+    Example:
+        >>> listed()[0]["full-gd"].models
+        ('multihead',)
+    """
+    return _every(lambda module, file: outlines_in(file) or _theorems_of(module))
+
+
+def _every(read: Callable[[str, Path], Sequence[Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What modules and files hold by id, sorted, and what cannot be read; entry points are new."""
+    _named.cache_clear()
+    found: dict[str, Any] = {}
     modules, broken = _modules()
-    for module, _ in modules:
+    for module, file in modules:
         try:
-            made = _theorems_of(module)
+            made = read(module, file)
         except Exception as error:  # whatever a user's module raises
             broken[module] = cause(error)
             continue
@@ -177,24 +225,28 @@ def theorem_named(name: str) -> Theorem:
     trying = _TRIED.get()
     if trying is not None and trying.id == name:
         return trying
-    known, unread = homes()
-    if name in known:
-        try:
-            made = _theorems_of(known[name])
-        except Exception as error:
-            remedy = f"mend its module {known[name]}, which cannot be imported: {cause(error)}"
-            raise InputError("theorem", name, remedy) from error
-        for theorem in made:
-            if theorem.id == name:
-                return theorem
-    found, broken = all_theorems()  # an id that is computed cannot be read
-    if name in found:
-        return found[name]
+    place = _places(name)[0].get(name)
+    if (made := _imported(name, place[0] if place else None)) is not None:
+        return made
+    found, broken = listed()  # an id that is computed cannot be read; entry points are read anew
+    if (known := found.get(name)) is not None:
+        made = _imported(name, homes()[0].get(name)) if isinstance(known, Outline) else known
+        if made is not None:
+            return made
     remedy = f"{meant(name, found)}choose one of {', '.join(found)}"
-    left_out = {**unread, **broken}
-    if left_out:
-        remedy += "; left out: " + "; ".join(f"{k} ({v})" for k, v in left_out.items())
+    if broken:
+        remedy += "; left out: " + "; ".join(f"{k} ({v})" for k, v in broken.items())
     raise InputError("theorem", name, remedy)
+
+
+def _imported(name: str, module: str | None) -> Theorem | None:
+    """The theorem with that id of the module in whose file it is written, if it is one."""
+    try:
+        made = _theorems_of(module) if module else []
+    except Exception as error:
+        remedy = f"mend its module {module}, which cannot be imported: {cause(error)}"
+        raise InputError("theorem", name, remedy) from error
+    return next((theorem for theorem in made if theorem.id == name), None)
 
 
 def _modules() -> tuple[list[tuple[str, Path]], dict[str, str]]:
@@ -227,11 +279,22 @@ def _modules_of(package: str) -> Iterator[tuple[str, Path]]:
                 yield name, path / "__init__.py"
 
 
+def _quotes(text: bytes, name: str) -> bool:
+    """Whether a name stands in quotes; an id that is written in another way is found by reading."""
+    return not name or any(f"{mark}{name}{mark}".encode() in text for mark in "\"'")
+
+
+@lru_cache(maxsize=256)
+def _text(file: Path, changed: int) -> bytes:
+    """The file as it was at that time."""
+    return file.read_bytes()
+
+
 @lru_cache(maxsize=256)
 def _ids(file: Path, changed: int) -> tuple[str, ...]:
     """Every `id = "..."` in the body of a class of the file as it was at that time."""
     found: list[str] = []
-    for node in ast.parse(file.read_bytes()).body:
+    for node in ast.parse(_text(file, changed)).body:
         for line in node.body if isinstance(node, ast.ClassDef) else ():
             if isinstance(line, ast.Assign):
                 found += [v for target in line.targets for v in _given(target, line.value)]

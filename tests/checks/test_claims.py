@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gdconv.support.config import Config
 from gdconv.support.errors import InputError
 from gdconv.theory.claims import ClaimTheorem, Finding, Series
 from gdconv.theory.prediction import Inequality
+from gdconv.theory.registry import tried
 from gdconv.theory.theorem import statement
 
 
@@ -61,8 +63,9 @@ class Powers(ClaimTheorem):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdconv.theory.registry.all_theorems", lambda: ({"powers": Powers()}, {}))
+def registered() -> Iterator[None]:
+    with tried(Powers()):
+        yield
 
 
 def test_every_verdict_comes_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.util
 import os
 import re
@@ -16,7 +17,10 @@ import pytest
 from numba.core import caching
 
 import gdconv
+from gdconv.cli.main import main
 from gdconv.compiled import cache as compiled
+from gdconv.support.errors import GdconvError
+from gdconv.support.notices import announced
 
 PACKAGE = Path(gdconv.__file__).parent
 SOURCE = """
@@ -64,6 +68,102 @@ def test_code_is_kept_and_found_again(tmp_path: Path, said: Any) -> None:
     assert hits(again) == 1
     assert again.one.targetoptions["nogil"]
     assert said() == ""
+
+
+def test_a_compilation_is_announced_once_and_only_where_it_happens(
+    tmp_path: Path, said: Any
+) -> None:
+    told: list[str] = []
+    assert load(tmp_path).one(1) == 2  # nobody listens
+    with announced(told.append):
+        first = load(tmp_path)
+        assert told == []
+        assert first.two(1.0) == 3.0  # it compiles `one` too
+        assert first.two(2.0) == 4.0
+    assert told == ["compiling once, which takes about a minute ..."]
+    with announced(told.append):
+        assert load(tmp_path).two(1.0) == 3.0
+        assert load(tmp_path).one(1) == 2
+    assert len(told) == 1
+    for entry in tmp_path.rglob("*.nbc"):
+        entry.write_bytes(b"damaged")
+    with announced(told.append):
+        assert load(tmp_path).two(1.0) == 3.0
+    assert len(told) == 2
+    assert said() == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        ([], ["gdconv: compiling once, which takes about a minute ...", "gdconv: 3.0"]),
+        (["--json"], ["gdconv: compiling once, which takes about a minute ...", "gdconv: 3.0"]),
+        (["--quiet"], ["gdconv: 3.0"]),
+    ],
+)
+def test_the_command_line_says_so_on_standard_error(
+    words: list[str], lines: list[str], tmp_path: Path, said: Any, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def run(*_: Any) -> None:
+        raise GdconvError(str(load(tmp_path).two(1.0)))
+
+    monkeypatch.setattr("gdconv.checks.run.run", run)
+    for expected in (lines, lines[-1:]):  # the second time it is there
+        assert main(["check", "full-gd", "--problem", "stacked-witness", *words]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.splitlines() == expected
+        assert shown.out == ""
+
+
+TOTAL = """
+import numpy
+
+@njit()
+def total(x):
+    made = numpy.full(4, x)
+    found = 0.0
+    for value in made:
+        found += value
+    return found
+"""
+LATER = """
+import numpy, sys
+from numba.core.base import BaseContext
+from mine import njit, one, total, two
+
+refreshed, refresh = [], BaseContext.refresh
+BaseContext.refresh = lambda self: (refreshed.append(1), refresh(self))[1]
+assert two(1.0) == 3.0
+assert total(1.0) == 4.0
+assert sum(two.stats.cache_hits.values()) == sum(total.stats.cache_hits.values()) == 1
+print(bool(refreshed), "numba.np.linalg" in sys.modules)
+
+@njit()
+def three(x):
+    return numpy.sort(x)[0] + two(x[0]) + one(1)
+
+assert three(numpy.array([2.0, 1.0])) == 7.0
+print(bool(refreshed))
+"""
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_stored_code_runs_without_what_compiles_and_new_code_calls_it(
+    lean: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(SOURCE + TOTAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    mine = importlib.import_module("mine")
+    assert (mine.two(1.0), mine.total(1.0)) == (3.0, 4.0)
+    del sys.modules["mine"]
+    text = LATER if lean else "import gdconv.compiled.cache as c\nc.LEAN = False" + LATER
+    done = subprocess.run(
+        [sys.executable, "-c", text], check=False, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == (["False", "False", "True"] if lean else ["True"] * 3)
 
 
 def test_an_edit_of_any_compiled_source_makes_all_entries_stale(

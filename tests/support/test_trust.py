@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gdconv.support.statistics import growth, student
 from gdconv.support.trust import LEVELS, Estimate, Interval, weakest
 from gdconv.theory.claims import ClaimTheorem, Finding, trusted
 from gdconv.theory.prediction import Inequality, Prediction, ends, middle
+from gdconv.theory.registry import tried
 from gdconv.theory.theorem import statement
 
 DRAWN = Interval(1.5, 2.5, 0.95, 12)
@@ -160,8 +162,9 @@ class Kinds(ClaimTheorem):
 
 
 @pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdconv.theory.registry.all_theorems", lambda: ({"kinds": Kinds()}, {}))
+def registered() -> Iterator[None]:
+    with tried(Kinds()):
+        yield
 
 
 @pytest.mark.usefixtures("registered")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from gdconv.theory.outline import Line, outline
-from gdconv.theory.registry import registry
+from gdconv.theory.outline import Line, outline_in, outlines_in
+from gdconv.theory.registry import outline, registry
 
 
 @pytest.mark.parametrize("name", sorted(registry()))
@@ -62,7 +60,7 @@ def test_what_is_not_plainly_written_has_no_outline(
 ) -> None:
     file = tmp_path / "mine.py"
     file.write_text(text)
-    monkeypatch.setattr("gdconv.theory.outline.source_of", lambda name: file)
+    monkeypatch.setattr("gdconv.theory.registry.source_of", lambda name: file)
     found = outline("mine")
     assert (found is not None) == plain
     if found is not None:
@@ -74,10 +72,55 @@ def test_nothing_of_an_unknown_id() -> None:
     assert outline("no-such-theorem") is None
 
 
-def test_it_imports_no_torch() -> None:
-    code = (
-        "import sys; from gdconv.theory.outline import outline; print(outline('full-gd').title);"
-        "print(sorted({'torch', 'numpy', 'pandas', 'scipy'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[1] == "[]"
+PLAIN = HEAD + "SET = {}" + BODY
+SECOND = PLAIN.replace("class Mine", "class Second").replace('"mine"', '"second"').split("\n", 1)[1]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "import os\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import ast\n",
+        'def helper(x):\n    return x\nif __name__ == "__main__":\n    helper(1)\n',
+        "class Case:\n    x = 1\n",
+        SECOND,
+    ],
+)
+def test_a_file_that_only_declares_is_told_without_an_import(more: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(PLAIN + more)
+    found = outlines_in(file)
+    assert found is not None
+    assert [made.id for made in found] == (["mine", "second"] if more == SECOND else ["mine"])
+    assert found[0] == outline_in(file, "mine")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "raise OSError\n",
+        "Mine.title = 'Another'\n",
+        "setattr(Mine, 'title', 'Another')\n",
+        "from os import *\n",
+        "class Heir(Mine):\n    pass\n",
+        "class Other(Base):\n    id = 'other'\n",
+        "class Other(metaclass=Meta):\n    id = 'other'\n",
+        "def make():\n    class X(Theorem):\n        id = 'x'\n    return X\nX = make()\n",
+        "X = type('X', (Theorem,), {'id': 'x'})\n",
+        "try:\n    import os\nexcept ImportError:\n    os = None\n",
+        SECOND.replace('"second", ', '"sec" + "ond", '),
+        SECOND.replace("(Theorem)", "(Mine)"),
+        "def (\n",
+    ],
+)
+def test_a_file_that_may_do_more_is_left_to_an_import(more: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(PLAIN + more)
+    assert outlines_in(file) is None
+    assert (outline_in(file, "mine") is None) == more.startswith("def (")
+
+
+def test_a_file_without_theorems_is_left_to_an_import(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("class Net:\n    width = 1\n")
+    assert outlines_in(tmp_path / "nets.py") is None
+    assert outlines_in(tmp_path / "absent.py") is None

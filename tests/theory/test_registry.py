@@ -13,7 +13,15 @@ import pytest
 
 import gdconv
 from gdconv.support.errors import InputError
-from gdconv.theory.registry import all_theorems, homes, packages, registry, theorem_named
+from gdconv.theory.outline import Outline
+from gdconv.theory.registry import (
+    all_theorems,
+    homes,
+    listed,
+    packages,
+    registry,
+    theorem_named,
+)
 
 TOY = """
     from gdconv.theory.theorem import Prediction, Theorem, statement
@@ -48,23 +56,17 @@ def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Named:
     return name
 
 
-def test_ids_are_read_without_an_import() -> None:
+def test_ids_are_read_without_an_import_and_one_theorem_is_imported_alone() -> None:
     code = (
-        "import sys\nfrom gdconv.theory.registry import homes\nprint(sorted(homes()[0]))\n"
-        "print([m for m in ('torch', 'numpy', 'gdconv.gallery.full_gd') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [str(sorted(registry())), "[]"]
-
-
-def test_one_theorem_is_imported_alone() -> None:
-    code = (
-        "import sys\nfrom gdconv.theory.registry import theorem_named\n"
+        "import sys\nfrom gdconv.theory.registry import homes, listed, theorem_named\n"
+        "print(sorted(homes()[0]), sorted(listed()[0]))\n"
+        "print([m for m in ('torch', 'numpy', 'gdconv.gallery.full_gd') if m in sys.modules])\n"
         "found = theorem_named('full-gd').id\n"
         "print(found, 'gdconv.gallery.convex_attention.theorem' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["full-gd", "False"]
+    ids = sorted(registry())
+    assert done.stdout.splitlines() == [f"{ids} {ids}", "[]", "full-gd False"]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,59 @@ def test_the_list_names_what_it_leaves_out(
     assert "full-gd: " in shown.out
     left_out = "gdconv: not_listed.bad is left out, it cannot be imported: OSError: no disk\n"
     assert shown.err == left_out
+
+
+def test_a_list_is_made_of_outlines_and_of_what_must_be_imported(named: Named) -> None:
+    computed = 'id = "-".join(["made", "up"])\n        title = source = "Toy"'
+    named(
+        "half_told",
+        half_told__plain=TOY.format(name="Toy", ids=ONE),
+        half_told__computed=TOY.format(name="Toy", ids=computed),
+        half_told__bad="raise OSError('no disk')",
+    )
+    found, broken = listed()
+    assert list(found) == list(registry())
+    assert {"made-up", "toy", "full-gd"} <= set(found)
+    assert isinstance(found["toy"], Outline)
+    assert not isinstance(found["made-up"], Outline)
+    assert broken == {"half_told.bad": "OSError: no disk"}
+    assert "made-up" in set(gdconv.theorems()["id"])
+    named("half_told", "told_again", told_again__plain=TOY.format(name="Toy", ids=ONE))
+    with pytest.raises(InputError, match="an id of its own"):
+        listed()
+
+
+def test_entry_points_are_read_once_a_process_and_anew_for_an_unknown_id(
+    named: Named, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named()
+    counted: list[str] = []
+
+    def points(group: str) -> list[EntryPoint]:
+        counted.append(group)
+        return [OURS, *more]
+
+    more: list[EntryPoint] = []
+    monkeypatch.setattr("gdconv.theory.registry.entry_points", points)
+    with pytest.raises(InputError, match="choose one of attention-hessian"):
+        theorem_named("toy")
+    counted.clear()
+    for _ in range(3):
+        assert theorem_named("full-gd").id == "full-gd"
+    assert len(counted) <= 1
+    (tmp_path / "new_ones").mkdir()
+    (tmp_path / "new_ones" / "__init__.py").touch()
+    (tmp_path / "new_ones" / "toy.py").write_text(textwrap.dedent(TOY.format(name="Toy", ids=ONE)))
+    more.append(EntryPoint("new", "new_ones", "gdconv.theorems"))
+    assert theorem_named("toy").id == "toy"
+    assert "toy" in listed()[0]
+
+
+def test_an_id_in_another_encoding_is_found(named: Named, tmp_path: Path) -> None:
+    named("latin", latin__toy="")
+    text = textwrap.dedent(TOY.format(name="Toy", ids=ONE.replace('"toy"', '"th\xe9"')))
+    (tmp_path / "latin" / "toy.py").write_bytes(b"# coding: latin-1\n" + text.encode("latin-1"))
+    assert theorem_named("th\xe9").id == "th\xe9"
 
 
 def test_an_unknown_id_is_said_before_an_unknown_option() -> None:
