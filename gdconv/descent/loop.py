@@ -209,8 +209,9 @@ def _measure_curvature(
     for r in active:
         if not rows[r]:
             continue
-        problem = engine.problem[r if engine.problem.R > 1 else 0]
-        point = engine.model.point(problem, here[r], engine.plan.trained)
+        problem = engine.problem if engine.problem.R == 1 else engine.problem[r]
+        one = here if here.R == 1 else here[r]
+        point = engine.model.point(problem, one, engine.plan.trained)
         found, steepest[r] = point.sharpness_near(steepest.get(r))
         rows[r][-1] |= {
             "lambda_max_lo": found.value - found.error,
