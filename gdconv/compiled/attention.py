@@ -66,7 +66,7 @@ class Work(NamedTuple):
 
 
 @njit(nogil=True)
-def _scores(w, gaussian, h, i):  # type: ignore[no-untyped-def]
+def scores(w, gaussian, h, i):  # type: ignore[no-untyped-def]
     """S of head h and lanes i ... i + 7; tiles of 2 x 2 tokens, the last one may repeat a token."""
     n, d, L, Y, S = w.n, w.d, w.L, w.Y, w.S
     row, keys = n * L, w.H * d * n * L
@@ -273,7 +273,7 @@ def gradient(w, gaussian, q, k, v, W, V):  # type: ignore[no-untyped-def]
     squares = splat(0.0)
     for i in range(0, w.L, 8):
         for h in range(w.H):
-            _scores(w, gaussian, h, i)
+            scores(w, gaussian, h, i)
         squares = add(squares, _residual(w, i))
         for h in range(w.H):
             if v:

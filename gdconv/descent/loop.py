@@ -123,6 +123,7 @@ def descend(
     probed = engine.probe()
     _refresh(engine, probed)
     sharp = measured_steps(record_steps(last)) if plan.sharpness else set()
+    steepest: dict[int, Any] = {}  # where the next search for lambda_max starts, by replica
     for t in record_steps(last):
         active = engine.live()
         _advance(engine, t)
@@ -130,7 +131,7 @@ def descend(
             probed = engine.probe()
             _refresh(engine, probed)
         _record(engine, rows, active, probed)
-        sharp_here = t in sharp and _measure_curvature(engine, rows, active, engine.parameters())
+        sharp_here = t in sharp and _measure_curvature(engine, rows, active, steepest)
         if progress:
             progress(t, last)
         if not (steppers := engine.live()):
@@ -198,14 +199,20 @@ def _record(
 
 
 def _measure_curvature(
-    engine: Engine, rows: list[list[dict[str, float]]], active: list[int], here: Any
+    engine: Engine,
+    rows: list[list[dict[str, float]]],
+    active: list[int],
+    steepest: dict[int, Any],
 ) -> bool:
     """Columns lambda_max (estimated, -+ residual) and eta lambda_max at the record just made."""
+    here = engine.parameters()
     for r in active:
         if not rows[r]:
             continue
-        problem = engine.problem[r if engine.problem.R > 1 else 0]
-        found = engine.model.point(problem, here[r], engine.plan.trained).sharpness
+        problem = engine.problem if engine.problem.R == 1 else engine.problem[r]
+        one = here if here.R == 1 else here[r]
+        point = engine.model.point(problem, one, engine.plan.trained)
+        found, steepest[r] = point.sharpness_near(steepest.get(r))
         rows[r][-1] |= {
             "lambda_max_lo": found.value - found.error,
             "lambda_max_hi": found.value + found.error,

@@ -112,6 +112,17 @@ class Point(ABC):
         """
         return Estimate(float("nan"), float("nan"), "no closed Hessian")
 
+    def sharpness_near(self, start: Any) -> tuple[Estimate, Any]:
+        """The sharpness, and what a search at weights nearby may start from.
+
+        Args:
+            start: What this returned at weights nearby; None at first.
+
+        Returns:
+            The estimate, and None where a search has no start.
+        """
+        return self.sharpness, None
+
     @property
     def curvature(self) -> float:
         """What the local step is made from: |J|^2 or, if greater, the sharpness with its error."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from gdconv.data.problem import Problem
 from gdconv.models.multihead.formulas import MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.probes import probe
-from gdconv.models.multihead.sharpness import sharpness
+from gdconv.models.multihead.sharpness import sharpest
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
 from gdconv.rigor.lapack import spectral_norm
@@ -55,7 +56,11 @@ class MultiHeadPoint(Point):
     @cached_property
     def sharpness(self) -> Estimate:
         """lambda_max of the Hessian of f by the trained blocks, an estimate with its residual."""
-        return sharpness(self.model, self.problem, self.params, self.trained)
+        return self.sharpness_near(None)[0]
+
+    def sharpness_near(self, start: Any) -> tuple[Estimate, Any]:
+        """The same from the eigenvector found at weights nearby, and the one found here."""
+        return sharpest(self.model, self.problem, self.params, self.trained, start)
 
     @property
     def kernel(self) -> str:

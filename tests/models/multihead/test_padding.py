@@ -11,7 +11,6 @@ from reference_constants import MultiHead
 from samples import KERNELS, model
 from samples_padded import GARBAGE, LENGTHS, Padded, attended, outputs, padded, weights
 
-from gdconv.models.multihead import sharpness
 from gdconv.models.multihead.balls import (
     ball_B,
     ball_gradient_norm,
@@ -26,6 +25,7 @@ from gdconv.models.multihead.hessian import (
 )
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
 from gdconv.models.multihead.point import MultiHeadPoint
+from gdconv.models.multihead.sharpness import Curvature, sharpness
 from gdconv.models.multihead.tangent import ntk_vector_product, query_kernel, tangent_kernel
 from gdconv.models.sigma import FeatureFollower
 from gdconv.support.errors import InputError
@@ -208,11 +208,10 @@ def test_hessian_is_autograds(kernel: str, data: Padded, params: Parameters) -> 
     v = torch.from_numpy(np.random.default_rng(3).standard_normal((1, len(theta))))
     same(multihead_vector_product(made, problem, params, v)[0], wanted @ v[0], 1e-11)
     greatest = float(torch.linalg.eigvalsh(wanted)[-1])
-    for most in (10**6, 0):
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(sharpness, "MOST_DENSE", most)
-            found = sharpness.sharpness(made, problem, params, BLOCKS)
-        assert found.value == pytest.approx(greatest, rel=1e-6)
+    found = sharpness(made, problem, params, BLOCKS)
+    assert abs(found.value - greatest) <= found.error + 1e-12 * greatest
+    product = Curvature(made, problem, params, BLOCKS)(np.ones(len(wanted)))
+    assert np.allclose(product, wanted.sum(0), rtol=1e-12, atol=1e-12 * greatest)
     with pytest.raises(InputError, match="mask = given"):
         multihead_operators(made, problem, params)
 

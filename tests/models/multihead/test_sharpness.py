@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ import torch
 from samples import KERNELS, draw, model
 
 import gdconv
+from gdconv.compiled.ledger import POSTERIOR
+from gdconv.descent.loop import descend
+from gdconv.descent.plan import Bound, Plan
 from gdconv.descent.records import measured_steps, share
 from gdconv.models.multihead.hessian import multihead_hessian
-from gdconv.models.multihead.sharpness import sharpness
+from gdconv.models.multihead.parameters import BLOCKS
+from gdconv.models.multihead.sharpness import METHOD, Curvature, sharpest, sharpness
 
 RUN = {"statement": "run", "data": "digits", "samples": 4, "heads": 4, "steps": 1500}
 
@@ -27,20 +32,51 @@ def test_lambda_max_is_estimated_within_its_residual(kernel: str, trained: tuple
         found = sharpness(model(kernel), problem, params, trained)
         room = 1e-12 * abs(true)
         assert abs(found.value - true) <= found.error + room
-        assert found.error < 5e-3 * abs(true)
+        assert found.error < 1e-9 * abs(true)
         without = multihead_hessian(model(kernel), problem, params, trained, "outer")[0]
         other = float(torch.linalg.eigvalsh(without)[-1])  # negative control: J^T J is not it
         assert not abs(found.value - other) <= found.error + room
 
 
-def test_products_and_the_matrix_give_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large models never make the matrix."""
-    problem, params = draw((2, 3, 4, 3, 2, 2), 0)
-    found = sharpness(model("softmax"), problem, params, ("W_Q", "W_V"))
-    monkeypatch.setattr("gdconv.models.multihead.sharpness.MOST_DENSE", 0)
-    monkeypatch.setattr("gdconv.models.multihead.sharpness.hessian", None)
-    other = sharpness(model("softmax"), problem, params, ("W_Q", "W_V"))
-    assert other.value == pytest.approx(found.value, rel=1e-9, abs=0)
+def test_a_run_hands_the_vector_from_record_to_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every record but the first starts where the last one of the same replica ended."""
+    starts, ends = [], []
+    greatest = Curvature.greatest
+
+    def seen(self: Curvature, start: Any = None, mix: float = 1e-2) -> Any:
+        found = greatest(self, start, mix)
+        starts.append(start)
+        ends.append(found[1])
+        return found
+
+    monkeypatch.setattr(Curvature, "greatest", seen)
+    problem, params = draw((2, 2, 4, 3, 2, 1), 0, 0.5, runs=2)
+    plan = Plan(
+        np.array([1e-3, 2e-3]), np.array([20, 8]),
+        [{"s": Bound(POSTERIOR)}, {"s": Bound(POSTERIOR)}], np.ones(2), np.zeros(2), sharpness=True,
+    )  # fmt: skip
+    outcomes = descend(model("softmax"), problem, params, plan)
+    measured = [["lambda_max_hi" in row for row in o.rows] for o in outcomes]
+    # as the records come: both replicas while both run, then the longer one alone
+    order = [
+        r for t in range(max(map(len, measured))) for r in range(2) if any(measured[r][t : t + 1])
+    ]
+    assert len(order) == len(starts) > 10
+    assert 3 < order.count(1) < order.count(0)
+    last: dict[int, Any] = {0: None, 1: None}
+    for r, start, end in zip(order, starts, ends, strict=True):
+        assert start is last[r]
+        last[r] = end
+
+
+def test_warm_and_cold_give_one_number() -> None:
+    """Along a descent, and from the vector of another setting."""
+    problem, params = draw((4, 3, 9, 4, 2, 1), 0, 0.5)
+    other = sharpest(model("softmax"), *draw((4, 3, 9, 4, 2, 1), 1, 0.5), BLOCKS)[1]
+    cold = sharpness(model("softmax"), problem, params, BLOCKS)
+    warm = sharpness(model("softmax"), problem, params, BLOCKS, other)
+    assert abs(warm.value - cold.value) <= warm.error + cold.error
+    assert cold.method == warm.method == METHOD
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
