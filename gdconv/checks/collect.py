@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,11 @@ def collect(
             said: dict[str, Any] = {"run": r, "statement": s.name, "verdict": judgement.verdict}
             verdicts.append(said | judgement.row)
             hypotheses += [hypothesis_row(r, s.name, h) for h in judgement.hypotheses]
-        traces.append(pd.DataFrame(outcome.rows).assign(run=r))
+        traces += [{"run": r} | row for row in outcome.rows]
         stall = diagnose(start, outcome, theorem.constants(outcome.end, 0.0)[1])
         messages += [f"run {r} {stall}"] if stall else []
         runs.append(_run_row(r, setting.seeds[r], outcome) | {"step_rule": rule, "stall": stall})
-    trace = pd.concat(traces, ignore_index=True)
+    trace = _frame(traces)
     last = [outcome.end.params for outcome in outcomes]
     moving = last[0].moving
     ends = {k: v for k, v in last[0].stack(last).numpy().items() if k in moving}
@@ -61,13 +61,19 @@ def collect(
         level=weakest(v["level"] for v in verdicts if v["statement"] == judged),
         config=config.canonical(),
         environment=environment(),
-        verdicts=pd.DataFrame(verdicts),
-        hypotheses=pd.DataFrame(hypotheses),
-        trace=trace[["run", *(c for c in trace.columns if c != "run")]],
-        runs=pd.DataFrame(runs),
+        verdicts=_frame(verdicts),
+        hypotheses=_frame(hypotheses),
+        trace=trace,
+        runs=_frame(runs),
         messages=list(dict.fromkeys([*messages, *_descent_lemma(trace)])),
         starts=setting.arrays | {f"{k}_last": v for k, v in ends.items()},
     )
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A table of rows, which pandas makes faster from columns; what a row lacks is nan."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: [row.get(name, np.nan) for row in rows] for name in names})
 
 
 def _descent_lemma(trace: pd.DataFrame) -> list[str]:

@@ -60,9 +60,9 @@ def _threads() -> dict[str, Any]:
     counts: dict[str, Any] = {name: os.environ[name] for name in THREADS if name in os.environ}
     if torch := sys.modules.get("torch"):
         counts["torch"] = torch.get_num_threads()
-    if "threadpoolctl" in sys.modules:
-        for pool in sys.modules["threadpoolctl"].threadpool_info():
-            counts[str(pool["internal_api"])] = pool["num_threads"]
+    if threads := sys.modules.get("gdconv.support.threads"):  # it is torch that has loaded them
+        for library in threads.libraries():
+            counts[str(library.internal_api)] = library.num_threads
     return counts
 
 

@@ -22,15 +22,19 @@ Counts = list[tuple[Any, int]]
 
 
 @lru_cache(maxsize=1)
-def _libraries(modules: int) -> list[Any]:
-    """The loaded libraries; looking for them takes milliseconds, so only after an import."""
+def _found(modules: int) -> list[Any]:
     return list(ThreadpoolController().lib_controllers)
+
+
+def libraries() -> list[Any]:
+    """The loaded libraries; looking for them takes milliseconds, so only after an import."""
+    return _found(len(sys.modules))
 
 
 def _counts(per_thread: bool) -> Counts:
     """Libraries whose number belongs to the calling thread, or the others, with it."""
     found = []
-    for library in _libraries(len(sys.modules)):
+    for library in libraries():
         own = "openmp" in (library.user_api, getattr(library, "threading_layer", ""))
         if own == per_thread:
             found.append((library, library.num_threads))
