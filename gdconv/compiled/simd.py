@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import extending, types
 from numba.core import cgutils
 from numba.extending import models, register_model
@@ -247,6 +248,11 @@ def token_lanes(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, cols
 
 
+WIDE = bool(get_host_cpu_features().get("avx512f"))
+"""Whether the sums of a 4 x 16 tile stay in registers: 256-bit ones are too few, and tiles of 4 x 8
+take half the time. The order of the additions, hence every bit, is the same."""
+
+
 @njit(nogil=True)
 def _product_small(A, a0, lda, B, b0, ldb, C, c0, ldc, rows, inner, cols):  # type: ignore[no-untyped-def]
     """Register tiles of 4 x 16 and 4 x 8; a short last tile computes its last row again."""
@@ -255,7 +261,7 @@ def _product_small(A, a0, lda, B, b0, ldb, C, c0, ldc, rows, inner, cols):  # ty
         i0, i1, i2, i3 = a0 + r * lda, a0 + r1 * lda, a0 + r2 * lda, a0 + r3 * lda
         o0, o1, o2, o3 = c0 + r * ldc, c0 + r1 * ldc, c0 + r2 * ldc, c0 + r3 * ldc
         j = 0
-        while j + 16 <= cols:
+        while WIDE and j + 16 <= cols:
             s0 = s1 = s2 = s3 = t0 = t1 = t2 = t3 = splat(0.0)
             at_b = b0 + j
             for p in range(inner):
