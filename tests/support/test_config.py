@@ -143,10 +143,10 @@ def test_the_first_default_wins_and_what_is_given_stays() -> None:
 
 
 def test_the_canonical_form_leaves_out_what_changes_no_result() -> None:
-    made = Config("full-gd", out="x", json=True, quiet=True, steps=7).canonical()
+    made = Config("full-gd", jobs=2, out="x", json=True, quiet=True, steps=7).canonical()
     assert not {"out", "json", "quiet"} & made.keys()
     assert (made["theorem"], made["steps"], made["kernel"]) == ("full-gd", 7, None)
-    assert len(made) == len(Config.__dataclass_fields__) - 4  # `own` is its values
+    assert len(made) == len(Config.__dataclass_fields__) - 5  # `own` is its values
 
 
 def test_an_unknown_name_lists_the_known_ones_and_paths_and_scalars_become_plain() -> None:
