@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -41,4 +42,11 @@ def in_processes(
         raise InputError("jobs", jobs, remedy) from error
     with parallel_config(backend="loky", inner_max_num_threads=1):
         pool = Parallel(n_jobs=min(jobs, len(tasks)), return_as="generator")
-        yield from pool(delayed(function)(*task) for task in tasks)
+        answers = pool(delayed(function)(*task) for task in tasks)
+        try:
+            for answer in answers:  # noqa: UP028 - `yield from` would close it too early
+                yield answer
+        finally:
+            with warnings.catch_warnings():  # that work is left undone is why it is closed
+                warnings.simplefilter("ignore", UserWarning)
+                answers.close()

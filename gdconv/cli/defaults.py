@@ -13,6 +13,7 @@ UNSET = {
     **{"label_norm": "as they are", "scales": "1,1,1,1", "algorithm": "gd"},
     **dict.fromkeys(("samples", "tokens", "embedding"), "that of the data"),
     "sharpness": "with --step local",
+    "jobs": "this process",
     "tau_1": "1/sqrt(d_m) for init ntk, else 1",
 }
 """What None means, by field."""

@@ -12,7 +12,7 @@ import pytest
 
 from gdconv.checks.resolve import resolve
 from gdconv.cli import main as cli
-from gdconv.support.config import Config
+from gdconv.support.config import PRESENTATION, Config
 from gdconv.support.errors import InputError
 from gdconv.theory.registry import registry
 
@@ -22,7 +22,7 @@ VALID: dict[str, Any] = {
     "scaling": "sqrt", "tau_1": 0.5, "loss": "squared", "activation": "gelu", "label_norm": 0.5,
     "target": "ink", "init": "lecun", "scales": "1,1,1,1", "margin": 1.5, "step": "local",
     "sharpness": True, "steps": 3, "until_bound": 0.5, "until_loss": 0.5, "seeds": 2, "seed": 1,
-    "device": "cpu", "dtype": "float32", "engine": "torch", "out": "runs", "json": True,
+    "device": "cpu", "dtype": "float32", "engine": "torch", "jobs": 2, "out": "runs", "json": True,
     "quiet": True, "algorithm": "heavy-ball", "inputs": 3, "label": 0.1, "beta": 0.3,
     "momentum": 0.2, "rational": True, "depth": 2,
 }  # fmt: skip
@@ -75,7 +75,7 @@ def test_what_is_listed_is_accepted_and_nothing_else(name: str, capsys: Any) -> 
         asked = Config.open(theorem, {**options, **context, option: value})
         if option in shown:
             made = resolve(asked).config
-            kept = made.canonical() | {k: getattr(made, k) for k in ("out", "json", "quiet")}
+            kept = made.canonical() | {k: getattr(made, k) for k in PRESENTATION}
             assert kept[option] == value, option
         else:
             if value == getattr(Config(theorem), option, None):  # the same as not given
@@ -92,7 +92,7 @@ def test_what_is_listed_is_accepted_and_nothing_else(name: str, capsys: Any) -> 
 def test_a_default_that_is_shown_is_what_is_taken(name: str, capsys: Any) -> None:
     theorem, options, text = help_of(name, capsys)
     usual = resolve(Config.open(theorem, options)).config
-    taken = usual.canonical() | {"out": usual.out}
+    taken = usual.canonical() | {k: getattr(usual, k) for k in PRESENTATION}
     flat = " ".join(text.split("examples:")[0].split()).replace("vector- e", "vector-e")
     seen = 0
     for option in listed(text) - {"json", "quiet", "statement", *options}:
