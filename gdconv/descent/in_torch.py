@@ -14,6 +14,7 @@ from gdconv.descent.engine import FINITE_LIMIT, Engine
 from gdconv.descent.followed import Followed
 from gdconv.descent.plan import Plan
 from gdconv.models.base import Bars, Model
+from gdconv.models.point import Point
 from gdconv.rigor.spectrum import Enclosure
 
 
@@ -26,6 +27,8 @@ class TorchEngine(Engine):
         self.follower = model.sigma_follower(problem, params, plan.trained)
         self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
         self.grad: Any = None
+        self.at: Any = None
+        self.points: dict[int, Point] = {}
         self.followed = [
             Followed(bounds, _alone(params, r)) for r, bounds in enumerate(plan.bounds)
         ]
@@ -58,12 +61,22 @@ class TorchEngine(Engine):
         """What the watch follows, the energy and the followed quantities with their bounds."""
         led = self.ledgers[r][0]
         own = {"energy": float(led["energy"])} if led["kinetic_error"] > 0 else {}
-        watched = self.watch.record(r, self.params) if self.watch else {}
+        watched = self.watch.record(r, self.params, self.point(r), led) if self.watch else {}
         return own | self.followed[r].columns | watched
 
     def results(self, r: int) -> dict[str, dict[str, np.void]]:
         """The tests of the followed quantities."""
         return self.followed[r].results
+
+    def point(self, r: int) -> Point:
+        """Made once an iterate, from the pass of its step."""
+        if r not in self.points:
+            data = self.problem if self.problem.R == 1 else self.problem[r]
+            here = self.params if self.params.R == 1 else self.params[r]
+            if data.X.dtype != torch.float64 or data.X.device.type != "cpu":
+                data, here = (part.to("cpu", torch.float64) for part in (data, here))
+            self.points[r] = self.model.point_of(data, here, self.plan.trained, self.at, r)
+        return self.points[r]
 
     def enclose_jacobian(self, r: int) -> Enclosure:
         """As for any engine, unless the follower has told already."""
@@ -81,14 +94,15 @@ class TorchEngine(Engine):
         grad = self.grad if source is before else self.model.gradient(self.problem, source)[1]
         if any(self.followed):
             self.defects = self.motion.defects(self.ledgers, grad)
-        self.params = self.motion.take(before, grad, moving)
+        self.params, self.points = self.motion.take(before, grad, moving), {}
         if not self.motion.algorithm.plain:
             length = self.motion.length(before, self.params)
             for r in moving:
                 self.ledgers[r]["moved"] = length[r]
 
     def _observe(self, moving: list[int]) -> None:
-        at, self.grad = self.model.gradient(self.problem, self.params)
+        at, self.grad = self.model.at_step(self.problem, self.params, self.plan.trained)
+        self.at = at
         slopes = self.grad.blocks()
         grad_sq = sum(
             slopes[b].square().reshape(self.params.R, -1).sum(1) for b in self.plan.trained

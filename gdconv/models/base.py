@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any, ClassVar
 
@@ -33,6 +33,29 @@ class Bars:
     share: np.ndarray
     bend: np.ndarray
     riccati: bool
+
+
+def alone(forward: Any, r: int) -> Any:
+    """Replica r of a forward pass, the replica axis stays.
+
+    Args:
+        forward: A dataclass of tensors (R, ...), other fields stay as they are.
+        r: Which.
+
+    Returns:
+        The same object where there is no other replica.
+
+    Example:
+        >>> import torch
+        >>> both = Bars(*[torch.tensor([1.0, 2.0])] * 4, riccati=True)
+        >>> alone(both, 1).bend.tolist(), alone(both, 1).riccati
+        ([2.0], True)
+    """
+    parts = {f.name: getattr(forward, f.name) for f in fields(forward)}
+    tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+    if all(len(part) == 1 for part in tensors.values()):
+        return forward
+    return replace(forward, **{name: part[r : r + 1] for name, part in tensors.items()})
 
 
 class Formulas(ABC):
@@ -75,6 +98,16 @@ class Model(Formulas):
     @abstractmethod
     def probe(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> Probe:
         """Error bars, and the gradient by a derivation that is not `gradient`'s."""
+
+    def at_step(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> tuple[Any, Any]:
+        """`gradient`, for a run: the pass may carry what else a step of it is asked for."""
+        return self.gradient(problem, params)
+
+    def point_of(
+        self, problem: Problem, params: Any, trained: tuple[str, ...], at: Any, r: int
+    ) -> Point:
+        """`point` of replica r, where the pass of a step is there already."""
+        return self.point(problem, params, trained)
 
     def sigma_follower(
         self, problem: Problem, params: Any, trained: tuple[str, ...] | None = None

@@ -23,10 +23,12 @@ from gdconv.models.encoder.constants import DataConstants, EncoderConstants
 from gdconv.models.encoder.formulas import EncoderPass
 from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.parameters import BLOCKS
+from gdconv.models.encoder.step import EncoderStep
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.parameters import BLOCKS as HEAD_BLOCKS
 from gdconv.rigor.lapack import spectral_norm
-from gdconv.rigor.rounding import UNIT
+from gdconv.rigor.definite import LARGEST, SMALLEST
+from gdconv.rigor.rounding import UNIT, gamma
 
 
 class Curvature(ABC):
@@ -50,8 +52,8 @@ def _spectral(W: torch.Tensor) -> Any:
 
 
 def _moved(before: Any, after: Any, blocks: tuple[str, ...]) -> float:
-    squares = [(getattr(after, b) - getattr(before, b)).square().sum() for b in blocks]
-    return np.float64(float(sum(squares))) ** 0.5
+    steps = [(getattr(after, b) - getattr(before, b)).flatten() for b in blocks]
+    return np.float64(sum(float(step.dot(step)) for step in steps)) ** 0.5
 
 
 def _excess(largest: Any, norm: Any) -> Any:
@@ -84,11 +86,16 @@ class EncoderCurvature(Curvature):
         data = DataConstants.sharp(start)
         self.constants = EncoderConstants(start, data, {})  # each bound has its own radii
         self.norms = {b: start.norm(b) for b in BLOCKS}
+        self.last: tuple[Any, dict[str, float]] = (None, {})
 
     @np.errstate(all="ignore")
     def bound(self, before: Any, after: Any, pass_before: Any, pass_after: Any) -> float:
         """The bound of the module, for this activation; infinite where that overflows."""
-        here = replace(self.constants, radii=self._reach(before, after))
+        ends = self._sizes(before, pass_before), self._sizes(after, pass_after)
+        here = replace(
+            self.constants,
+            radii={b: _excess(max(end[b] for end in ends), self.norms[b]) for b in BLOCKS},
+        )
         inner, outer = _moved(before, after, BLOCKS[:3]), _moved(before, after, BLOCKS[3:])
         model = self.start.model
         if model.activation != "relu":
@@ -98,20 +105,38 @@ class EncoderCurvature(Curvature):
         Lambda, second = here.Lambda_squared**0.5, here.curved()
         return float(kink + outer * Lambda * inner + second / 2 * inner**2)
 
-    def _reach(self, before: Any, after: Any) -> dict[str, float]:
-        """Radii for which lambda_W is the larger norm of the two ends."""
-        ends = {b: (getattr(before, b), getattr(after, b)) for b in BLOCKS[:3]}
-        largest = {b: max(float(_spectral(u)), float(_spectral(v))) for b, (u, v) in ends.items()}
-        largest["w_O"] = max(float(before.w_O.norm()), float(after.w_O.norm()))
-        return {b: _excess(largest[b], self.norms[b]) for b in BLOCKS}
+    def _sizes(self, params: Any, at: EncoderPass) -> dict[str, float]:
+        """|W|_2 by block and |w_O|; the end of a step is the beginning of the next one."""
+        if self.last[0] is not params:
+            found = _norms_of(at.grams[0].numpy(), params.d_m) if isinstance(at, EncoderStep) else None
+            inner = [float(_spectral(getattr(params, b))) for b in BLOCKS[:3]] if found is None else found
+            outer = float(params.w_O.norm())
+            self.last = params, dict(zip(BLOCKS, (*inner, outer), strict=True))
+        return self.last[1]
+
+
+def _norms_of(grams: np.ndarray, width: int) -> list[float] | None:
+    """|W|_2 from W^T W, (k, D, D), from above; None where squares overflow or underflow.
+
+    The sum over the width is wrong by gamma of it and the eigenvalue by 8 D u, as shares of |W|_F^2.
+    """
+    traces = grams.trace(axis1=1, axis2=2)
+    if not (traces.min() > SMALLEST and traces.max() < LARGEST):
+        return None
+    D = grams.shape[1]
+    tops = np.linalg.eigvalsh(grams)[:, -1] + (gamma(width + 2) + 8 * D * UNIT) * traces
+    return [float(top) for top in np.sqrt(tops)]
 
 
 def _kink(
     model: ShallowEncoder, w_O: torch.Tensor, before: EncoderPass, after: EncoderPass
 ) -> torch.Tensor:
     """What relu(h') - relu(h) - relu'(h)(h' - h) adds, weighted by |w_O|; shape (N,)."""
-    crossed = torch.where(before.pre <= 0, after.pre, -after.pre).clamp_min_(0)
-    return model.scale * (crossed.sum(2) @ w_O.abs().unsqueeze(2))[0, :, 0]
+    crossed = (before.pre > 0) != (after.pre > 0)
+    if not crossed.any():
+        return before.F.new_zeros(before.F.shape[1])
+    gained = (after.pre.abs() * crossed).sum(2)
+    return model.scale * (gained @ w_O.abs().unsqueeze(2))[0, :, 0]
 
 
 CURVATURES: dict[str, type[Curvature]] = {"encoder": EncoderCurvature, "multihead": HeadCurvature}

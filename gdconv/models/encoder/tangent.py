@@ -25,6 +25,7 @@ from torch import Tensor
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+from gdconv.models.encoder.step import EncoderStep
 from gdconv.models.encoder.tangent_slack import kernel_slack
 from gdconv.rigor.eigen import lambda_min_enclosure
 from gdconv.rigor.rounding import UNIT, Enclosure
@@ -100,6 +101,8 @@ def block_kernels(
         True
     """
     _checked(blocks)
+    if isinstance(at, EncoderStep) and at.kernels.shape[1]:
+        return {b: at.kernels[:, BLOCKS.index(b)] for b in blocks}
     at = at or model.forward(problem, params)
     made: dict[str, Tensor] = {}
     if "w_O" in blocks:
@@ -148,10 +151,29 @@ def encoder_kernel(
         >>> torch.allclose(encoder_kernel(model, problem, params), J @ J.mT)
         True
     """
-    parts = block_kernels(model, problem, params, blocks, at)
+    return summed(block_kernels(model, problem, params, blocks, at), blocks)
+
+
+def summed(
+    parts: dict[str, Float[Tensor, "R N N"]], blocks: tuple[str, ...]
+) -> Float[Tensor, "R N N"]:
+    """K of some blocks from the kernels of each.
+
+    Args:
+        parts: As `block_kernels` returns them.
+        blocks: Which to add up.
+
+    Returns:
+        Their sum in the order of `BLOCKS`, exactly symmetric.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1)
+        >>> summed({"W_Q": one, "W_V": 2 * one}, ("W_V", "W_Q")).item()
+        3.0
+    """
     total = torch.zeros_like(next(iter(parts.values())))
     for b in BLOCKS:  # one order of summation whatever the order of `blocks`
-        if b in parts:
+        if b in blocks:
             total += parts[b]
     return total
 

@@ -1,0 +1,101 @@
+"""One step of the encoder: torch's formulas, or the compiled ones where they serve.
+
+The compiled pass carries what a step is asked for besides its gradient: K r, W^T W of the weights
+within the scores and values and, where that is cheap, the kernels of all blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gdconv.data.problem import Problem
+from gdconv.models.encoder.activations import GELU_SLOPE, SILU_SLOPE
+from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+
+LARGEST = 2**16
+"""Preactivations beyond which torch takes the step: threads and wide units then pay."""
+
+KERNEL = 4e5
+"""Products (N n)^2 d_m up to which every step brings its kernels."""
+
+DIVISORS = {"relu": 1.0, "gelu": GELU_SLOPE, "silu": SILU_SLOPE}
+
+
+@dataclass(frozen=True)
+class EncoderStep(EncoderPass):
+    """A compiled pass.
+
+    Attributes:
+        trained: Blocks that move.
+        product: K residual of the trained blocks.
+        grams: W^T W of W_Q, W_K and W_V.
+        kernels: K_W of all four blocks in the order of `BLOCKS`; none where they were not formed.
+    """
+
+    trained: tuple[str, ...]
+    product: Float[Tensor, "R N"]
+    grams: Float[Tensor, "R 3 D D"]
+    kernels: Float[Tensor, "R k N N"]
+
+
+def serves(problem: Problem, params: EncoderParameters) -> bool:
+    """Whether the compiled step knows these data: float64 on the CPU, no padding, not too large."""
+    X, w = problem.X, params.w_O
+    plain = X.dtype == w.dtype == torch.float64 and X.device.type == w.device.type == "cpu"
+    small = problem.N * problem.n * params.d_m <= LARGEST
+    graph = torch.is_grad_enabled() and any(b.requires_grad for b in params.blocks().values())
+    return plain and small and problem.mask is None and not graph
+
+
+def _array(block: Tensor) -> np.ndarray:
+    made: np.ndarray = block.detach().contiguous().numpy()
+    return made
+
+
+def take(
+    model: EncoderFormulas, problem: Problem, params: EncoderParameters, trained: tuple[str, ...]
+) -> tuple[EncoderPass, EncoderParameters]:
+    """The pass and the gradient at one iterate.
+
+    Args:
+        model: The model.
+        problem: Data, R (or 1) replicas.
+        params: Weights, R replicas.
+        trained: Blocks that move.
+
+    Returns:
+        The forward pass, an `EncoderStep` where it is compiled, and the gradient of all blocks.
+
+    Example:
+        >>> from gdconv.models.encoder.parameters import initialize_encoder
+        >>> problem = Problem.per_sample([[[1.0, 2.0]], [[3.0, 4.0]]], [1.0, 0.0])
+        >>> params, model = initialize_encoder("ntk", (8, 2), 0), EncoderFormulas(0.5, 0.5)
+        >>> at, grad = take(model, problem, params, BLOCKS)
+        >>> torch.allclose(grad.W_V, model.gradient(problem, params)[1].W_V)
+        True
+    """
+    if problem.y.shape[2:] != (1, 1) or not serves(problem, params):
+        return model.gradient(problem, params)
+    from gdconv.compiled.encoder_step import KINDS, encoder_step  # numba loads slowly
+
+    made = encoder_step(
+        _array(problem.X),
+        _array(problem.y[:, :, 0, 0]),
+        *(_array(getattr(params, b)) for b in BLOCKS),
+        model.tau_0,
+        model.tau_1,
+        sqrt(model.loss_scale),
+        KINDS[model.activation],
+        DIVISORS[model.activation],
+        tuple(b in trained for b in BLOCKS),
+        (problem.N * problem.n) ** 2 * params.d_m <= KERNEL,
+    )
+    found = [torch.from_numpy(part) for part in made]
+    return EncoderStep(*found[:7], trained, *found[11:]), EncoderParameters(*found[7:11])
