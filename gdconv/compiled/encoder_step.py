@@ -12,9 +12,19 @@ from math import erfc, exp, pi, sqrt
 import numpy as np
 
 from gdconv.compiled.cache import njit
+from gdconv.compiled.tiny_eigen import UP, gamma, least, smallest
 
 KINDS = {"relu": 0, "gelu": 1, "silu": 2}
 """Activations by name."""
+
+SMALLEST, LARGEST = 1e-140, 1e140
+"""Traces between which products of entries neither overflow nor underflow to any harm."""
+
+WIDE = 256.0
+"""Bounds wider than so many gamma_N trace(K) are left to LAPACK's eigenvectors."""
+
+SMALL = 16
+"""Samples up to which Jacobi's rotations are as quick as LAPACK."""
 
 _jit = njit(nogil=True, error_model="numpy")
 
@@ -145,6 +155,30 @@ def _blocks(A, E, slope, F_pre, grams, K):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def _least(K):  # type: ignore[no-untyped-def]
+    """Certified bounds of the least eigenvalue of a symmetric matrix; (-inf, inf) where none."""
+    N = len(K)
+    V, C, turned = np.eye(N), np.empty((N, N)), K.copy()
+    trace = np.trace(K)
+    if not SMALLEST < trace < LARGEST:
+        return -np.inf, np.inf
+    best = smallest(turned, V, C)
+    top = square = size = 0.0
+    for i in range(N):
+        square += V[i, best] * V[i, best]
+        for j in range(N):
+            top += V[i, best] * K[i, j] * V[j, best]
+            size += abs(V[i, best] * K[i, j] * V[j, best])
+    # two products a term, N^2 terms, a quotient; size is summed up as well
+    hi = (top + gamma(N * N + 8) * size * UP) / square
+    hi += abs(hi) * gamma(N + 8)
+    lo = least(K, turned[best, best], C)
+    if not hi - lo <= WIDE * gamma(N) * trace:
+        return -np.inf, np.inf
+    return lo, hi
+
+
+@_jit
 def encoder_step(  # type: ignore[no-untyped-def]
     X, y, W_Q, W_K, W_V, w_O, tau_0, tau_1, root, kind, divisor, moves, kernel
 ):
@@ -168,8 +202,9 @@ def encoder_step(  # type: ignore[no-untyped-def]
     Returns:
         S (R, N, n, n), A (R, N, n, D), pre (R, N, n, m), F_pre (R, N, m), F (R, N),
         residual (R, N), loss (R,), gradients by W_Q, W_K, W_V (R, m, D) and w_O (R, m),
-        K r of the trained blocks (R, N), W^T W of W_Q, W_K, W_V (R, 3, D, D) and the kernels of
-        the four blocks (R, 4, N, N), none (R, 0, N, N) unless asked for.
+        K r of the trained blocks (R, N), W^T W of W_Q, W_K, W_V (R, 3, D, D), the kernels of the
+        four blocks (R, 4, N, N), none (R, 0, N, N) unless asked for, and bounds (R, 2) of the
+        least eigenvalue of their sum over the trained blocks, infinite where there are none.
     """
     (R, m), (_, N, n, D) = w_O.shape, X.shape
     scale = tau_1 * root
@@ -177,7 +212,7 @@ def encoder_step(  # type: ignore[no-untyped-def]
     F_pre, F, residual, loss = np.empty((R, N, m)), np.empty((R, N)), np.empty((R, N)), np.zeros(R)
     G_Q, G_K, G_V = np.empty((R, m, D)), np.empty((R, m, D)), np.empty((R, m, D))
     g_O, product, grams = np.zeros((R, m)), np.zeros((R, N)), np.empty((R, 3, D, D))
-    kernels = np.empty((R, 4 if kernel else 0, N, N))
+    kernels, ends = np.empty((R, 4 if kernel else 0, N, N)), np.empty((R, 2))
     for r in range(R):
         x, Q, K, V, w = X[r % len(X)], W_Q[r], W_K[r], W_V[r], w_O[r]
         _attend(x, np.dot(Q.T, K), tau_0, S[r], A[r])
@@ -216,4 +251,11 @@ def encoder_step(  # type: ignore[no-untyped-def]
                     product[r, i] += F_pre[r, i, a] * g_O[r, a]
         if kernel:
             _blocks(A[r], E, slope, F_pre[r], grams[r], kernels[r])
-    return S, A, pre, F_pre, F, residual, loss, G_Q, G_K, G_V, g_O, product, grams, kernels
+        ends[r, 0], ends[r, 1] = -np.inf, np.inf
+        if kernel and N <= SMALL:
+            K_r = np.zeros((N, N))
+            for block in range(4):
+                if moves[block]:
+                    K_r += kernels[r, block]
+            ends[r, 0], ends[r, 1] = _least(K_r)
+    return S, A, pre, F_pre, F, residual, loss, G_Q, G_K, G_V, g_O, product, grams, kernels, ends

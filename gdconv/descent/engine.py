@@ -119,7 +119,7 @@ class Engine(ABC):
 
     def enclose_jacobian(self, r: int) -> Enclosure:
         """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
-        least, led = self.point(r).J_range[0], self.ledgers[r]
+        least, led = self.point(r).J_least, self.ledgers[r]
         if not led["features"][0]:
             led["jacobian_drift"], led["radius"] = 1.0, 0.0  # it counts at this step alone
         enter_jacobian(led, least.lo, least.hi)

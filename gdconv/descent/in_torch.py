@@ -104,9 +104,8 @@ class TorchEngine(Engine):
         at, self.grad = self.model.at_step(self.problem, self.params, self.plan.trained)
         self.at = at
         slopes = self.grad.blocks()
-        grad_sq = sum(
-            slopes[b].square().reshape(self.params.R, -1).sum(1) for b in self.plan.trained
-        )
+        flat = torch.cat([slopes[b].flatten(1) for b in self.plan.trained], 1)
+        grad_sq = flat.square().sum(1)
         numbers = torch.stack([at.loss, grad_sq]).detach().cpu().double().numpy()
         finite = np.isfinite(numbers).all(0)
         for r in [r for r in moving if not finite[r]]:

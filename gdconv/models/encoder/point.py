@@ -17,6 +17,7 @@ from gdconv.data.problem import Problem
 from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.probes import probe
+from gdconv.models.encoder.step import EncoderStep
 from gdconv.models.encoder.tangent import Ladder, block_kernels, ladder, summed
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
@@ -89,6 +90,13 @@ class EncoderPoint(Point):
         real = self.problem.mask.cpu().numpy()[..., None]
         return np.asarray((X - X.sum(1, keepdims=True) / real.sum(1, keepdims=True)) * real)
 
+    @cached_property
+    def spreads(self) -> tuple[float, float]:
+        """Norms over the samples of t_i^2 x_i and t_i^3 x_i^2, each times sqrt(n_i / n)."""
+        root = np.sqrt(self.fill)
+        first, second = root * self.t**2 * self.x, root * self.t**3 * self.x**2
+        return float(np.linalg.norm(first)), float(np.linalg.norm(second))
+
     def norm(self, block: str) -> float:
         """|W|_2 of a block; |w_O| for w_O."""
         # a numpy number: powers of it overflow to infinity, which no hypothesis meets
@@ -141,6 +149,15 @@ class EncoderPoint(Point):
         lo, hi = (np.sqrt(np.maximum(end, 0.0)) for end in eigenvalue_range(symmetric(self.K, "K")))
         least, greatest = (Enclosure(float(lo[i]), float(hi[i])) for i in (0, -1))
         return least, greatest
+
+    @property
+    def J_least(self) -> Enclosure:
+        """From the bounds that the pass of a step has, if it has any."""
+        if isinstance(self.at, EncoderStep) and self.at.trained == self.trained:
+            lo, hi = self.at.ends[0].tolist()
+            if hi < math.inf:
+                return Enclosure(math.sqrt(max(lo, 0.0)), math.sqrt(max(hi, 0.0)))
+        return self.J_range[0]
 
     @property
     def slope_is_finite(self) -> bool:

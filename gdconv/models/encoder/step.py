@@ -37,12 +37,14 @@ class EncoderStep(EncoderPass):
         product: K residual of the trained blocks.
         grams: W^T W of W_Q, W_K and W_V.
         kernels: K_W of all four blocks in the order of `BLOCKS`; none where they were not formed.
+        ends: Bounds of the least eigenvalue of K, infinite where they are to be had otherwise.
     """
 
     trained: tuple[str, ...]
     product: Float[Tensor, "R N"]
     grams: Float[Tensor, "R 3 D D"]
     kernels: Float[Tensor, "R k N N"]
+    ends: Float[Tensor, "R 2"]
 
 
 def serves(problem: Problem, params: EncoderParameters) -> bool:
@@ -55,8 +57,7 @@ def serves(problem: Problem, params: EncoderParameters) -> bool:
 
 
 def _array(block: Tensor) -> np.ndarray:
-    made: np.ndarray = block.detach().contiguous().numpy()
-    return made
+    return np.ascontiguousarray(block.detach().numpy())
 
 
 def take(
@@ -87,7 +88,7 @@ def take(
 
     made = encoder_step(
         _array(problem.X),
-        _array(problem.y[:, :, 0, 0]),
+        _array(problem.y.flatten(1)),
         *(_array(getattr(params, b)) for b in BLOCKS),
         model.tau_0,
         model.tau_1,
