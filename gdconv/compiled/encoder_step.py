@@ -24,7 +24,7 @@ WIDE = 256.0
 """Bounds wider than so many gamma_N trace(K) are left to LAPACK's eigenvectors."""
 
 SMALL = 16
-"""Samples up to which Jacobi's rotations are as quick as LAPACK."""
+"""Orders up to which Jacobi's rotations are as quick as LAPACK."""
 
 _jit = njit(nogil=True, error_model="numpy")
 
@@ -179,6 +179,67 @@ def _least(K):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def _norm(G, m):  # type: ignore[no-untyped-def]
+    """sqrt(lambda_max(W^T W)) from above, the rounding of the sums over m included; NaN if none."""
+    D, trace = len(G), np.trace(G)
+    if not SMALLEST < trace < LARGEST:
+        return np.nan
+    A, V, C = -G, np.eye(D), np.empty((D, D))
+    best = smallest(A, V, C)
+    top = -least(-G, A[best, best], C)
+    if not top <= trace * (1.0 + WIDE * gamma(D)):
+        return np.nan
+    return np.sqrt(top + gamma(m + 2) * trace * UP) * (1.0 + 1e-15)
+
+
+@_jit
+def least_ends(K):  # type: ignore[no-untyped-def]
+    """`_least` of a matrix of any order, (-inf, inf) where it is too large.
+
+    Args:
+        K: Symmetric matrix (N, N).
+
+    Returns:
+        Bounds of its least eigenvalue.
+    """
+    return _least(K) if 0 < len(K) <= SMALL else (-np.inf, np.inf)
+
+
+@_jit
+def step_size(theta, theta_next, pre, pre_next, kinks):  # type: ignore[no-untyped-def]
+    """How far one step of one replica went, and what relu gained past its kinks.
+
+    Args:
+        theta: All weights before, (1, p), as `encoder_step` returns them.
+        theta_next: All weights after.
+        pre: Preactivations before, (1, N, n, m).
+        pre_next: Preactivations after.
+        kinks: Whether the last number is asked for, else it is 0.
+
+    Returns:
+        Distances of (W_Q, W_K, W_V) and of w_O, and the norm over the samples of
+        sum_k |w_O| . (|pre_next| where the sign changed), tau_1 left out.
+    """
+    _, N, n, m = pre.shape
+    p = theta.shape[1]
+    w = theta[0, p - m :]
+    inner = outer = gained = 0.0
+    for a in range(p - m):
+        inner += (theta_next[0, a] - theta[0, a]) ** 2
+    for a in range(p - m, p):
+        outer += (theta_next[0, a] - theta[0, a]) ** 2
+    if kinks:
+        for i in range(N):
+            own = 0.0
+            for k in range(n):
+                for a in range(m):
+                    if (pre[0, i, k, a] > 0.0) != (pre_next[0, i, k, a] > 0.0):
+                        own += abs(w[a] * pre_next[0, i, k, a])
+            gained += own * own
+    return np.sqrt(inner), np.sqrt(outer), np.sqrt(gained)
+
+
+@_jit
 def encoder_step(  # type: ignore[no-untyped-def]
     X, y, W_Q, W_K, W_V, w_O, tau_0, tau_1, root, kind, divisor, moves, kernel
 ):
@@ -202,16 +263,18 @@ def encoder_step(  # type: ignore[no-untyped-def]
     Returns:
         S (R, N, n, n), A (R, N, n, D), pre (R, N, n, m), F_pre (R, N, m), F (R, N),
         residual (R, N), loss (R,), gradients by W_Q, W_K, W_V (R, m, D) and w_O (R, m),
-        K r of the trained blocks (R, N), W^T W of W_Q, W_K, W_V (R, 3, D, D), the kernels of the
-        four blocks (R, 4, N, N), none (R, 0, N, N) unless asked for, and bounds (R, 2) of the
-        least eigenvalue of their sum over the trained blocks, infinite where there are none.
+        K r of the trained blocks (R, N), from above |W|_2 of W_Q, W_K, W_V, NaN where they are to
+        be had otherwise, and |w_O| (R, 4), all weights (R, p), the kernels of the four blocks
+        (R, 4, N, N), none (R, 0, N, N) unless asked for, and bounds (R, 2) of the least eigenvalue
+        of their sum over the trained blocks, infinite where there are none.
     """
     (R, m), (_, N, n, D) = w_O.shape, X.shape
     scale = tau_1 * root
     S, A, pre = np.empty((R, N, n, n)), np.empty((R, N, n, D)), np.empty((R, N, n, m))
     F_pre, F, residual, loss = np.empty((R, N, m)), np.empty((R, N)), np.empty((R, N)), np.zeros(R)
     G_Q, G_K, G_V = np.empty((R, m, D)), np.empty((R, m, D)), np.empty((R, m, D))
-    g_O, product, grams = np.zeros((R, m)), np.zeros((R, N)), np.empty((R, 3, D, D))
+    g_O, product, grams = np.zeros((R, m)), np.empty((R, N)), np.empty((R, 3, D, D))
+    norms, theta = np.empty((R, 4)), np.empty((R, 3 * m * D + m))
     kernels, ends = np.empty((R, 4 if kernel else 0, N, N)), np.empty((R, 2))
     for r in range(R):
         x, Q, K, V, w = X[r % len(X)], W_Q[r], W_K[r], W_V[r], w_O[r]
@@ -227,11 +290,18 @@ def encoder_step(  # type: ignore[no-untyped-def]
             mean += residual[r, i] * E[i]
             g_O[r] += residual[r, i] * F_pre[r, i]
         pulled = np.empty((N * n, m))
-        for i in range(N):
-            pulled[i * n : i * n + n] = residual[r, i] * slope[i * n : i * n + n]
+        for t in range(N * n):
+            for a in range(m):
+                pulled[t, a] = residual[r, t // n] * slope[t, a]
         G_Q[r], G_K[r] = np.dot(K, mean.T), np.dot(Q, mean)
         G_V[r] = np.dot(pulled.T, attended)
         grams[r, 0], grams[r, 1], grams[r, 2] = np.dot(Q.T, Q), np.dot(K.T, K), np.dot(V.T, V)
+        for block in range(3):
+            norms[r, block] = _norm(grams[r, block], m) if D <= SMALL else np.nan
+        norms[r, 3] = sqrt(np.dot(w, w)) * (1.0 + gamma(m + 2))
+        for block, W in enumerate((Q, K, V)):
+            theta[r, block * m * D : block * m * D + m * D] = W.reshape(m * D)
+        theta[r, 3 * m * D :] = w
         # J along the gradient: no shorter way by E, the claims of a run compare the two
         M, dA = np.zeros((D, D)), np.zeros((N * n, D))
         if moves[0]:
@@ -239,16 +309,18 @@ def encoder_step(  # type: ignore[no-untyped-def]
         if moves[1]:
             M += np.dot(Q.T, G_K[r])
         _along(x, S[r], M, tau_0, dA)
-        moved = np.dot(dA, V.T)
-        if moves[2]:
-            moved += np.dot(attended, G_V[r].T)
+        turned = np.dot(slope, G_V[r])
         for i in range(N):
+            out = 0.0
             for t in range(i * n, i * n + n):
-                for a in range(m):
-                    product[r, i] += moved[t, a] * slope[t, a]
+                for e in range(D):
+                    out += dA[t, e] * B[t, e]
+                    if moves[2]:
+                        out += attended[t, e] * turned[t, e]
             if moves[3]:
                 for a in range(m):
-                    product[r, i] += F_pre[r, i, a] * g_O[r, a]
+                    out += F_pre[r, i, a] * g_O[r, a]
+            product[r, i] = out
         if kernel:
             _blocks(A[r], E, slope, F_pre[r], grams[r], kernels[r])
         ends[r, 0], ends[r, 1] = -np.inf, np.inf
@@ -258,4 +330,4 @@ def encoder_step(  # type: ignore[no-untyped-def]
                 if moves[block]:
                     K_r += kernels[r, block]
             ends[r, 0], ends[r, 1] = _least(K_r)
-    return S, A, pre, F_pre, F, residual, loss, G_Q, G_K, G_V, g_O, product, grams, kernels, ends
+    return S, A, pre, F_pre, F, residual, loss, G_Q, G_K, G_V, g_O, product, norms, theta, kernels, ends

@@ -39,7 +39,7 @@ def alone(forward: Any, r: int) -> Any:
     """Replica r of a forward pass, the replica axis stays.
 
     Args:
-        forward: A dataclass of tensors (R, ...), other fields stay as they are.
+        forward: A dataclass of tensors (R, ...), `loss` among them; other fields stay as they are.
         r: Which.
 
     Returns:
@@ -47,15 +47,16 @@ def alone(forward: Any, r: int) -> Any:
 
     Example:
         >>> import torch
-        >>> both = Bars(*[torch.tensor([1.0, 2.0])] * 4, riccati=True)
-        >>> alone(both, 1).bend.tolist(), alone(both, 1).riccati
-        ([2.0], True)
+        >>> from dataclasses import make_dataclass
+        >>> One = make_dataclass("One", ["loss", "S"])
+        >>> alone(One(torch.ones(2), torch.eye(2)), 1).S.tolist()
+        [[0.0, 1.0]]
     """
-    parts = {f.name: getattr(forward, f.name) for f in fields(forward)}
-    tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
-    if next(iter(tensors.values())).shape[0] == 1:
+    if forward.loss.shape[0] == 1:
         return forward
-    return replace(forward, **{name: part[r : r + 1] for name, part in tensors.items()})
+    parts = {f.name: getattr(forward, f.name) for f in fields(forward)}
+    cut = {name: part[r : r + 1] for name, part in parts.items() if isinstance(part, Tensor)}
+    return replace(forward, **cut)
 
 
 class Formulas(ABC):

@@ -27,8 +27,7 @@ from gdconv.models.encoder.step import EncoderStep
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.parameters import BLOCKS as HEAD_BLOCKS
 from gdconv.rigor.lapack import spectral_norm
-from gdconv.rigor.definite import LARGEST, SMALLEST
-from gdconv.rigor.rounding import UNIT, gamma
+from gdconv.rigor.rounding import UNIT
 
 
 class Curvature(ABC):
@@ -96,36 +95,38 @@ class EncoderCurvature(Curvature):
             self.constants,
             radii={b: _excess(max(end[b] for end in ends), self.norms[b]) for b in BLOCKS},
         )
-        inner, outer = _moved(before, after, BLOCKS[:3]), _moved(before, after, BLOCKS[3:])
         model = self.start.model
+        inner, outer, kink = _travelled(model, before, after, pass_before, pass_after)
         if model.activation != "relu":
             entry = float(torch.maximum(before.w_O.abs().max(), after.w_O.abs().max()))
             return float(0.5 * here.M_2(entry) * (inner**2 + outer**2))
-        kink = float(_kink(model, before.w_O, pass_before, pass_after).norm())
         Lambda, second = here.Lambda_squared**0.5, here.curved()
         return float(kink + outer * Lambda * inner + second / 2 * inner**2)
 
     def _sizes(self, params: Any, at: EncoderPass) -> dict[str, float]:
         """|W|_2 by block and |w_O|; the end of a step is the beginning of the next one."""
         if self.last[0] is not params:
-            found = _norms_of(at.grams[0].numpy(), params.d_m) if isinstance(at, EncoderStep) else None
-            inner = [float(_spectral(getattr(params, b))) for b in BLOCKS[:3]] if found is None else found
-            outer = float(params.w_O.norm())
-            self.last = params, dict(zip(BLOCKS, (*inner, outer), strict=True))
+            sizes = at.norms[0].tolist() if isinstance(at, EncoderStep) else [np.nan]
+            if np.isnan(sizes).any():
+                inner = [float(_spectral(getattr(params, b))) for b in BLOCKS[:3]]
+                sizes = [*inner, float(params.w_O.norm())]
+            self.last = params, dict(zip(BLOCKS, sizes, strict=True))
         return self.last[1]
 
 
-def _norms_of(grams: np.ndarray, width: int) -> list[float] | None:
-    """|W|_2 from W^T W, (k, D, D), from above; None where squares overflow or underflow.
+def _travelled(
+    model: ShallowEncoder, before: Any, after: Any, start: EncoderPass, end: EncoderPass
+) -> tuple[Any, Any, float]:
+    """Lengths of the steps of (W_Q, W_K, W_V) and of w_O, and |kink| for relu."""
+    if not (isinstance(start, EncoderStep) and isinstance(end, EncoderStep)):
+        inner, outer = _moved(before, after, BLOCKS[:3]), _moved(before, after, BLOCKS[3:])
+        relu = model.activation == "relu"
+        return inner, outer, float(_kink(model, before.w_O, start, end).norm()) if relu else 0.0
+    from gdconv.compiled.encoder_step import step_size  # numba loads slowly
 
-    The sum over the width is wrong by gamma of it and the eigenvalue by 8 D u, as shares of |W|_F^2.
-    """
-    traces = grams.trace(axis1=1, axis2=2)
-    if not (traces.min() > SMALLEST and traces.max() < LARGEST):
-        return None
-    D = grams.shape[1]
-    tops = np.linalg.eigvalsh(grams)[:, -1] + (gamma(width + 2) + 8 * D * UNIT) * traces
-    return [float(top) for top in np.sqrt(tops)]
+    arrays = (part.numpy() for part in (start.theta, end.theta, start.pre, end.pre))
+    *lengths, gained = step_size(*arrays, model.activation == "relu")
+    return *lengths, model.scale * gained
 
 
 def _kink(

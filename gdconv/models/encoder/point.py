@@ -14,11 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from gdconv.data.problem import Problem
+from gdconv.models.encoder import tangent
 from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.probes import probe
 from gdconv.models.encoder.step import EncoderStep
-from gdconv.models.encoder.tangent import Ladder, block_kernels, ladder, summed
+from gdconv.models.encoder.tangent import Ladder, ladder, summed
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
 from gdconv.rigor.eigen import eigenvalue_range, symmetric
@@ -133,7 +134,7 @@ class EncoderPoint(Point):
     @cached_property
     def kernels(self) -> dict[str, Tensor]:
         """Kernels of all four blocks, shape (1, N, N) each."""
-        return block_kernels(self.model, self.problem, self.params, BLOCKS, self._forward)
+        return tangent.block_kernels(self.model, self.problem, self.params, BLOCKS, self._forward)
 
     @cached_property
     def ladder(self) -> Ladder:

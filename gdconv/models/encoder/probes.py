@@ -12,13 +12,17 @@ from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.probes import Probe, attention_entropy, to_numpy
 
 
+NUMBERS = 2**18
+"""Entries of a block of the Jacobian formed at once."""
+
+
 def probe(
     model: EncoderFormulas,
     problem: Problem,
     params: EncoderParameters,
     trained: tuple[str, ...] = BLOCKS,
 ) -> Probe:
-    """Evaluate the probes through the Jacobian of one sample at a time: never N x (d_m D) numbers.
+    """Evaluate the probes through the Jacobian, `NUMBERS` of it or one sample's at a time.
 
     Args:
         model: The model.
@@ -32,10 +36,14 @@ def probe(
     at = model.forward(problem, params)
     norm_sq = {b: torch.zeros_like(at.loss) for b in BLOCKS}
     pulled = {b: torch.zeros_like(getattr(params, b)) for b in BLOCKS}
-    for i in range(problem.N):
-        for b, J in model.jacobian_sample(problem, params, at, i).items():
-            norm_sq[b] += J.square().flatten(1).sum(1)
-            pulled[b] += at.residual[:, i].view(-1, *[1] * (J.ndim - 1)) * J
+    several = max(1, NUMBERS // (params.R * params.W_Q[0].numel()))
+    for i in range(0, problem.N, several):
+        rows = slice(i, i + several)
+        weights = at.residual[:, rows].unsqueeze(1)
+        for b, J in model.jacobian_rows(problem, params, at, rows).items():
+            flat = J.flatten(2)
+            norm_sq[b] += flat.square().sum((1, 2))
+            pulled[b] += (weights @ flat).view(pulled[b].shape)
     unit = torch.finfo(at.loss.dtype).eps / 2
     frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in BLOCKS}
     root = math.sqrt(model.loss_scale)

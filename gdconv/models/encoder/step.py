@@ -1,7 +1,7 @@
 """One step of the encoder: torch's formulas, or the compiled ones where they serve.
 
-The compiled pass carries what a step is asked for besides its gradient: K r, W^T W of the weights
-within the scores and values and, where that is cheap, the kernels of all blocks.
+The compiled pass carries what a step is asked for besides its gradient: K r, norms of the
+weights and, where that is cheap, the kernels of all blocks and the least eigenvalue of their sum.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ class EncoderStep(EncoderPass):
     Attributes:
         trained: Blocks that move.
         product: K residual of the trained blocks.
-        grams: W^T W of W_Q, W_K and W_V.
+        norms: From above |W|_2 of W_Q, W_K and W_V, NaN where they are to be had otherwise, and
+            |w_O|.
+        theta: All weights.
         kernels: K_W of all four blocks in the order of `BLOCKS`; none where they were not formed.
         ends: Bounds of the least eigenvalue of K, infinite where they are to be had otherwise.
     """
 
     trained: tuple[str, ...]
     product: Float[Tensor, "R N"]
-    grams: Float[Tensor, "R 3 D D"]
+    norms: Float[Tensor, "R 4"]
+    theta: Float[Tensor, "R p"]
     kernels: Float[Tensor, "R k N N"]
     ends: Float[Tensor, "R 2"]
 
@@ -50,10 +53,10 @@ class EncoderStep(EncoderPass):
 def serves(problem: Problem, params: EncoderParameters) -> bool:
     """Whether the compiled step knows these data: float64 on the CPU, no padding, not too large."""
     X, w = problem.X, params.w_O
-    plain = X.dtype == w.dtype == torch.float64 and X.device.type == w.device.type == "cpu"
-    small = problem.N * problem.n * params.d_m <= LARGEST
-    graph = torch.is_grad_enabled() and any(b.requires_grad for b in params.blocks().values())
-    return plain and small and problem.mask is None and not graph
+    plain = X.dtype == w.dtype == torch.float64 and X.is_cpu and w.is_cpu and problem.mask is None
+    if not plain or problem.N * problem.n * params.d_m > LARGEST:
+        return False
+    return not (torch.is_grad_enabled() and any(b.requires_grad for b in params.blocks().values()))
 
 
 def _array(block: Tensor) -> np.ndarray:

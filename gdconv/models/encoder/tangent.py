@@ -269,6 +269,11 @@ def _least(K: Tensor, slack: float) -> Enclosure:
     """lambda_min of the exact kernel, which is positive semidefinite."""
     if slack == inf:
         return Enclosure(0.0, inf)
+    from gdconv.compiled.encoder_step import least_ends  # numba loads slowly
+
+    box = Enclosure(*least_ends(K.contiguous().numpy()))
+    if box.hi < inf:
+        return _widened(box, slack)
     return _widened(lambda_min_enclosure(K.numpy(), slack), 0.0)
 
 
