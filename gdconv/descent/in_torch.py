@@ -15,6 +15,7 @@ from gdconv.descent.followed import Followed
 from gdconv.descent.plan import Plan
 from gdconv.models.base import Bars, Model
 from gdconv.models.point import Point
+from gdconv.models.probes import Probe
 from gdconv.rigor.spectrum import Enclosure
 
 
@@ -28,6 +29,8 @@ class TorchEngine(Engine):
         self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
         self.grad: Any = None
         self.at: Any = None
+        self.started = False
+        self.here: Any = None
         self.points: dict[int, Point] = {}
         self.followed = [
             Followed(bounds, _alone(params, r)) for r, bounds in enumerate(plan.bounds)
@@ -40,7 +43,8 @@ class TorchEngine(Engine):
 
     def advance(self, until: int) -> None:
         """One batched gradient per step; replicas that have ended keep their weights."""
-        if self.grad is None:
+        if not self.started:
+            self.started = True
             self._observe(self.live())
             self._close(until)
         while True:
@@ -67,6 +71,17 @@ class TorchEngine(Engine):
     def results(self, r: int) -> dict[str, dict[str, np.void]]:
         """The tests of the followed quantities."""
         return self.followed[r].results
+
+    def probe(self) -> Probe:
+        """With the pass of the step."""
+        return self.model.probe_of(self.problem, self.params, self.plan.trained, self._step())
+
+    def _step(self) -> Any:
+        """Pass at the iterate, its gradient kept; once an iterate."""
+        if self.here is not self.params:
+            self.at, self.grad = self.model.at_step(self.problem, self.params, self.plan.trained)
+            self.here = self.params
+        return self.at
 
     def point(self, r: int) -> Point:
         """Made once an iterate, from the pass of its step."""
@@ -101,8 +116,7 @@ class TorchEngine(Engine):
                 self.ledgers[r]["moved"] = length[r]
 
     def _observe(self, moving: list[int]) -> None:
-        at, self.grad = self.model.at_step(self.problem, self.params, self.plan.trained)
-        self.at = at
+        at = self._step()
         slopes = self.grad.blocks()
         flat = torch.cat([slopes[b].flatten(1) for b in self.plan.trained], 1)
         grad_sq = flat.square().sum(1)

@@ -104,6 +104,10 @@ class Model(Formulas):
         """`gradient`, for a run: the pass may carry what else a step of it is asked for."""
         return self.gradient(problem, params)
 
+    def probe_of(self, problem: Problem, params: Any, trained: tuple[str, ...], at: Any) -> Probe:
+        """`probe`, where the pass of a step is there already."""
+        return self.probe(problem, params, trained)
+
     def point_of(
         self, problem: Problem, params: Any, trained: tuple[str, ...], at: Any, r: int
     ) -> Point:

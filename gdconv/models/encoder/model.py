@@ -41,6 +41,16 @@ class ShallowEncoder(EncoderFormulas, Model):
         """Norms, features and kernel of one replica."""
         return EncoderPoint(self, problem, params, trained)
 
+    def probe_of(
+        self,
+        problem: Problem,
+        params: EncoderParameters,
+        trained: tuple[str, ...],
+        at: EncoderPass,
+    ) -> Probe:
+        """With the softmax weights and preactivations of the step, so that kinks fall alike."""
+        return probe(self, problem, params, trained, at)
+
     def point_of(
         self,
         problem: Problem,

@@ -59,8 +59,16 @@ def serves(problem: Problem, params: EncoderParameters) -> bool:
     return not (torch.is_grad_enabled() and any(b.requires_grad for b in params.blocks().values()))
 
 
-def _array(block: Tensor) -> np.ndarray:
+def as_array(block: Tensor) -> np.ndarray:
+    """A block as compiled code takes it."""
     return np.ascontiguousarray(block.detach().numpy())
+
+
+def kind(model: EncoderFormulas) -> tuple[int, float]:
+    """Number and divisor of the activation, as compiled code takes them."""
+    from gdconv.compiled.encoder_step import KINDS  # numba loads slowly
+
+    return KINDS[model.activation], DIVISORS[model.activation]
 
 
 def take(
@@ -87,17 +95,16 @@ def take(
     """
     if problem.y.shape[2:] != (1, 1) or not serves(problem, params):
         return model.gradient(problem, params)
-    from gdconv.compiled.encoder_step import KINDS, encoder_step  # numba loads slowly
+    from gdconv.compiled.encoder_step import encoder_step  # numba loads slowly
 
     made = encoder_step(
-        _array(problem.X),
-        _array(problem.y.flatten(1)),
-        *(_array(getattr(params, b)) for b in BLOCKS),
+        as_array(problem.X),
+        as_array(problem.y.flatten(1)),
+        *(as_array(getattr(params, b)) for b in BLOCKS),
         model.tau_0,
         model.tau_1,
         sqrt(model.loss_scale),
-        KINDS[model.activation],
-        DIVISORS[model.activation],
+        *kind(model),
         tuple(b in trained for b in BLOCKS),
         (problem.N * problem.n) ** 2 * params.d_m <= KERNEL,
     )
