@@ -330,4 +330,21 @@ def encoder_step(  # type: ignore[no-untyped-def]
                 if moves[block]:
                     K_r += kernels[r, block]
             ends[r, 0], ends[r, 1] = _least(K_r)
-    return S, A, pre, F_pre, F, residual, loss, G_Q, G_K, G_V, g_O, product, norms, theta, kernels, ends
+    return (
+        S,
+        A,
+        pre,
+        F_pre,
+        F,
+        residual,
+        loss,
+        G_Q,
+        G_K,
+        G_V,
+        g_O,
+        product,
+        norms,
+        theta,
+        kernels,
+        ends,
+    )

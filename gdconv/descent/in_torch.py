@@ -118,8 +118,9 @@ class TorchEngine(Engine):
     def _observe(self, moving: list[int]) -> None:
         at = self._step()
         slopes = self.grad.blocks()
-        flat = torch.cat([slopes[b].flatten(1) for b in self.plan.trained], 1)
-        grad_sq = flat.square().sum(1)
+        grad_sq = sum(
+            slopes[b].square().reshape(self.params.R, -1).sum(1) for b in self.plan.trained
+        )
         numbers = torch.stack([at.loss, grad_sq]).detach().cpu().double().numpy()
         finite = np.isfinite(numbers).all(0)
         for r in [r for r in moving if not finite[r]]:

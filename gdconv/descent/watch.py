@@ -14,9 +14,7 @@ class Watch(ABC):
         """Take in the iterate theta_t of these replicas, once per step, step 0 included."""
 
     @abstractmethod
-    def record(
-        self, r: int, params: Any, here: Any = None, ledger: Any = None
-    ) -> dict[str, float]:
+    def record(self, r: int, params: Any, here: Any = None, ledger: Any = None) -> dict[str, float]:
         """Columns of replica r for the trace, asked at recorded steps.
 
         Args:

@@ -51,8 +51,8 @@ def _spectral(W: torch.Tensor) -> Any:
 
 
 def _moved(before: Any, after: Any, blocks: tuple[str, ...]) -> float:
-    steps = [(getattr(after, b) - getattr(before, b)).flatten() for b in blocks]
-    return np.float64(sum(float(step.dot(step)) for step in steps)) ** 0.5
+    squares = [(getattr(after, b) - getattr(before, b)).square().sum() for b in blocks]
+    return np.float64(float(sum(squares))) ** 0.5
 
 
 def _excess(largest: Any, norm: Any) -> Any:

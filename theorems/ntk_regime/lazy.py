@@ -212,9 +212,7 @@ class LazyWatch(Watch):
         return 2 * nu + 2 * slope + NOISE * first
 
     @np.errstate(all="ignore")
-    def record(
-        self, r: int, params: Any, here: Any = None, ledger: Any = None
-    ) -> dict[str, float]:
+    def record(self, r: int, params: Any, here: Any = None, ledger: Any = None) -> dict[str, float]:
         """Kernel change, lambda_min(K_t), linearisation, relative movement of every block."""
         weights, before, data = self._alone(params, r), self._alone(self.start, r), self._data(r)
         point = here or self.model.point(data, weights, self.plan.trained)

@@ -14,7 +14,6 @@ from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.step import EncoderStep, as_array, kind
 from gdconv.models.probes import Probe, attention_entropy, to_numpy
 
-
 NUMBERS = 2**18
 """Entries of a block of the Jacobian formed at once."""
 

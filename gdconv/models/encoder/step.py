@@ -108,5 +108,9 @@ def take(
         tuple(b in trained for b in BLOCKS),
         (problem.N * problem.n) ** 2 * params.d_m <= KERNEL,
     )
-    found = [torch.from_numpy(part) for part in made]
-    return EncoderStep(*found[:7], trained, *found[11:]), EncoderParameters(*found[7:11])
+    S, A, pre, F_pre, F, residual, loss, *rest = (torch.from_numpy(part) for part in made)
+    *slopes, product, norms, theta, kernels, ends = rest
+    at = EncoderStep(
+        S, A, pre, F_pre, F, residual, loss, trained, product, norms, theta, kernels, ends
+    )
+    return at, EncoderParameters(*slopes)
