@@ -17,7 +17,7 @@ from gdconv.models.base import alone
 from gdconv.models.encoder import tangent
 from gdconv.models.encoder.formulas import EncoderPass
 from gdconv.models.encoder.model import ShallowEncoder
-from gdconv.models.encoder.parameters import BLOCKS
+from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.step import EncoderStep, take
 
 
@@ -136,3 +136,18 @@ def test_one_pass_a_step_and_no_kernel_besides(monkeypatch: pytest.MonkeyPatch) 
         seen.append(counts["forward"] + counts["_value_part"])
     assert seen[1] <= seen[0] + 2
     assert seen[1] < 12
+
+
+def test_sigma_of_a_run_is_that_of_its_own_iterates() -> None:
+    """The last record against a point made afresh from the weights that the run ended with."""
+    made = gdconv.check("ntk-regime", statement="run", width=32, steps=10)
+    weights = {b: made.starts[f"{b}_last"] for b in BLOCKS}
+    problem = Problem.per_sample(made.starts["X"], made.starts["y"][..., 0, 0])
+    config = made.config
+    model = ShallowEncoder(1 / config["width"], 1.0)
+    point = model.point(problem, EncoderParameters.from_arrays(weights), BLOCKS)
+    first, last = made.trace.iloc[0], made.trace.iloc[-1]
+    assert abs(first["sigma_J_lo"] / point.J_least.lo - 1) > 1e-6
+    assert last["sigma_J_lo"] == pytest.approx(point.J_least.lo, rel=1e-10)
+    assert last["sigma_J_hi"] == pytest.approx(point.J_least.hi, rel=1e-10)
+    assert last["lambda_min_lo"] == pytest.approx(point.ladder.full.lo, rel=1e-10)
