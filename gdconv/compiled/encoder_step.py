@@ -262,11 +262,12 @@ def encoder_step(  # type: ignore[no-untyped-def]
 
     Returns:
         S (R, N, n, n), A (R, N, n, D), pre (R, N, n, m), F_pre (R, N, m), F (R, N),
-        residual (R, N), loss (R,), gradients by W_Q, W_K, W_V (R, m, D) and w_O (R, m),
-        K r of the trained blocks (R, N), from above |W|_2 of W_Q, W_K, W_V, NaN where they are to
-        be had otherwise, and |w_O| (R, 4), all weights (R, p), the kernels of the four blocks
-        (R, 4, N, N), none (R, 0, N, N) unless asked for, and bounds (R, 2) of the least eigenvalue
-        of their sum over the trained blocks, infinite where there are none.
+        residual (R, N), loss (R,), |gradient|^2 of the trained blocks (R,), gradients by W_Q, W_K,
+        W_V (R, m, D) and w_O (R, m), K r of the trained blocks (R, N), from above |W|_2 of W_Q,
+        W_K, W_V, NaN where they are to be had otherwise, and |w_O| (R, 4), all weights (R, p), the
+        kernels of the four blocks (R, 4, N, N), none (R, 0, N, N) unless asked for, and bounds
+        (R, 2) of the least eigenvalue of their sum over the trained blocks, infinite where there
+        are none.
     """
     (R, m), (_, N, n, D) = w_O.shape, X.shape
     scale = tau_1 * root
@@ -274,7 +275,7 @@ def encoder_step(  # type: ignore[no-untyped-def]
     F_pre, F, residual, loss = np.empty((R, N, m)), np.empty((R, N)), np.empty((R, N)), np.zeros(R)
     G_Q, G_K, G_V = np.empty((R, m, D)), np.empty((R, m, D)), np.empty((R, m, D))
     g_O, product, grams = np.zeros((R, m)), np.empty((R, N)), np.empty((R, 3, D, D))
-    norms, theta = np.empty((R, 4)), np.empty((R, 3 * m * D + m))
+    norms, theta, steep = np.empty((R, 4)), np.empty((R, 3 * m * D + m)), np.zeros(R)
     kernels, ends = np.empty((R, 4 if kernel else 0, N, N)), np.empty((R, 2))
     for r in range(R):
         x, Q, K, V, w = X[r % len(X)], W_Q[r], W_K[r], W_V[r], w_O[r]
@@ -298,6 +299,11 @@ def encoder_step(  # type: ignore[no-untyped-def]
         grams[r, 0], grams[r, 1], grams[r, 2] = np.dot(Q.T, Q), np.dot(K.T, K), np.dot(V.T, V)
         for block in range(3):
             norms[r, block] = _norm(grams[r, block], m) if D <= SMALL else np.nan
+        for block, G in enumerate((G_Q[r], G_K[r], G_V[r])):
+            if moves[block]:
+                steep[r] += np.dot(G.reshape(m * D), G.reshape(m * D))
+        if moves[3]:
+            steep[r] += np.dot(g_O[r], g_O[r])
         norms[r, 3] = sqrt(np.dot(w, w)) * (1.0 + gamma(m + 2))
         for block, W in enumerate((Q, K, V)):
             theta[r, block * m * D : block * m * D + m * D] = W.reshape(m * D)
@@ -331,20 +337,6 @@ def encoder_step(  # type: ignore[no-untyped-def]
                     K_r += kernels[r, block]
             ends[r, 0], ends[r, 1] = _least(K_r)
     return (
-        S,
-        A,
-        pre,
-        F_pre,
-        F,
-        residual,
-        loss,
-        G_Q,
-        G_K,
-        G_V,
-        g_O,
-        product,
-        norms,
-        theta,
-        kernels,
-        ends,
-    )
+        S, A, pre, F_pre, F, residual, loss, steep,
+        G_Q, G_K, G_V, g_O, product, norms, theta, kernels, ends,
+    )  # fmt: skip

@@ -28,6 +28,7 @@ class TorchEngine(Engine):
         self.follower = model.sigma_follower(problem, params, plan.trained)
         self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
         self.grad: Any = None
+        self.grad_sq: Any = None
         self.at: Any = None
         self.started = False
         self.here: Any = None
@@ -79,7 +80,8 @@ class TorchEngine(Engine):
     def _step(self) -> Any:
         """Pass at the iterate, its gradient kept; once an iterate."""
         if self.here is not self.params:
-            self.at, self.grad = self.model.at_step(self.problem, self.params, self.plan.trained)
+            found = self.model.at_step(self.problem, self.params, self.plan.trained)
+            self.at, self.grad, self.grad_sq = found
             self.here = self.params
         return self.at
 
@@ -117,11 +119,7 @@ class TorchEngine(Engine):
 
     def _observe(self, moving: list[int]) -> None:
         at = self._step()
-        slopes = self.grad.blocks()
-        grad_sq = sum(
-            slopes[b].square().reshape(self.params.R, -1).sum(1) for b in self.plan.trained
-        )
-        numbers = torch.stack([at.loss, grad_sq]).detach().cpu().double().numpy()
+        numbers = torch.stack([at.loss, self.grad_sq]).detach().cpu().double().numpy()
         finite = np.isfinite(numbers).all(0)
         for r in [r for r in moving if not finite[r]]:
             self.status[r] = DIVERGED

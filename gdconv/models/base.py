@@ -14,6 +14,7 @@ from gdconv.data.problem import Problem
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
 from gdconv.models.sigma import FeatureFollower, SigmaFollower
+from gdconv.models.weights import steepness
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,12 @@ class Model(Formulas):
     def probe(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> Probe:
         """Error bars, and the gradient by a derivation that is not `gradient`'s."""
 
-    def at_step(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> tuple[Any, Any]:
-        """`gradient`, for a run: the pass may carry what else a step of it is asked for."""
-        return self.gradient(problem, params)
+    def at_step(
+        self, problem: Problem, params: Any, trained: tuple[str, ...]
+    ) -> tuple[Any, Any, Tensor]:
+        """`gradient` and its square (R,); the pass may carry what else a run is asked for."""
+        at, grad = self.gradient(problem, params)
+        return at, grad, steepness(grad, trained)
 
     def probe_of(self, problem: Problem, params: Any, trained: tuple[str, ...], at: Any) -> Probe:
         """`probe`, where the pass of a step is there already."""

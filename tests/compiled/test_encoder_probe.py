@@ -28,7 +28,7 @@ def test_the_numbers_are_those_of_torch(
     model, problem, params = case(shape, name, seed, runs)
     trained = BLOCKS[seed % 4 :]
     wanted = probe(model, problem, params, trained)
-    at, _ = take(model, problem, params, trained)
+    at, *_ = take(model, problem, params, trained)
     assert isinstance(at, EncoderStep)
     found = probe(model, problem, params, trained, at)
     for number in NUMBERS:
@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_torch(
 @pytest.mark.parametrize("name", ["relu", "gelu", "silu"])
 def test_the_jacobian_is_that_of_autograd(name: str) -> None:
     model, problem, params = case((3, 3, 4, 6), name, 7)
-    at, _ = take(model, problem, params, BLOCKS)
+    at, *_ = take(model, problem, params, BLOCKS)
 
     def outputs(*blocks: torch.Tensor) -> torch.Tensor:
         there = params.with_blocks(dict(zip(BLOCKS, blocks, strict=True)))
@@ -60,7 +60,7 @@ def test_the_jacobian_is_that_of_autograd(name: str) -> None:
 def test_slopes_are_taken_at_the_preactivations_of_the_pass() -> None:
     """A neuron whose sign is a matter of rounding must not count as a defect of the gradient."""
     model, problem, params = case((2, 2, 3, 4), "relu", 0)
-    at, _ = take(model, problem, params, BLOCKS)
+    at, *_ = take(model, problem, params, BLOCKS)
     before = probe(model, problem, params, BLOCKS, at).gradient.W_V.clone()
     at.pre[0, 0, 0, 0] *= -1.0
     after = probe(model, problem, params, BLOCKS, at).gradient.W_V

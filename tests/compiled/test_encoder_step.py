@@ -19,14 +19,17 @@ from gdconv.models.encoder.formulas import EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS
 from gdconv.models.encoder.step import EncoderStep, take
 from gdconv.models.encoder.tangent import block_kernels, encoder_ntk_vector_product
+from gdconv.models.weights import steepness
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 
 
 def stepped(model: Any, problem: Any, params: Any, trained: Any = BLOCKS) -> tuple[Any, Any]:
     """The compiled pass, and no other."""
-    at, grad = take(model, problem, params, trained)
+    at, grad, steep = take(model, problem, params, trained)
     assert isinstance(at, EncoderStep)
+    if torch.isfinite(at.loss).all():
+        close(steep, steepness(grad, trained))
     return at, grad
 
 

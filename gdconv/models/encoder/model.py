@@ -65,7 +65,7 @@ class ShallowEncoder(EncoderFormulas, Model):
 
     def at_step(
         self, problem: Problem, params: EncoderParameters, trained: tuple[str, ...] = BLOCKS
-    ) -> tuple[EncoderPass, EncoderParameters]:
+    ) -> tuple[EncoderPass, EncoderParameters, Tensor]:
         """Compiled where that serves, K r and small kernels along with it."""
         return take(self, problem, params, trained)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.linalg import vector_norm
 
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
@@ -42,9 +43,9 @@ def probe(
     squares, pulled, scores, terms, entropy = seen(model, problem, params, at)
     norm_sq = dict(zip(BLOCKS, squares, strict=True))
     unit = torch.finfo(at.loss.dtype).eps / 2
-    frob = {b: getattr(params, b).flatten(1).norm(dim=1) for b in BLOCKS}
+    frob = {b: vector_norm(getattr(params, b).flatten(1), dim=1) for b in BLOCKS}
     root = math.sqrt(model.loss_scale)
-    scale = root * (at.F.norm(dim=1) + problem.y.flatten(1).norm(dim=1))
+    scale = root * (vector_norm(at.F, dim=1) + vector_norm(problem.y.flatten(1), dim=1))
     scale = scale + sum(norm_sq[b].sqrt() * frob[b] for b in BLOCKS)
     none = torch.zeros_like(at.loss)
     total = sum((norm_sq[b] for b in trained), none).sqrt()
@@ -53,7 +54,7 @@ def probe(
         jacobian_error=to_numpy(unit * (64 * total + 16 * terms)),
         jacobian_norm=to_numpy(total),
         weight_norm=to_numpy(sum((frob[b] ** 2 for b in trained), none).sqrt()),
-        residual_norm=to_numpy(at.residual.norm(dim=1)),
+        residual_norm=to_numpy(vector_norm(at.residual, dim=1)),
         entropy=to_numpy(entropy),
         gradient=EncoderParameters(*pulled),
     )

@@ -18,6 +18,7 @@ from gdconv.data.problem import Problem
 from gdconv.models.encoder.activations import GELU_SLOPE, SILU_SLOPE
 from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+from gdconv.models.weights import steepness
 
 LARGEST = 2**16
 """Preactivations beyond which torch takes the step: threads and wide units then pay."""
@@ -73,7 +74,7 @@ def kind(model: EncoderFormulas) -> tuple[int, float]:
 
 def take(
     model: EncoderFormulas, problem: Problem, params: EncoderParameters, trained: tuple[str, ...]
-) -> tuple[EncoderPass, EncoderParameters]:
+) -> tuple[EncoderPass, EncoderParameters, Tensor]:
     """The pass and the gradient at one iterate.
 
     Args:
@@ -83,18 +84,20 @@ def take(
         trained: Blocks that move.
 
     Returns:
-        The forward pass, an `EncoderStep` where it is compiled, and the gradient of all blocks.
+        The forward pass, an `EncoderStep` where it is compiled, the gradient of all blocks and its
+        square over the trained ones, shape (R,).
 
     Example:
         >>> from gdconv.models.encoder.parameters import initialize_encoder
         >>> problem = Problem.per_sample([[[1.0, 2.0]], [[3.0, 4.0]]], [1.0, 0.0])
         >>> params, model = initialize_encoder("ntk", (8, 2), 0), EncoderFormulas(0.5, 0.5)
-        >>> at, grad = take(model, problem, params, BLOCKS)
+        >>> at, grad, _ = take(model, problem, params, BLOCKS)
         >>> torch.allclose(grad.W_V, model.gradient(problem, params)[1].W_V)
         True
     """
     if problem.y.shape[2:] != (1, 1) or not serves(problem, params):
-        return model.gradient(problem, params)
+        at, grad = model.gradient(problem, params)
+        return at, grad, steepness(grad, trained)
     from gdconv.compiled.encoder_step import encoder_step  # numba loads slowly
 
     made = encoder_step(
@@ -108,9 +111,9 @@ def take(
         tuple(b in trained for b in BLOCKS),
         (problem.N * problem.n) ** 2 * params.d_m <= KERNEL,
     )
-    S, A, pre, F_pre, F, residual, loss, *rest = (torch.from_numpy(part) for part in made)
+    S, A, pre, F_pre, F, residual, loss, steep, *rest = (torch.from_numpy(part) for part in made)
     *slopes, product, norms, theta, kernels, ends = rest
     at = EncoderStep(
         S, A, pre, F_pre, F, residual, loss, trained, product, norms, theta, kernels, ends
     )
-    return at, EncoderParameters(*slopes)
+    return at, EncoderParameters(*slopes), steep

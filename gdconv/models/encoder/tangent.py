@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf, nextafter
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,6 +28,7 @@ from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.step import EncoderStep
 from gdconv.models.encoder.tangent_slack import kernel_slack
+from gdconv.rigor.definite import gram_range
 from gdconv.rigor.eigen import lambda_min_enclosure
 from gdconv.rigor.rounding import UNIT, Enclosure
 from gdconv.rigor.spectrum import enclose_sigma_min
@@ -315,7 +317,9 @@ def ladder(
     whole = parts["W_Q"] + parts["W_K"] + both
     made = []
     for r, slack in enumerate(kernel_slack(model, problem, params, at)):
-        alpha = enclose_sigma_min(at.F_pre[r].numpy(), "F_pre")
+        F = at.F_pre[r].numpy()
+        ends = gram_range(F) if np.isfinite(F).all() else None
+        alpha = enclose_sigma_min(F, "F_pre") if ends is None else ends[0]
         features = _square(_widened(alpha, slack.features))
         value = _least(parts["W_V"][r], slack.value)
         separate = _widened(Enclosure(features.lo + value.lo, features.hi + value.hi), 0.0)

@@ -31,7 +31,7 @@ def test_other_data_keep_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     single = problem.to(dtype=torch.float32), params.to("cpu", torch.float32)
     graph = replace(params, W_V=params.W_V.clone().requires_grad_())
     for data, weights in ((padded, params), single, (problem, graph)):
-        at, grad = take(model, data, weights, BLOCKS)
+        at, grad, _ = take(model, data, weights, BLOCKS)
         wanted, slopes = model.gradient(data, weights)
         assert type(at) is EncoderPass
         assert torch.equal(at.loss, wanted.loss)
@@ -45,7 +45,7 @@ def test_other_data_keep_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_kernels_are_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, problem, params = case((2, 3, 4, 5), "relu", 0)
     monkeypatch.setattr(step, "KERNEL", 6**2 * 5 - 1)
-    at, _ = take(model, problem, params, BLOCKS)
+    at, *_ = take(model, problem, params, BLOCKS)
     assert isinstance(at, EncoderStep)
     assert at.kernels.shape == (1, 0, 2, 2)
     point = model.point_of(problem, params, BLOCKS, at, 0)
@@ -55,7 +55,7 @@ def test_large_kernels_are_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_kernels_of_a_pass_are_read_from_it() -> None:
     model, problem, params = case((3, 2, 4, 5), "relu", 1)
-    at, _ = take(model, problem, params, ("W_V", "w_O"))
+    at, *_ = take(model, problem, params, ("W_V", "w_O"))
     found = tangent.block_kernels(model, problem, params, ("w_O", "W_K"), at)
     assert list(found) == ["w_O", "W_K"]
     assert torch.equal(found["W_K"], at.kernels[:, 1])
@@ -68,7 +68,7 @@ def test_kernels_of_a_pass_are_read_from_it() -> None:
 def test_a_point_of_a_replica(runs: int) -> None:
     """From the pass of all runs: its own kernel, features, ladder and sigma_m(J)."""
     model, problem, params = case((3, 2, 4, 8), "silu", 2, runs)
-    at, _ = take(model, problem, params, BLOCKS)
+    at, *_ = take(model, problem, params, BLOCKS)
     for r in range(runs):
         made = model.point_of(problem[r], params[r], BLOCKS, at, r)
         plain = model.point(problem[r], params[r], BLOCKS)
@@ -84,7 +84,7 @@ def test_a_point_of_a_replica(runs: int) -> None:
 
 def test_another_training_asks_for_its_own_least_eigenvalue() -> None:
     model, problem, params = case((3, 2, 4, 8), "relu", 2)
-    at, _ = take(model, problem, params, BLOCKS)
+    at, *_ = take(model, problem, params, BLOCKS)
     made = model.point_of(problem, params, ("w_O",), at, 0)
     plain = model.point(problem, params, ("w_O",))
     assert made.J_least.mid == pytest.approx(plain.J_least.mid, rel=1e-9)
@@ -92,10 +92,10 @@ def test_another_training_asks_for_its_own_least_eigenvalue() -> None:
 
 def test_a_pass_of_one_run_is_itself() -> None:
     model, problem, params = case((3, 2, 4, 8), "relu", 2)
-    at, _ = take(model, problem, params, BLOCKS)
+    at, *_ = take(model, problem, params, BLOCKS)
     assert alone(at, 0) is at
     model, problem, params = case((3, 2, 4, 8), "relu", 2, 2)
-    both, _ = take(model, problem, params, ("W_V",))
+    both, *_ = take(model, problem, params, ("W_V",))
     one = alone(both, 1)
     assert torch.equal(one.product, both.product[1:])
     assert one.trained == ("W_V",)
@@ -103,7 +103,7 @@ def test_a_pass_of_one_run_is_itself() -> None:
 
 def test_the_product_serves_its_own_residual_and_blocks_alone() -> None:
     model, problem, params = case((3, 2, 4, 8), "relu", 3)
-    at, _ = take(model, problem, params, BLOCKS)
+    at, *_ = take(model, problem, params, BLOCKS)
     assert model.kernel_times(problem, params, at.residual, BLOCKS[::-1], at) is at.product
     for v, blocks in ((2 * at.residual, BLOCKS), (at.residual, ("W_V", "w_O"))):
         found = model.kernel_times(problem, params, v, blocks, at)

@@ -156,7 +156,7 @@ def test_the_probes_of_a_record_come_from_its_ledger() -> None:
     model, problem, params, trained = drawn("relu", 2)
     plan = Plan(np.full(1, 1e-3), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
     watch = LazyWatch(model, problem, params, plan)
-    at, _ = model.at_step(problem, params, trained)
+    at, *_ = model.at_step(problem, params, trained)
     watch.observe([0], params, at)
     state, point = watch.follows[0], model.point_of(problem, params, trained, at, 0)
     before = state.rounding

@@ -173,8 +173,8 @@ def test_a_wrong_gradient_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     step = ShallowEncoder.at_step
 
     def flipped(self: Any, *args: Any) -> Any:
-        at, grad = step(self, *args)
-        return at, replace(grad, W_V=0.99 * grad.W_V)
+        at, grad, steep = step(self, *args)
+        return at, replace(grad, W_V=0.99 * grad.W_V), steep
 
     monkeypatch.setattr(ShallowEncoder, "at_step", flipped)
     after = verdicts(statement="run", width=64, samples=2, until_loss=1e-2, steps=300)
