@@ -28,14 +28,17 @@ from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.step import EncoderStep
 from gdconv.models.encoder.tangent_slack import kernel_slack
-from gdconv.rigor.definite import gram_range
+from gdconv.rigor.definite import root
 from gdconv.rigor.eigen import lambda_min_enclosure
-from gdconv.rigor.rounding import UNIT, Enclosure
+from gdconv.rigor.rounding import TINY, UNIT, Array, Enclosure, gamma, up
 from gdconv.rigor.spectrum import enclose_sigma_min
 from gdconv.support.errors import InputError
 
 WIDTH = 1024
 """Neurons treated at once."""
+
+GOOD = 1e-12
+"""Relative width up to which sigma_min(F_pre) is taken from F_pre F_pre^T."""
 
 
 def _checked(blocks: tuple[str, ...]) -> None:
@@ -279,6 +282,26 @@ def _least(K: Tensor, slack: float) -> Enclosure:
     return _widened(lambda_min_enclosure(K.numpy(), slack), 0.0)
 
 
+def _alpha(F: Array) -> Enclosure:
+    """sigma_min(F_pre) of the features as stored: through F F^T where that is as good."""
+    from gdconv.compiled.encoder_step import least_ends  # numba loads slowly
+
+    N, d_m = F.shape
+    if d_m >= N and np.isfinite(F).all():
+        with np.errstate(all="ignore"):
+            G = F @ F.T
+            G = (G + G.T) / 2
+            trace = float(G.trace())
+            # as in `gdconv.rigor.definite.gram_range`
+            slack = up(
+                gamma(d_m + 4) * trace * (1.0 + 2.0 * gamma(d_m + N + 4)) + G.size * d_m * TINY
+            )
+            found = root(Enclosure(*least_ends(G)), slack)
+        if found.width <= GOOD * found.lo:
+            return found
+    return enclose_sigma_min(F, "F_pre")
+
+
 def ladder(
     model: EncoderFormulas,
     problem: Problem,
@@ -317,9 +340,7 @@ def ladder(
     whole = parts["W_Q"] + parts["W_K"] + both
     made = []
     for r, slack in enumerate(kernel_slack(model, problem, params, at)):
-        F = at.F_pre[r].numpy()
-        ends = gram_range(F) if np.isfinite(F).all() else None
-        alpha = enclose_sigma_min(F, "F_pre") if ends is None else ends[0]
+        alpha = _alpha(at.F_pre[r].numpy())
         features = _square(_widened(alpha, slack.features))
         value = _least(parts["W_V"][r], slack.value)
         separate = _widened(Enclosure(features.lo + value.lo, features.hi + value.hi), 0.0)
