@@ -88,7 +88,8 @@ def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:
         for b in params.moving
     }
     total = sum(m.square() for m in moved.values()).sqrt()
-    return {"distance": to_numpy(total)} | {column(b): to_numpy(m) for b, m in moved.items()}
+    columns = to_numpy(torch.stack([total, *moved.values()]))
+    return dict(zip(("distance", *map(column, moved)), columns, strict=True))
 
 
 def column(block: str) -> str:

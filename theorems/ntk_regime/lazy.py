@@ -156,6 +156,7 @@ class LazyWatch(Watch):
         self.follows: dict[int, LinearisedRun] = {}
         self.curvature: dict[int, Curvature] = {}
         self.last: dict[int, tuple[Any, Any]] = {}
+        self.origins: dict[int, Any] = {}
 
     def _data(self, r: int) -> Problem:
         return self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
@@ -189,7 +190,7 @@ class LazyWatch(Watch):
             minus(1, times(step, positive_part(least))).hi, minus(times(step, greatest), 1).hi
         )
         first = float(np.linalg.norm(residual))
-        start = self._alone(self.start, r)
+        start = self.origins[r] = self._alone(self.start, r)
         point = self.model.point(self._data(r), start, self.plan.trained)
         self.curvature[r] = curvature_at(point)
         rounding = self._rounding(r, start, first)
@@ -214,25 +215,27 @@ class LazyWatch(Watch):
     @np.errstate(all="ignore")
     def record(self, r: int, params: Any, here: Any = None, ledger: Any = None) -> dict[str, float]:
         """Kernel change, lambda_min(K_t), linearisation, relative movement of every block."""
-        weights, before, data = self._alone(params, r), self._alone(self.start, r), self._data(r)
-        point = here or self.model.point(data, weights, self.plan.trained)
+        if here is None:
+            weights = self._alone(params, r)
+            here = self.model.point(self._data(r), weights, self.plan.trained)
+        before = self.origins[r]
         state = self.follows[r]
         size = max(float(np.linalg.norm(state.K_0)), 1e-300)
-        state.change = float(np.linalg.norm(_kernel(point) - state.K_0)) / size
+        state.change = float(np.linalg.norm(_kernel(here) - state.K_0)) / size
         if ledger is None:
-            added = self._rounding(r, weights, state.first)
+            added = self._rounding(r, here.params, state.first)
         else:
             errors = float(ledger["noise_scale"]), float(ledger["jacobian_error"])
             added = self._added(r, state.first, *errors, float(ledger["jacobian_norm"]))
         state.rounding = max(state.rounding, added)
-        *lower, full = RUNGS[self.model.name](point)
+        *lower, full = RUNGS[self.model.name](here)
         for rung in lower:
             ratio = _ratio(full, rung)
             state.rung = smaller(state.rung, ratio)
         scale = max(state.first, 1e-300)
         moved = {
             f"relative_{name}": float(value[0] / self.norms[name][r])
-            for name, value in distances(weights, before).items()
+            for name, value in distances(here.params, before).items()
             if self.norms[name][r] > 0
         }
         return {
