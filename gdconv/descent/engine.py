@@ -27,6 +27,7 @@ from gdconv.descent.motion import Motion
 from gdconv.descent.plan import Bound, Plan
 from gdconv.descent.watch import Watch
 from gdconv.models.base import Model
+from gdconv.models.point import Point
 from gdconv.models.probes import Probe, distances, gap
 from gdconv.rigor.spectrum import Enclosure
 
@@ -110,12 +111,15 @@ class Engine(ABC):
         """|theta - wanted| at the iterate, shape (R,)."""
         return gap(self.parameters(), wanted)
 
-    def enclose_jacobian(self, r: int) -> Enclosure:
-        """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
+    def point(self, r: int) -> Point:
+        """Where replica r stands, in float64 on the CPU."""
         problem = self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
         here = self.parameters()[r].to("cpu", torch.float64)
-        at = self.model.point(problem, here, self.plan.trained)
-        least, led = at.J_range[0], self.ledgers[r]
+        return self.model.point(problem, here, self.plan.trained)
+
+    def enclose_jacobian(self, r: int) -> Enclosure:
+        """Enclose sigma_m(J) of replica r where it stands and enter it into the ledger."""
+        least, led = self.point(r).J_least, self.ledgers[r]
         if not led["features"][0]:
             led["jacobian_drift"], led["radius"] = 1.0, 0.0  # it counts at this step alone
         enter_jacobian(led, least.lo, least.hi)

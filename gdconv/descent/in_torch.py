@@ -14,6 +14,8 @@ from gdconv.descent.engine import FINITE_LIMIT, Engine
 from gdconv.descent.followed import Followed
 from gdconv.descent.plan import Plan
 from gdconv.models.base import Bars, Model
+from gdconv.models.point import Point
+from gdconv.models.probes import Probe
 from gdconv.rigor.spectrum import Enclosure
 
 
@@ -26,6 +28,11 @@ class TorchEngine(Engine):
         self.follower = model.sigma_follower(problem, params, plan.trained)
         self.watch = plan.watch(model, problem, params, plan) if plan.watch else None
         self.grad: Any = None
+        self.grad_sq: Any = None
+        self.at: Any = None
+        self.started = False
+        self.here: Any = None
+        self.points: dict[int, Point] = {}
         self.followed = [
             Followed(bounds, _alone(params, r)) for r, bounds in enumerate(plan.bounds)
         ]
@@ -37,7 +44,8 @@ class TorchEngine(Engine):
 
     def advance(self, until: int) -> None:
         """One batched gradient per step; replicas that have ended keep their weights."""
-        if self.grad is None:
+        if not self.started:
+            self.started = True
             self._observe(self.live())
             self._close(until)
         while True:
@@ -58,12 +66,34 @@ class TorchEngine(Engine):
         """What the watch follows, the energy and the followed quantities with their bounds."""
         led = self.ledgers[r][0]
         own = {"energy": float(led["energy"])} if led["kinetic_error"] > 0 else {}
-        watched = self.watch.record(r, self.params) if self.watch else {}
+        watched = self.watch.record(r, self.params, self.point(r), led) if self.watch else {}
         return own | self.followed[r].columns | watched
 
     def results(self, r: int) -> dict[str, dict[str, np.void]]:
         """The tests of the followed quantities."""
         return self.followed[r].results
+
+    def probe(self) -> Probe:
+        """With the pass of the step."""
+        return self.model.probe_of(self.problem, self.params, self.plan.trained, self._step())
+
+    def _step(self) -> Any:
+        """Pass at the iterate, its gradient kept; once an iterate."""
+        if self.here is not self.params:
+            found = self.model.at_step(self.problem, self.params, self.plan.trained)
+            self.at, self.grad, self.grad_sq = found
+            self.here = self.params
+        return self.at
+
+    def point(self, r: int) -> Point:
+        """Made once an iterate, from the pass of its step."""
+        if r not in self.points:
+            data = self.problem if self.problem.R == 1 else self.problem[r]
+            here = self.params if self.params.R == 1 else self.params[r]
+            if data.X.dtype != torch.float64 or data.X.device.type != "cpu":
+                data, here = (part.to("cpu", torch.float64) for part in (data, here))
+            self.points[r] = self.model.point_of(data, here, self.plan.trained, self.at, r)
+        return self.points[r]
 
     def enclose_jacobian(self, r: int) -> Enclosure:
         """As for any engine, unless the follower has told already."""
@@ -81,19 +111,15 @@ class TorchEngine(Engine):
         grad = self.grad if source is before else self.model.gradient(self.problem, source)[1]
         if any(self.followed):
             self.defects = self.motion.defects(self.ledgers, grad)
-        self.params = self.motion.take(before, grad, moving)
+        self.params, self.points = self.motion.take(before, grad, moving), {}
         if not self.motion.algorithm.plain:
             length = self.motion.length(before, self.params)
             for r in moving:
                 self.ledgers[r]["moved"] = length[r]
 
     def _observe(self, moving: list[int]) -> None:
-        at, self.grad = self.model.gradient(self.problem, self.params)
-        slopes = self.grad.blocks()
-        grad_sq = sum(
-            slopes[b].square().reshape(self.params.R, -1).sum(1) for b in self.plan.trained
-        )
-        numbers = torch.stack([at.loss, grad_sq]).detach().cpu().double().numpy()
+        at = self._step()
+        numbers = torch.stack([at.loss, self.grad_sq]).detach().cpu().double().numpy()
         finite = np.isfinite(numbers).all(0)
         for r in [r for r in moving if not finite[r]]:
             self.status[r] = DIVERGED

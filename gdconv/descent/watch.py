@@ -14,8 +14,18 @@ class Watch(ABC):
         """Take in the iterate theta_t of these replicas, once per step, step 0 included."""
 
     @abstractmethod
-    def record(self, r: int, params: Any) -> dict[str, float]:
-        """Columns of replica r for the trace, asked at recorded steps."""
+    def record(self, r: int, params: Any, here: Any = None, ledger: Any = None) -> dict[str, float]:
+        """Columns of replica r for the trace, asked at recorded steps.
+
+        Args:
+            r: Which replica.
+            params: Weights of all replicas.
+            here: The replica's point, if there is one already.
+            ledger: Its ledger with the probes of this record, if there is one.
+
+        Returns:
+            Numbers by column.
+        """
 
     @abstractmethod
     def result(self, r: int) -> dict[str, float]:

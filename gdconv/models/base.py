@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from gdconv.data.problem import Problem
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
 from gdconv.models.sigma import FeatureFollower, SigmaFollower
+from gdconv.models.weights import steepness
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,30 @@ class Bars:
     share: np.ndarray
     bend: np.ndarray
     riccati: bool
+
+
+def alone(forward: Any, r: int) -> Any:
+    """Replica r of a forward pass, the replica axis stays.
+
+    Args:
+        forward: A dataclass of tensors (R, ...), `loss` among them; other fields stay as they are.
+        r: Which.
+
+    Returns:
+        The same object where there is no other replica.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import make_dataclass
+        >>> One = make_dataclass("One", ["loss", "S"])
+        >>> alone(One(torch.ones(2), torch.eye(2)), 1).S.tolist()
+        [[0.0, 1.0]]
+    """
+    if forward.loss.shape[0] == 1:
+        return forward
+    parts = {f.name: getattr(forward, f.name) for f in fields(forward)}
+    cut = {name: part[r : r + 1] for name, part in parts.items() if isinstance(part, Tensor)}
+    return replace(forward, **cut)
 
 
 class Formulas(ABC):
@@ -75,6 +100,23 @@ class Model(Formulas):
     @abstractmethod
     def probe(self, problem: Problem, params: Any, trained: tuple[str, ...]) -> Probe:
         """Error bars, and the gradient by a derivation that is not `gradient`'s."""
+
+    def at_step(
+        self, problem: Problem, params: Any, trained: tuple[str, ...]
+    ) -> tuple[Any, Any, Tensor]:
+        """`gradient` and its square (R,); the pass may carry what else a run is asked for."""
+        at, grad = self.gradient(problem, params)
+        return at, grad, steepness(grad, trained)
+
+    def probe_of(self, problem: Problem, params: Any, trained: tuple[str, ...], at: Any) -> Probe:
+        """`probe`, where the pass of a step is there already."""
+        return self.probe(problem, params, trained)
+
+    def point_of(
+        self, problem: Problem, params: Any, trained: tuple[str, ...], at: Any, r: int
+    ) -> Point:
+        """`point` of replica r, where the pass of a step is there already."""
+        return self.point(problem, params, trained)
 
     def sigma_follower(
         self, problem: Problem, params: Any, trained: tuple[str, ...] | None = None

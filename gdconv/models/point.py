@@ -149,6 +149,11 @@ class Point(ABC):
         """(sigma_m(J), |J|_2), both enclosed."""
 
     @property
+    def J_least(self) -> Enclosure:
+        """sigma_m(J) alone."""
+        return self.J_range[0]
+
+    @property
     @abstractmethod
     def slope_is_finite(self) -> bool:
         """Whether float64 holds the Jacobian, or the kernel that stands for it."""

@@ -83,9 +83,13 @@ def distances(params: Weights, start: Weights) -> dict[str, np.ndarray]:
         can be trained, distance[0.weight] for a block of another kind of name.
     """
     before, after = start.blocks(), params.blocks()
-    moved = {b: (after[b] - before[b]).reshape(params.R, -1).norm(dim=1) for b in params.moving}
+    moved = {
+        b: torch.linalg.vector_norm((after[b] - before[b]).reshape(params.R, -1), dim=1)
+        for b in params.moving
+    }
     total = sum(m.square() for m in moved.values()).sqrt()
-    return {"distance": to_numpy(total)} | {column(b): to_numpy(m) for b, m in moved.items()}
+    columns = to_numpy(torch.stack([total, *moved.values()]))
+    return dict(zip(("distance", *map(column, moved)), columns, strict=True))
 
 
 def column(block: str) -> str:

@@ -61,3 +61,25 @@ class Weights:
         """Several runs as one, along the replica axis."""
         parts = [run.blocks() for run in runs]
         return runs[0].with_blocks({k: torch.cat([part[k] for part in parts]) for k in parts[0]})
+
+
+def steepness(grad: Weights, trained: Sequence[str]) -> Tensor:
+    """|gradient|^2 over some blocks, shape (R,).
+
+    Args:
+        grad: The gradient, in the shapes of the weights.
+        trained: Which blocks count.
+
+    Returns:
+        One number per replica.
+
+    Example:
+        >>> from dataclasses import make_dataclass
+        >>> names = [("w", Tensor), ("v", Tensor)]
+        >>> Two = make_dataclass("Two", names, bases=(Weights,), frozen=True)
+        >>> steepness(Two(torch.ones(1, 3), torch.ones(1, 2)), ("w",)).tolist()
+        [3.0]
+    """
+    blocks = grad.blocks()
+    squares = [blocks[b].square().reshape(grad.R, -1).sum(1) for b in trained]
+    return sum(squares[1:], squares[0])

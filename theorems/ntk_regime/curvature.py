@@ -23,6 +23,7 @@ from gdconv.models.encoder.constants import DataConstants, EncoderConstants
 from gdconv.models.encoder.formulas import EncoderPass
 from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.parameters import BLOCKS
+from gdconv.models.encoder.step import EncoderStep
 from gdconv.models.multihead.constants import Constants, Radii
 from gdconv.models.multihead.parameters import BLOCKS as HEAD_BLOCKS
 from gdconv.rigor.lapack import spectral_norm
@@ -84,34 +85,59 @@ class EncoderCurvature(Curvature):
         data = DataConstants.sharp(start)
         self.constants = EncoderConstants(start, data, {})  # each bound has its own radii
         self.norms = {b: start.norm(b) for b in BLOCKS}
+        self.last: tuple[Any, dict[str, float]] = (None, {})
 
     @np.errstate(all="ignore")
     def bound(self, before: Any, after: Any, pass_before: Any, pass_after: Any) -> float:
         """The bound of the module, for this activation; infinite where that overflows."""
-        here = replace(self.constants, radii=self._reach(before, after))
-        inner, outer = _moved(before, after, BLOCKS[:3]), _moved(before, after, BLOCKS[3:])
+        ends = self._sizes(before, pass_before), self._sizes(after, pass_after)
+        here = replace(
+            self.constants,
+            radii={b: _excess(max(end[b] for end in ends), self.norms[b]) for b in BLOCKS},
+        )
         model = self.start.model
+        inner, outer, kink = _travelled(model, before, after, pass_before, pass_after)
         if model.activation != "relu":
             entry = float(torch.maximum(before.w_O.abs().max(), after.w_O.abs().max()))
             return float(0.5 * here.M_2(entry) * (inner**2 + outer**2))
-        kink = float(_kink(model, before.w_O, pass_before, pass_after).norm())
         Lambda, second = here.Lambda_squared**0.5, here.curved()
         return float(kink + outer * Lambda * inner + second / 2 * inner**2)
 
-    def _reach(self, before: Any, after: Any) -> dict[str, float]:
-        """Radii for which lambda_W is the larger norm of the two ends."""
-        ends = {b: (getattr(before, b), getattr(after, b)) for b in BLOCKS[:3]}
-        largest = {b: max(float(_spectral(u)), float(_spectral(v))) for b, (u, v) in ends.items()}
-        largest["w_O"] = max(float(before.w_O.norm()), float(after.w_O.norm()))
-        return {b: _excess(largest[b], self.norms[b]) for b in BLOCKS}
+    def _sizes(self, params: Any, at: EncoderPass) -> dict[str, float]:
+        """|W|_2 by block and |w_O|; the end of a step is the beginning of the next one."""
+        if self.last[0] is not params:
+            sizes = at.norms[0].tolist() if isinstance(at, EncoderStep) else [np.nan]
+            if np.isnan(sizes).any():
+                inner = [float(_spectral(getattr(params, b))) for b in BLOCKS[:3]]
+                sizes = [*inner, float(params.w_O.norm())]
+            self.last = params, dict(zip(BLOCKS, sizes, strict=True))
+        return self.last[1]
+
+
+def _travelled(
+    model: ShallowEncoder, before: Any, after: Any, start: EncoderPass, end: EncoderPass
+) -> tuple[Any, Any, float]:
+    """Lengths of the steps of (W_Q, W_K, W_V) and of w_O, and |kink| for relu."""
+    if not (isinstance(start, EncoderStep) and isinstance(end, EncoderStep)):
+        inner, outer = _moved(before, after, BLOCKS[:3]), _moved(before, after, BLOCKS[3:])
+        relu = model.activation == "relu"
+        return inner, outer, float(_kink(model, before.w_O, start, end).norm()) if relu else 0.0
+    from gdconv.compiled.encoder_step import step_size  # numba loads slowly
+
+    arrays = (part.numpy() for part in (start.theta, end.theta, start.pre, end.pre))
+    *lengths, gained = step_size(*arrays, model.activation == "relu")
+    return *lengths, model.scale * gained
 
 
 def _kink(
     model: ShallowEncoder, w_O: torch.Tensor, before: EncoderPass, after: EncoderPass
 ) -> torch.Tensor:
     """What relu(h') - relu(h) - relu'(h)(h' - h) adds, weighted by |w_O|; shape (N,)."""
-    crossed = torch.where(before.pre <= 0, after.pre, -after.pre).clamp_min_(0)
-    return model.scale * (crossed.sum(2) @ w_O.abs().unsqueeze(2))[0, :, 0]
+    crossed = (before.pre > 0) != (after.pre > 0)
+    if not crossed.any():
+        return before.F.new_zeros(before.F.shape[1])
+    gained = (after.pre.abs() * crossed).sum(2)
+    return model.scale * (gained @ w_O.abs().unsqueeze(2))[0, :, 0]
 
 
 CURVATURES: dict[str, type[Curvature]] = {"encoder": EncoderCurvature, "multihead": HeadCurvature}

@@ -14,7 +14,7 @@ break. Proof: docs/theory/ntk-regime.md, "linearised". Works for both models.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,8 @@ import torch
 from gdconv.data.problem import Problem
 from gdconv.descent.plan import Plan
 from gdconv.descent.watch import Watch
-from gdconv.models.base import Model
+from gdconv.models.base import Model, alone
 from gdconv.models.encoder.point import EncoderPoint
-from gdconv.models.encoder.tangent import ladder
 from gdconv.models.multihead.point import MultiHeadPoint
 from gdconv.models.multihead.tangent import tangent_kernel
 from gdconv.models.probes import distances, to_numpy
@@ -49,7 +48,7 @@ def encoder_rungs(point: EncoderPoint) -> list[Enclosure]:
     Returns:
         alpha^2, lambda_min(K_O) + lambda_min(K_V), lambda_min(K_O + K_V), lambda_min(K).
     """
-    made = ladder(point.model, point.problem, point.params)[0]
+    made = point.ladder
     return [made.features, made.separate, made.output_value, made.full]
 
 
@@ -125,9 +124,8 @@ class LinearisedRun:
             product: K_{t+1} r_{t+1}.
             allowed: Bound of |delta_t|.
         """
-        norm = np.linalg.norm
-        drift = norm(self.product - self.K_0 @ self.residual)
-        delta = norm(residual - self.residual + eta * self.product)
+        drift = _length(self.product - self.K_0 @ self.residual)
+        delta = _length(residual - self.residual + eta * self.product)
         if self.first > 0:
             self.curved = float(np.maximum(self.curved, delta / (allowed + self.rounding)))
         bound = float(self.q * self.bound + eta * drift + allowed)
@@ -135,7 +133,7 @@ class LinearisedRun:
         self.noise = self.q * self.noise + self.rounding
         self.linear = self.linear - eta * (self.K_0 @ self.linear)
         self.residual, self.product = residual, product
-        self.error = float(norm(residual - self.linear))
+        self.error = float(_length(residual - self.linear))
         if self.first > 0:
             share = np.float64(self.error) / (self.bound + self.noise)
             self.worst = float(np.maximum(self.worst, share))  # nan stays
@@ -157,7 +155,8 @@ class LazyWatch(Watch):
         self.norms = _norms(params)
         self.follows: dict[int, LinearisedRun] = {}
         self.curvature: dict[int, Curvature] = {}
-        self.last: Any = None
+        self.last: dict[int, tuple[Any, Any]] = {}
+        self.origins: dict[int, Any] = {}
 
     def _data(self, r: int) -> Problem:
         return self.problem[r if self.problem.R > 1 else 0].to("cpu", torch.float64)
@@ -174,15 +173,14 @@ class LazyWatch(Watch):
         times = self.model.kernel_times(self.problem, params, residual, blocks, forward)
         r_t, k_t = to_numpy(residual), to_numpy(times)
         for r in replicas:
+            here = params if params.R == 1 else params[r], alone(forward, r)
             if r not in self.follows:
                 self.follows[r] = self._begin(r, r_t[r], k_t[r])
-                continue
-            before, earlier = self.last
-            allowed = self.curvature[r].bound(
-                before[r], params[r], _slice(earlier, r), _slice(forward, r)
-            )
-            self.follows[r].advance(float(self.plan.eta[r]), r_t[r], k_t[r], allowed)
-        self.last = params, forward
+            else:
+                (before, earlier), (after, later) = self.last[r], here
+                allowed = self.curvature[r].bound(before, after, earlier, later)
+                self.follows[r].advance(float(self.plan.eta[r]), r_t[r], k_t[r], allowed)
+            self.last[r] = here
 
     def _begin(self, r: int, residual: np.ndarray, product: np.ndarray) -> LinearisedRun:
         K, eta = self.K_0[r], float(self.plan.eta[r])
@@ -192,7 +190,7 @@ class LazyWatch(Watch):
             minus(1, times(step, positive_part(least))).hi, minus(times(step, greatest), 1).hi
         )
         first = float(np.linalg.norm(residual))
-        start = self._alone(self.start, r)
+        start = self.origins[r] = self._alone(self.start, r)
         point = self.model.point(self._data(r), start, self.plan.trained)
         self.curvature[r] = curvature_at(point)
         rounding = self._rounding(r, start, first)
@@ -204,30 +202,40 @@ class LazyWatch(Watch):
 
     def _rounding(self, r: int, here: Any, first: float) -> float:
         """What float arithmetic may add to delta_t and to e_t in one step near these weights."""
-        # nu of both residuals, J times the error of the step eta J^T r, the error of eta K r
         at = self.model.probe(self._data(r), here, self.plan.trained)
         unit = torch.finfo(self.start.W_Q.dtype).eps * 2.0**52  # 1 in float64
-        nu, J = float(at.noise_scale[0]), float(at.jacobian_norm[0])
-        slope = float(self.plan.eta[r]) * J * (J * nu + 2 * float(at.jacobian_error[0]) * first)
-        return unit * (2 * nu + 2 * slope + NOISE * first)
+        errors = float(at.noise_scale[0]), float(at.jacobian_error[0])
+        return unit * self._added(r, first, *errors, float(at.jacobian_norm[0]))
+
+    def _added(self, r: int, first: float, nu: float, error: float, J: float) -> float:
+        """From the errors of a residual and of J: nu twice, J times the error of eta J^T r, K r."""
+        slope = float(self.plan.eta[r]) * J * (J * nu + 2 * error * first)
+        return 2 * nu + 2 * slope + NOISE * first
 
     @np.errstate(all="ignore")
-    def record(self, r: int, params: Any) -> dict[str, float]:
+    def record(self, r: int, params: Any, here: Any = None, ledger: Any = None) -> dict[str, float]:
         """Kernel change, lambda_min(K_t), linearisation, relative movement of every block."""
-        here, before, data = self._alone(params, r), self._alone(self.start, r), self._data(r)
-        K = to_numpy(self.model.tangent_kernel(data, here, self.plan.trained))[0]
+        if here is None:
+            weights = self._alone(params, r)
+            here = self.model.point(self._data(r), weights, self.plan.trained)
+        before = self.origins[r]
         state = self.follows[r]
         size = max(float(np.linalg.norm(state.K_0)), 1e-300)
-        state.change = float(np.linalg.norm(K - state.K_0)) / size
-        state.rounding = max(state.rounding, self._rounding(r, here, state.first))
-        *lower, full = RUNGS[self.model.name](self.model.point(data, here, self.plan.trained))
+        state.change = float(np.linalg.norm(_kernel(here) - state.K_0)) / size
+        if ledger is None:
+            added = self._rounding(r, here.params, state.first)
+        else:
+            errors = float(ledger["noise_scale"]), float(ledger["jacobian_error"])
+            added = self._added(r, state.first, *errors, float(ledger["jacobian_norm"]))
+        state.rounding = max(state.rounding, added)
+        *lower, full = RUNGS[self.model.name](here)
         for rung in lower:
             ratio = _ratio(full, rung)
             state.rung = smaller(state.rung, ratio)
         scale = max(state.first, 1e-300)
         moved = {
             f"relative_{name}": float(value[0] / self.norms[name][r])
-            for name, value in distances(here, before).items()
+            for name, value in distances(here.params, before).items()
             if self.norms[name][r] > 0
         }
         return {
@@ -268,11 +276,17 @@ def _ratio(top: Enclosure, bottom: Enclosure) -> Enclosure:
     return Enclosure(max(top.lo, 0.0) / bottom.hi if bottom.hi > 0 else 1.0, max(hi, 0.0))
 
 
-def _slice(forward: Any, r: int) -> Any:
-    """Replica r of a forward pass, the replica axis stays."""
-    return replace(
-        forward, **{f.name: getattr(forward, f.name)[r : r + 1] for f in fields(forward)}
-    )
+def _kernel(point: Any) -> np.ndarray:
+    """K of the trained blocks; an encoder's point keeps it."""
+    if isinstance(point, EncoderPoint):
+        return point.K
+    at = point.model, point.problem, point.params
+    return to_numpy(tangent_kernel(*at, point.trained))[0]
+
+
+def _length(x: np.ndarray) -> Any:
+    """|x| as a numpy number: an overflow is infinite and a division by zero no error."""
+    return np.sqrt(x.dot(x))
 
 
 def _norms(params: Weights) -> dict[str, np.ndarray]:

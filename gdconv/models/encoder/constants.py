@@ -132,9 +132,8 @@ class EncoderConstants:
     def curved(self) -> float:
         """Second-order part (dd + sqrt(dd^2 + cc^2)) / 2 of the smooth pieces of the activation."""
         s, (Q, K, V, O) = self.start, (self.reach(b) for b in BLOCKS)  # noqa: E741
-        tau, pair, root = s.model.tau_0, sqrt(Q**2 + K**2), np.sqrt(s.fill)
-        E = float(np.linalg.norm(root * s.t**2 * s.x))
-        E_3 = float(np.linalg.norm(root * s.t**3 * s.x**2))
+        tau, pair = s.model.tau_0, sqrt(Q**2 + K**2)
+        E, E_3 = s.spreads
         front = s.model.scale * O * sqrt(s.n)
         mixed = front * tau * E * pair
         own = front * V * (SOFTMAX_SECOND * tau**2 * E_3 * pair**2 + tau * E / 2)

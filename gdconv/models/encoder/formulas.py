@@ -219,10 +219,6 @@ class EncoderFormulas(Formulas):
     ) -> dict[str, Tensor]:
         """Derivative of sqrt(loss_scale) f(X_i) by every block, by a derivation of its own.
 
-        Token by token, with C_kj = tau_0 S_kj (u_kj - ubar_k), u_kj = <c w_O o act'(pre_k), v_j>
-        and queries q, keys k, values v: J_Q = sum_k (sum_j C_kj k_j) x_k^T,
-        J_K = sum_j (sum_k C_kj q_k) x_j^T. Softmax weights and preactivations are those of `at`.
-
         Args:
             problem: Data.
             params: Weights.
@@ -232,16 +228,37 @@ class EncoderFormulas(Formulas):
         Returns:
             W_Q, W_K, W_V of shape (R, d_m, D) and w_O of shape (R, d_m).
         """
-        x, S, pre = problem.X[:, i], at.S[:, i], at.pre[:, i]
-        q, k, v = (x @ getattr(params, b).mT for b in BLOCKS[:3])
-        slope = self.scale * params.w_O.unsqueeze(1) * self.act.slope_again(pre)
+        rows = self.jacobian_rows(problem, params, at, slice(i, i + 1))
+        return {b: J[:, 0] for b, J in rows.items()}
+
+    def jacobian_rows(
+        self, problem: Problem, params: EncoderParameters, at: EncoderPass, rows: slice
+    ) -> dict[str, Tensor]:
+        """The same for several samples.
+
+        Token by token, with C_kj = tau_0 S_kj (u_kj - ubar_k), u_kj = <c w_O o act'(pre_k), v_j>
+        and queries q, keys k, values v: J_Q = sum_k (sum_j C_kj k_j) x_k^T,
+        J_K = sum_j (sum_k C_kj q_k) x_j^T. Softmax weights and preactivations are those of `at`.
+
+        Args:
+            problem: Data.
+            params: Weights.
+            at: Forward pass at `params`.
+            rows: Which samples, k of them.
+
+        Returns:
+            W_Q, W_K, W_V of shape (R, k, d_m, D) and w_O of shape (R, k, d_m).
+        """
+        x, S, pre = problem.X[:, rows], at.S[:, rows], at.pre[:, rows]
+        q, k, v = (x @ getattr(params, b).mT.unsqueeze(1) for b in BLOCKS[:3])
+        slope = self.scale * params.w_O[:, None, None] * self.act.slope_again(pre)
         u = slope @ v.mT
         C = self.tau_0 * S * (u - (S * u).sum(-1, keepdim=True))
         return {
             "W_Q": (C @ k).mT @ x,
             "W_K": (C.mT @ q).mT @ x,
             "W_V": slope.mT @ (S @ x),
-            "w_O": self.scale * self.act(pre).sum(1),
+            "w_O": self.scale * self.act(pre).sum(2),
         }
 
     def jacobian(
@@ -258,10 +275,8 @@ class EncoderFormulas(Formulas):
             Shape (R, N, p).
         """
         at = self.forward(problem, params)
-        rows = [self.jacobian_sample(problem, params, at, i) for i in range(problem.N)]
-        return torch.stack(
-            [torch.cat([row[b].flatten(1) for b in blocks], dim=1) for row in rows], dim=1
-        )
+        rows = self.jacobian_rows(problem, params, at, slice(None))
+        return torch.cat([rows[b].flatten(2) for b in blocks], dim=2)
 
 
 def _scores(params: EncoderParameters) -> Float[Tensor, "R 1 D D"]:

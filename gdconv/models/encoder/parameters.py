@@ -45,6 +45,10 @@ class EncoderParameters(Weights):
     W_V: Float[Tensor, "R m D"]
     w_O: Float[Tensor, "R m"]
 
+    def blocks(self) -> dict[str, Tensor]:
+        """The blocks by name; asked for many times a step, without a look at the fields."""
+        return {"W_Q": self.W_Q, "W_K": self.W_K, "W_V": self.W_V, "w_O": self.w_O}
+
     @property
     def d_m(self) -> int:
         """Width."""

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from gdconv.data.problem import Problem
-from gdconv.models.encoder.formulas import EncoderFormulas
+from gdconv.models.encoder import tangent
+from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
 from gdconv.models.encoder.probes import probe
-from gdconv.models.encoder.tangent import encoder_kernel
+from gdconv.models.encoder.step import EncoderStep
+from gdconv.models.encoder.tangent import Ladder, ladder, summed
 from gdconv.models.point import Point
 from gdconv.models.probes import Probe
-from gdconv.rigor.eigen import lambda_max_enclosure, lambda_min_enclosure
+from gdconv.rigor.eigen import eigenvalue_range, symmetric
 from gdconv.rigor.lapack import spectral_norm
 from gdconv.rigor.spectrum import Enclosure, enclose_singular_range
 
@@ -33,6 +36,7 @@ class EncoderPoint(Point):
         problem: Data, one replica.
         params: Weights, one replica.
         trained: Blocks that gradient descent moves.
+        at: A forward pass at `params`, if there is one already.
 
     Example:
         >>> from gdconv.models.encoder.parameters import initialize_encoder
@@ -47,6 +51,11 @@ class EncoderPoint(Point):
     problem: Problem
     params: EncoderParameters
     trained: tuple[str, ...] = BLOCKS
+    at: EncoderPass | None = None
+
+    @cached_property
+    def _forward(self) -> EncoderPass:
+        return self.at or self.model.forward(self.problem, self.params)
 
     def probe(self) -> Probe:
         """The probes here."""
@@ -82,6 +91,13 @@ class EncoderPoint(Point):
         real = self.problem.mask.cpu().numpy()[..., None]
         return np.asarray((X - X.sum(1, keepdims=True) / real.sum(1, keepdims=True)) * real)
 
+    @cached_property
+    def spreads(self) -> tuple[float, float]:
+        """Norms over the samples of t_i^2 x_i and t_i^3 x_i^2, each times sqrt(n_i / n)."""
+        root = np.sqrt(self.fill)
+        first, second = root * self.t**2 * self.x, root * self.t**3 * self.x**2
+        return float(np.linalg.norm(first)), float(np.linalg.norm(second))
+
     def norm(self, block: str) -> float:
         """|W|_2 of a block; |w_O| for w_O."""
         # a numpy number: powers of it overflow to infinity, which no hypothesis meets
@@ -113,19 +129,36 @@ class EncoderPoint(Point):
     @cached_property
     def K(self) -> np.ndarray:
         """The tangent kernel of the trained blocks, shape (N, N)."""
-        K = encoder_kernel(self.model, self.problem, self.params, self.trained)
-        return K[0].cpu().double().numpy()
+        return summed(self.kernels, self.trained)[0].cpu().double().numpy()
+
+    @cached_property
+    def kernels(self) -> dict[str, Tensor]:
+        """Kernels of all four blocks, shape (1, N, N) each."""
+        return tangent.block_kernels(self.model, self.problem, self.params, BLOCKS, self._forward)
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """Enclosed rungs up to lambda_min(K) of all four blocks, float64 on the CPU."""
+        at = self.model, self.problem, self.params
+        return ladder(*at, kernels=self.kernels, at=self._forward)[0]
 
     @cached_property
     def J_range(self) -> tuple[Enclosure, Enclosure]:
         """Square roots of the enclosed extreme eigenvalues of K."""
         if not self.slope_is_finite:
             return Enclosure(0.0, math.inf), Enclosure(0.0, math.inf)
-        ends = lambda_min_enclosure(self.K), lambda_max_enclosure(self.K)
-        least, greatest = (
-            Enclosure(math.sqrt(max(e.lo, 0.0)), math.sqrt(max(e.hi, 0.0))) for e in ends
-        )
+        lo, hi = (np.sqrt(np.maximum(end, 0.0)) for end in eigenvalue_range(symmetric(self.K, "K")))
+        least, greatest = (Enclosure(float(lo[i]), float(hi[i])) for i in (0, -1))
         return least, greatest
+
+    @property
+    def J_least(self) -> Enclosure:
+        """From the bounds that the pass of a step has, if it has any."""
+        if isinstance(self.at, EncoderStep) and self.at.trained == self.trained:
+            lo, hi = self.at.ends[0].tolist()
+            if hi < math.inf:
+                return Enclosure(math.sqrt(max(lo, 0.0)), math.sqrt(max(hi, 0.0)))
+        return self.J_range[0]
 
     @property
     def slope_is_finite(self) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf, nextafter
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,14 +26,19 @@ from torch import Tensor
 from gdconv.data.problem import Problem
 from gdconv.models.encoder.formulas import EncoderFormulas, EncoderPass
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters
+from gdconv.models.encoder.step import EncoderStep
 from gdconv.models.encoder.tangent_slack import kernel_slack
+from gdconv.rigor.definite import root
 from gdconv.rigor.eigen import lambda_min_enclosure
-from gdconv.rigor.rounding import UNIT, Enclosure
+from gdconv.rigor.rounding import TINY, UNIT, Array, Enclosure, gamma, up
 from gdconv.rigor.spectrum import enclose_sigma_min
 from gdconv.support.errors import InputError
 
 WIDTH = 1024
 """Neurons treated at once."""
+
+GOOD = 1e-12
+"""Relative width up to which sigma_min(F_pre) is taken from F_pre F_pre^T."""
 
 
 def _checked(blocks: tuple[str, ...]) -> None:
@@ -100,6 +106,8 @@ def block_kernels(
         True
     """
     _checked(blocks)
+    if isinstance(at, EncoderStep) and at.kernels.shape[1]:
+        return {b: at.kernels[:, BLOCKS.index(b)] for b in blocks}
     at = at or model.forward(problem, params)
     made: dict[str, Tensor] = {}
     if "w_O" in blocks:
@@ -148,10 +156,29 @@ def encoder_kernel(
         >>> torch.allclose(encoder_kernel(model, problem, params), J @ J.mT)
         True
     """
-    parts = block_kernels(model, problem, params, blocks, at)
+    return summed(block_kernels(model, problem, params, blocks, at), blocks)
+
+
+def summed(
+    parts: dict[str, Float[Tensor, "R N N"]], blocks: tuple[str, ...]
+) -> Float[Tensor, "R N N"]:
+    """K of some blocks from the kernels of each.
+
+    Args:
+        parts: As `block_kernels` returns them.
+        blocks: Which to add up.
+
+    Returns:
+        Their sum in the order of `BLOCKS`, exactly symmetric.
+
+    Example:
+        >>> one = torch.ones(1, 1, 1)
+        >>> summed({"W_Q": one, "W_V": 2 * one}, ("W_V", "W_Q")).item()
+        3.0
+    """
     total = torch.zeros_like(next(iter(parts.values())))
     for b in BLOCKS:  # one order of summation whatever the order of `blocks`
-        if b in parts:
+        if b in blocks:
             total += parts[b]
     return total
 
@@ -247,7 +274,32 @@ def _least(K: Tensor, slack: float) -> Enclosure:
     """lambda_min of the exact kernel, which is positive semidefinite."""
     if slack == inf:
         return Enclosure(0.0, inf)
+    from gdconv.compiled.encoder_step import least_ends  # numba loads slowly
+
+    box = Enclosure(*least_ends(K.contiguous().numpy()))
+    if box.hi < inf:
+        return _widened(box, slack)
     return _widened(lambda_min_enclosure(K.numpy(), slack), 0.0)
+
+
+def _alpha(F: Array) -> Enclosure:
+    """sigma_min(F_pre) of the features as stored: through F F^T where that is as good."""
+    from gdconv.compiled.encoder_step import least_ends  # numba loads slowly
+
+    N, d_m = F.shape
+    if d_m >= N and np.isfinite(F).all():
+        with np.errstate(all="ignore"):
+            G = F @ F.T
+            G = (G + G.T) / 2
+            trace = float(G.trace())
+            # as in `gdconv.rigor.definite.gram_range`
+            slack = up(
+                gamma(d_m + 4) * trace * (1.0 + 2.0 * gamma(d_m + N + 4)) + G.size * d_m * TINY
+            )
+            found = root(Enclosure(*least_ends(G)), slack)
+        if found.width <= GOOD * found.lo:
+            return found
+    return enclose_sigma_min(F, "F_pre")
 
 
 def ladder(
@@ -288,7 +340,7 @@ def ladder(
     whole = parts["W_Q"] + parts["W_K"] + both
     made = []
     for r, slack in enumerate(kernel_slack(model, problem, params, at)):
-        alpha = enclose_sigma_min(at.F_pre[r].numpy(), "F_pre")
+        alpha = _alpha(at.F_pre[r].numpy())
         features = _square(_widened(alpha, slack.features))
         value = _least(parts["W_V"][r], slack.value)
         separate = _widened(Enclosure(features.lo + value.lo, features.hi + value.hi), 0.0)

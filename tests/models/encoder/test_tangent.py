@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import mpmath
@@ -21,6 +22,7 @@ from gdconv.models.encoder.model import ShallowEncoder
 from gdconv.models.encoder.parameters import BLOCKS, EncoderParameters, initialize_encoder, scaling
 from gdconv.models.encoder.tangent import (
     Ladder,
+    _alpha,
     _square,
     _widened,
     block_kernels,
@@ -30,6 +32,7 @@ from gdconv.models.encoder.tangent import (
 )
 from gdconv.models.encoder.tangent_slack import Slack, kernel_slack
 from gdconv.rigor.rounding import Enclosure
+from gdconv.rigor.spectrum import enclose_sigma_min
 from gdconv.support.errors import InputError
 
 TOLERANCE = 1e-12
@@ -320,3 +323,22 @@ def test_bad_input_is_named() -> None:
         encoder_ntk_vector_product(model, problem, params, torch.ones(1, 5, dtype=torch.float64))
     with pytest.raises(InputError, match="weights"):
         kernel_slack(model, problem, params.to("cpu", torch.float32))
+
+
+def test_alpha_is_enclosed_by_either_way() -> None:
+    """Through F F^T or by a verified SVD, against 40 digits; nearly dependent rows too."""
+    rng = np.random.default_rng(3)
+    ways = set()
+    for N, d_m, near in product((1, 2, 5), (5, 40), (1.0, 1e-4, 1e-9)):
+        F = rng.standard_normal((N, d_m))
+        if N > 1:
+            F[1] = F[0] + near * F[1]
+        found = _alpha(F)
+        with mpmath.workdps(40):
+            exact = mpmath.matrix(F.tolist())
+            least = mpmath.sqrt(min(mpmath.eigsy(exact * exact.T, eigvals_only=True)))
+            assert found.lo <= least <= found.hi
+        ways.add(found != enclose_sigma_min(F))
+        assert found.width <= 1e-12 * found.lo or found == enclose_sigma_min(F)
+    assert ways == {True, False}
+    assert _alpha(np.ones((3, 2))) == Enclosure(0.0, 0.0)

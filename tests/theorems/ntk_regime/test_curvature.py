@@ -274,6 +274,23 @@ def test_the_bound_is_of_second_order() -> None:
         assert made[0] / made[1] == pytest.approx(100, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["relu", "gelu"])
+@pytest.mark.parametrize("D", [3, 17])
+def test_compiled_passes_give_the_same_bound(name: str, D: int) -> None:
+    """Along two steps of two runs, so that the end of one is the start of the next."""
+    model, problem, params = case((3, 2, D, 6), name, 4, 2)
+    for r in range(2):
+        here, data = params[r], problem[r]
+        plain, fast = (curvature_at(model.point(data, here, BLOCKS)) for _ in range(2))
+        for seed in (1, 2):
+            after = random_step(here, BLOCKS, 0.5, seed)
+            passes = model.forward(data, here), model.forward(data, after)
+            steps = model.at_step(data, here)[0], model.at_step(data, after)[0]
+            wanted = plain.bound(here, after, *passes)
+            assert fast.bound(here, after, *steps) == pytest.approx(wanted, rel=1e-11)
+            here = after
+
+
 def test_each_model_has_its_own() -> None:
     model, problem, params = case((2, 2, 4, 3), "relu", 0)
     assert isinstance(curvature_at(model.point(problem, params, BLOCKS)), EncoderCurvature)

@@ -151,6 +151,28 @@ def test_a_record_is_relative_to_the_start() -> None:
     assert found["linear_last"] == pytest.approx(state.first)
 
 
+def test_the_probes_of_a_record_come_from_its_ledger() -> None:
+    """What rounding may add, from noise, |J| and the error of J as the ledger has them."""
+    model, problem, params, trained = drawn("relu", 2)
+    plan = Plan(np.full(1, 1e-3), np.full(1, 9), [{}], np.ones(1), np.zeros(1), trained=trained)
+    watch = LazyWatch(model, problem, params, plan)
+    at, *_ = model.at_step(problem, params, trained)
+    watch.observe([0], params, at)
+    state, point = watch.follows[0], model.point_of(problem, params, trained, at, 0)
+    before = state.rounding
+    probed = model.probe(problem, params, trained)
+    names = ("noise_scale", "jacobian_error", "jacobian_norm")
+    ledger = {name: float(getattr(probed, name)[0]) for name in names}
+    row = watch.record(0, params, point, ledger)
+    assert state.rounding == pytest.approx(before, rel=1e-12)
+    again = watch.record(0, params)
+    assert row == pytest.approx(again, rel=1e-9, abs=1e-12)
+    nu, error, J = 1e-3, 1e-4, 50.0
+    watch.record(0, params, point, dict(zip(names, (nu, error, J), strict=True)))
+    noise = 2 * nu + 2 * 1e-3 * J * (J * nu + 2 * error * state.first) + 64 * 2.0**-53 * state.first
+    assert state.rounding == pytest.approx(noise, rel=1e-12)
+
+
 def test_a_ratio_of_boxes() -> None:
     assert _ratio(Enclosure(2.0, 3.0), Enclosure(4.0, 5.0)) == (0.4, 0.75)
     assert _ratio(Enclosure(-1.0, 3.0), Enclosure(4.0, 5.0)) == (0.0, 0.75)

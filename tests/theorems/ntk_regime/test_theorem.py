@@ -170,13 +170,13 @@ def test_a_wrong_product_refutes_the_linearisation(
 
 
 def test_a_wrong_gradient_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    gradient = ShallowEncoder.gradient
+    step = ShallowEncoder.at_step
 
     def flipped(self: Any, *args: Any) -> Any:
-        at, grad = gradient(self, *args)
-        return at, replace(grad, W_V=0.99 * grad.W_V)
+        at, grad, steep = step(self, *args)
+        return at, replace(grad, W_V=0.99 * grad.W_V), steep
 
-    monkeypatch.setattr(ShallowEncoder, "gradient", flipped)
+    monkeypatch.setattr(ShallowEncoder, "at_step", flipped)
     after = verdicts(statement="run", width=64, samples=2, until_loss=1e-2, steps=300)
     assert after["run"] == "outside"
 
