@@ -194,6 +194,19 @@ def test_units_are_those_of_the_input(e):
         np.testing.assert_allclose(np.ldexp(x, -e), VALUES["graded"], rtol=1e-9)
 
 
+def test_wide_rows_are_told_apart_by_all_of_their_columns():
+    wide = np.random.default_rng(0).standard_normal((3, 500))
+    wide[1, :-1] = -wide[0, :-1]  # alike up to sign, but for the last entry
+    late = np.zeros((2, 500))
+    late[:, -1] = 1.0, 2.0  # zero where they begin
+    assert not dependent_rows(wide)
+    assert not dependent_rows(late)
+    wide[1, -1] = -wide[0, -1]
+    assert dependent_rows(wide)
+    assert dependent_rows(np.vstack([late, np.zeros(500)]))
+    assert dependent_rows(np.vstack([late, -late[:1]]))
+
+
 def test_dependent_rows_are_recognised_up_to_sign_only():
     for yes in (
         [[0.0, 0.0]],
