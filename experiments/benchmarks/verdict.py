@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from experiments.benchmarks.gd_step import problem, torch_loop
-from experiments.benchmarks.timing import alone, medians, save
+from experiments.benchmarks.timing import alone, medians, save, timed
 
 SHAPES = ((8, 4, 16, 8, 4), (16, 8, 64, 32, 4))
 STEPS = (200, 2000, 20_000)
@@ -60,15 +60,10 @@ def cpu(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[fl
         >>> len(cpu({"nothing": lambda: None}, 3)["nothing"])
         3
     """
-    times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            times[name].append(time.process_time() - start)
-    return times
+    times = timed(runs, rounds, warm=False, clock=time.process_time)
+    return {name: [ms / 1e3 for ms in of_run] for name, of_run in times.items()}
 
 
 def measure(shape: tuple[int, ...], rounds: int) -> dict[str, Any]:

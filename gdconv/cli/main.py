@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gdconv.cli.output import say, show
+from gdconv.cli.output import progress_told, say, show
 from gdconv.cli.parser import Parser, add_config_options, config_options, dashed
 from gdconv.support.errors import (
     MOST_SAID,
@@ -33,7 +33,6 @@ from gdconv.support.errors import (
 from gdconv.support.files import require_working_directory
 from gdconv.support.garbage import uncollected
 from gdconv.support.interruption import deferred, forget
-from gdconv.support.notices import announced
 from gdconv.theory.verdict import EXIT_CODES
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -236,7 +235,7 @@ def _check(words: Sequence[str]) -> int:
         require_writable(out)
     places: list[Path] = []
     try:
-        with contextlib.redirect_stdout(sys.stderr), _progress(quiet) as progress:
+        with contextlib.redirect_stdout(sys.stderr), progress_told(quiet) as progress:
             check, folder = _run(options.theorem, given, out, progress, places)
         return _report(check, folder, bool(given.get("json")), not quiet)
     except KeyboardInterrupt as stop:
@@ -320,34 +319,6 @@ def _kept(check: Any, out: str | None, places: list[Path]) -> str:
     return f"they are saved in {check.save(out)}"
 
 
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar on standard error when that is a terminal; what takes long is said in any case."""
-    if quiet:
-        yield None
-        return
-    with announced(say), _bar() as bar:
-        yield bar
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar on standard error when that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="step", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
-
-        def advance(phase: str, step: int, last: int) -> None:
-            bar.set_description(phase, refresh=False)
-            bar.total, bar.n = last, step
-            bar.refresh()
-
-        yield advance
-
-
 def _report(check: Any, folder: Path | None, as_json: bool, notes: bool) -> int:
     from gdconv.report.summary import summary
 
@@ -400,7 +371,7 @@ def _replay(options: Any) -> int:
     from gdconv.checks.result import load
 
     saved = load(options.folder)
-    with contextlib.redirect_stdout(sys.stderr), _progress(options.quiet) as progress:
+    with contextlib.redirect_stdout(sys.stderr), progress_told(options.quiet) as progress:
         again = replay(saved, progress)
     lines = differences(saved, again)
     code = _report(again, None, options.json, not options.quiet)

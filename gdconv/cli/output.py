@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gdconv.support.errors import InputError, printable, quoted
+from gdconv.support.notices import announced
 
 MOST_LINE = 10_000
 
@@ -41,6 +43,34 @@ def say(text: str, code: int = 0) -> int:
     except OSError:
         _discard(sys.stderr)
     return code
+
+
+@contextlib.contextmanager
+def progress_told(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on standard error when that is a terminal; what takes long is said in any case."""
+    if quiet:
+        yield None
+        return
+    with announced(say), _bar() as bar:
+        yield bar
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on standard error when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="step", leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
+
+        def advance(phase: str, step: int, last: int) -> None:
+            bar.set_description(phase, refresh=False)
+            bar.total, bar.n = last, step
+            bar.refresh()
+
+        yield advance
 
 
 def _encodable(text: str, stream: Any) -> str:

@@ -28,13 +28,11 @@ UNIT = 2.0**-53
 
 
 @njit(nogil=True)
-def _product(A, B, out):  # type: ignore[no-untyped-def]
-    """Out = A B, four rows of B at a time: out is loaded and stored less often."""
+def _add_product(A, B, out):  # type: ignore[no-untyped-def]
+    """Out += A B, four rows of B at a time: out is loaded and stored less often."""
     (rows, inner), columns = A.shape, B.shape[1]
     whole = inner - inner % 4
     for i in range(rows):
-        for c in range(columns):
-            out[i, c] = 0.0
         for x in range(0, whole, 4):
             a, b, e, f = A[i, x], A[i, x + 1], A[i, x + 2], A[i, x + 3]
             for c in range(columns):
@@ -43,6 +41,13 @@ def _product(A, B, out):  # type: ignore[no-untyped-def]
         for x in range(whole, inner):
             for c in range(columns):
                 out[i, c] += A[i, x] * B[x, c]
+
+
+@njit(nogil=True)
+def _product(A, B, out):  # type: ignore[no-untyped-def]
+    """Out = A B."""
+    out[:] = 0.0
+    _add_product(A, B, out)
 
 
 @njit(nogil=True)
@@ -158,22 +163,6 @@ def _terms(x, q, k, v, S):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _outer(A, B, g):  # type: ignore[no-untyped-def]
-    """G += A^T B, four tokens at a time."""
-    (n, rows), columns = A.shape, B.shape[1]
-    whole = n - n % 4
-    for x in range(rows):
-        for r in range(0, whole, 4):
-            a, b, e, f = A[r, x], A[r + 1, x], A[r + 2, x], A[r + 3, x]
-            for c in range(columns):
-                s = a * B[r, c] + b * B[r + 1, c]
-                g[x, c] += s + (e * B[r + 2, c] + f * B[r + 3, c])
-        for r in range(whole, n):
-            for c in range(columns):
-                g[x, c] += A[r, x] * B[r, c]
-
-
-@njit(nogil=True)
 def _query_rows(gaussian, X, q, k, v, mean_k, S, R, g, row, pull):  # type: ignore[no-untyped-def]
     """Rows of J_Q of one sample and head: J^T R added to g; sum of squares."""
     n, d = q.shape
@@ -190,7 +179,7 @@ def _query_rows(gaussian, X, q, k, v, mean_k, S, R, g, row, pull):  # type: igno
             total += length * _length(row) ** 2
             for c in range(d):
                 pull[r, c] += R[r, a] * row[c]
-    _outer(X, pull, g)
+    _add_product(X.T, pull, g)
     return total
 
 
@@ -211,7 +200,7 @@ def _key_rows(X, q, v, mean_v, S, R, g, row, pull):  # type: ignore[no-untyped-d
             total += length * _length(row) ** 2
             for x in range(X.shape[1]):
                 pull[r, x] += R[r, a] * row[x]
-    _outer(pull, q, g)
+    _add_product(pull.T, q, g)
     return total
 
 
@@ -245,7 +234,7 @@ def _value_rows(SX, W_O, R, g, pull):  # type: ignore[no-untyped-def]
             pull[r, c] = 0.0
             for a in range(W_O.shape[1]):
                 pull[r, c] += R[r, a] * W_O[c, a]
-    _outer(SX, pull, g)
+    _add_product(SX.T, pull, g)
     return lengths * _square(W_O)
 
 

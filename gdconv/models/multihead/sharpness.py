@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gdconv.compiled.attention import Work
 from gdconv.compiled.curvature import Curve, image
 from gdconv.compiled.lanczos import greatest
-from gdconv.compiled.simd import padded, zeros
+from gdconv.compiled.simd import padded, token_lanes, zeros
 from gdconv.data.problem import Problem
 from gdconv.models.multihead.formulas import MultiHeadFormulas
 from gdconv.models.multihead.parameters import BLOCKS, Parameters
@@ -49,29 +49,6 @@ MIX = 1e-2
 METHOD = "a Rayleigh quotient of Lanczos with its residual"
 
 
-def sharpness(
-    model: MultiHeadFormulas,
-    problem: Problem,
-    params: Parameters,
-    trained: tuple[str, ...],
-    start: Array | None = None,
-) -> Estimate:
-    """lambda_max of the Hessian of f = 1/2 |F - y|^2 by the trained blocks, at one replica.
-
-    Args:
-        model: The model.
-        problem: Data, one replica.
-        params: Weights, one replica.
-        trained: Blocks that move.
-        start: As for `sharpest`.
-
-    Returns:
-        Rayleigh quotient and residual: an eigenvalue lies within the one of the other, which is
-        lambda_max unless Lanczos missed it; nan where products or their squares leave float64.
-    """
-    return sharpest(model, problem, params, trained, start)[0]
-
-
 def sharpest(
     model: MultiHeadFormulas,
     problem: Problem,
@@ -79,7 +56,7 @@ def sharpest(
     trained: tuple[str, ...],
     start: Array | None = None,
 ) -> tuple[Estimate, Array | None]:
-    """lambda_max and the unit vector it was found with.
+    """lambda_max of the Hessian of f = 1/2 |F - y|^2 by the trained blocks, at one replica.
 
     Args:
         model: The model.
@@ -90,7 +67,9 @@ def sharpest(
             as many products.
 
     Returns:
-        What `sharpness` returns, and the vector, shape (P,); None where the value is nan.
+        Rayleigh quotient and residual: an eigenvalue lies within the one of the other, which is
+        lambda_max unless Lanczos missed it; nan where products or their squares leave float64. And
+        the unit vector it was found with, shape (P,); None where the value is nan.
 
     Example:
         >>> from gdconv.support.config import Config
@@ -156,15 +135,14 @@ class Curvature:
         (N, n, D), (H, d, D_y) = X.shape, W_O.shape
         L, Dp = padded(N), padded(D)
         T, P, rows, pairs = n * L, H * d, 2 * H * d + H * D_y, H * n * n
+        tokens, turned = token_lanes(X)
         (
-            tokens, turned, targets, out, weights, V, Y, S, r, G, Q, W1, Y1, dY1, S1, F1, P1, none,
+            targets, out, weights, V, Y, S, r, G, Q, W1, Y1, dY1, S1, F1, P1, none,
         ) = _space([
-            T * Dp, Dp * T, D_y * T, P * D_y, rows * Dp, P * Dp, rows * T, pairs * L, D_y * T,
+            D_y * T, P * D_y, rows * Dp, P * Dp, rows * T, pairs * L, D_y * T,
             pairs * L, pairs * L, rows * Dp, rows * T, rows * T, pairs * 8, D_y * n * 8, n * n * 8,
             0,
         ])  # fmt: skip
-        tokens.reshape(n, L, Dp)[:, :N, :D] = X.transpose(1, 0, 2)
-        turned.reshape(Dp, T)[:] = tokens.reshape(T, Dp).T
         targets.reshape(D_y, n, L)[:, :, :N] = y.transpose(2, 1, 0)
         out.reshape(H, D_y, d)[:] = W_O.transpose(0, 2, 1)
         for block, into in zip(W, (weights, weights[P * Dp :], V), strict=True):
