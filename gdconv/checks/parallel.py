@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from gdconv.support.errors import InputError, cause
+from gdconv.support.errors import GdconvError, InputError, cause
 
 
 def in_processes(
@@ -42,11 +42,21 @@ def in_processes(
         raise InputError("jobs", jobs, remedy) from error
     with parallel_config(backend="loky", inner_max_num_threads=1):
         pool = Parallel(n_jobs=min(jobs, len(tasks)), return_as="generator")
-        answers = pool(delayed(function)(*task) for task in tasks)
+        answers = pool(delayed(_tried)(function, task) for task in tasks)
         try:
-            for answer in answers:  # noqa: UP028 - `yield from` would close it too early
+            for answer in answers:
+                if isinstance(answer, GdconvError):
+                    raise answer
                 yield answer
         finally:
             with warnings.catch_warnings():  # that work is left undone is why it is closed
                 warnings.simplefilter("ignore", UserWarning)
                 answers.close()
+
+
+def _tried(function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
+    """What it makes of a task, or its error: raised there, it would overtake earlier answers."""
+    try:
+        return function(*task)
+    except GdconvError as error:
+        return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 import gdconv
 from gdconv.checks import run as runs
+from gdconv.checks.parallel import in_processes
 from gdconv.checks.prepare import Setting, assemble, prepare
 from gdconv.checks.result import Check, Interrupted
 from gdconv.support.config import Config
@@ -82,6 +84,21 @@ def test_a_run_that_diverges_says_which_and_leaves_the_ones_before() -> None:
     assert error.value.seed == 8
     assert error.value.total == 3
     assert list(error.value.check.runs["seed"]) == [7]
+
+
+def late(number: int) -> int:
+    """Slow, unless it is a failure."""
+    if number > 1:
+        raise InputError("number", number, "give less")
+    time.sleep(1.0)
+    return number
+
+
+def test_an_error_does_not_overtake_the_answers_before_it() -> None:
+    found = in_processes(late, [(1,), (2,)], 2)
+    assert next(found) == 1
+    with pytest.raises(InputError, match="number = 2"):
+        next(found)
 
 
 def test_interrupted_while_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
